@@ -1,0 +1,108 @@
+"""The protocol that every runtime speaks, and the one door to their imports."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from trtpipe.errors import EnvironmentMissing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+
+NAMES = ("tensorrt", "tensorrt_rtx", "onnxruntime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binding:
+    """One input or output of an engine. `shape` holds -1 for a dynamic axis; `dtype` is NumPy's name or `bfloat16`."""
+
+    name: str
+    mode: str  # input | output
+    dtype: str
+    shape: tuple[int, ...]
+    dims: tuple[int | str, ...]
+    """The shape with the ONNX names of its dynamic axes."""
+
+
+class Session(Protocol):
+    """An engine that is ready to run, with the buffers that it owns. Close it on every path."""
+
+    bindings: Sequence[Binding]
+    info: Mapping[str, Any]
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one batch; the arrays given back are valid until the next call."""
+        ...
+
+    def stream(self, feeds: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+        """Run batches in order; each result is valid until the next one is asked for."""
+        ...
+
+    def close(self) -> None:
+        """Free all memory; safe to call twice."""
+        ...
+
+
+class Backend(Protocol):
+    """A runtime. Bodies of stages call this, never polygraphy, tensorrt or onnxruntime."""
+
+    name: str
+    version: str
+
+    def parse(self, model: Path) -> dict[str, Any]:
+        """Parse an ONNX file with the runtime's own parser.
+
+        Gives `inputs` and `outputs` (name, dtype, shape with -1, dims) and `layers` (type → count) as the runtime
+        sees them. Raises StageFailed that lists every rejected node with its name, op and reason.
+        """
+        ...
+
+    def configure(self, config: dict[str, Any], network: Mapping[str, Any]) -> dict[str, Any]:
+        """Check that this runtime can honour a config (see stages/configure.py).
+
+        Gives the runtime's part of the config: `strongly_typed` (bool), `rewrite` (None, "fp16" or "bf16": what
+        must be done to the ONNX file), `flags` (builder flags by name) and `not_applicable` (names of settings
+        that have no meaning here and lose nothing). Raises StageFailed for what it cannot honour, naming the
+        runtime and the alternatives.
+        """
+        ...
+
+    def build(
+        self, model: Path, config: Mapping[str, Any], plan: Path, shared: Path, note: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Build and serialise the plan for a configured model into the file `plan`.
+
+        `shared` is the folder of timing caches. Gives the manifest's runtime part: `bindings` (list of
+        Binding as dicts), `target` (GPU name and compute capability, or the capabilities built for).
+        Raises StageFailed with the runtime's own last errors.
+        """
+        ...
+
+    def open(
+        self, plan: Path, manifest: Mapping[str, Any], buffers: Mapping[str, Any], note: Callable[[str], None]
+    ) -> Session:
+        """Load a plan and allocate what `buffers` (the buffers artifact's record) says."""
+        ...
+
+
+def plan_name(backend: str) -> str:
+    """Give the file name of a backend's plan: only TensorRT's own are called plan."""
+    return "engine.onnx" if backend == "onnxruntime" else "engine.plan"
+
+
+def load(name: str) -> Backend:
+    """Import a runtime and give its backend.
+
+    The flavour of TensorRT is chosen once a process, because Polygraphy reads it at import.
+    Raises EnvironmentMissing if the runtime is not installed, with the command that helps.
+    """
+    if name not in NAMES:
+        raise EnvironmentMissing(f"unknown backend {name!r}; there are {', '.join(NAMES)}")
+    module = importlib.import_module("trtpipe.backends.ort" if name == "onnxruntime" else "trtpipe.backends.trt")
+    backend: Backend = module.load(name)
+    return backend

@@ -1,0 +1,76 @@
+"""The taxonomy of failures; each class carries the exit code that the command ends with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class TrtpipeError(Exception):
+    """Base of every failure that trtpipe foresees."""
+
+    exit_code = 70
+
+
+class StageFailed(TrtpipeError):
+    """A stage's body failed; the message says why and what would be right."""
+
+    exit_code = 1
+
+
+class PipelineInvalid(TrtpipeError):
+    """The document, or what the command line says about it, is wrong.
+
+    `problems` holds one line a mistake, each `file:line:column path: found, expected`.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class SchemaViolation(PipelineInvalid):
+    """The document does not fit the JSON Schema."""
+
+
+class UnknownReference(PipelineInvalid):
+    """An input, a variable or a target names something that does not exist."""
+
+
+class KindMismatch(PipelineInvalid):
+    """An input is given an artifact of a kind that its stage cannot read."""
+
+
+class Cycle(PipelineInvalid):
+    """Stages wait for each other."""
+
+
+class EnvironmentMissing(TrtpipeError):
+    """A package, a GPU or a driver is absent; the message says how to get it."""
+
+    exit_code = 3
+
+
+class StoreError(TrtpipeError):
+    """The artifact store is corrupt, locked, full or not writable, or fetched bytes have a wrong digest."""
+
+    exit_code = 4
+
+
+class GateFailed(TrtpipeError):
+    """An accuracy requirement, a lock or a policy said no."""
+
+    exit_code = 5
+
+
+CLASSES: dict[str, type[TrtpipeError]] = {
+    c.__name__: c
+    for c in (
+        TrtpipeError, StageFailed, PipelineInvalid, SchemaViolation, UnknownReference, KindMismatch, Cycle,
+        EnvironmentMissing, StoreError, GateFailed,
+    )
+}  # fmt: skip

@@ -1,0 +1,93 @@
+"""Canonical JSON, digests and the cache key of a stage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+CHUNK = 1 << 20
+FORMAT = 1
+
+
+def canonical(value: Any) -> bytes:
+    """Give the one JSON text of a value: sorted names, no spaces, ASCII, no NaN.
+
+    Source: the subset of RFC 8785 that needs no number formatting of its own (Python's shortest
+    float text is deterministic). Raises TypeError on a type that JSON cannot hold, or on a mapping
+    with a name that is not a string, and ValueError on NaN and infinities: an unknown value in a
+    key must never become a constant.
+    """
+    _check(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def _check(value: Any) -> None:
+    kind = type(value)
+    if kind is dict:
+        for name, item in value.items():
+            if type(name) is not str:
+                raise TypeError(f"a name in a key must be a string, not {type(name).__name__}")
+            _check(item)
+    elif kind is list or kind is tuple:
+        for item in value:
+            _check(item)
+    elif value is not None and kind not in (str, int, float, bool):
+        raise TypeError(f"a key cannot hold a {kind.__name__}")
+
+
+def digest(value: Any) -> str:
+    """Give the SHA-256 (64 hex digits) of a value's canonical JSON."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def digest_file(path: str) -> str:
+    """Give the SHA-256 (64 hex digits) of a file's content, read in bounded memory. Raises OSError."""
+    hasher = hashlib.sha256()
+    buffer = bytearray(CHUNK)
+    view = memoryview(buffer)
+    with open(path, "rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            hasher.update(view[:count])
+    return hasher.hexdigest()
+
+
+class Key(NamedTuple):
+    """Everything that can change a stage's output, as a readable record.
+
+    `params` are resolved (defaults filled in), `inputs` maps an input's name to its artifact digest,
+    `sources` maps a source file's path in the document's folder to its content digest, and
+    `environment` is that part of the environment on which this stage type depends.
+    """
+
+    type: str
+    version: int
+    params: dict[str, Any]
+    inputs: dict[str, str]
+    sources: dict[str, str]
+    environment: dict[str, Any]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The key as a JSON object."""
+        return {"format": FORMAT, **self._asdict()}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the record."""
+        return digest(self.record)
+
+
+def difference(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """List where two JSON values differ, as (path, old, new); a missing side is None."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: list[tuple[str, Any, Any]] = []
+        for name in sorted(old.keys() | new.keys()):
+            found += difference(old.get(name), new.get(name), f"{path}.{name}" if path else name)
+        return found
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        found = []
+        for index, (a, b) in enumerate(zip(old, new, strict=True)):
+            found += difference(a, b, f"{path}[{index}]")
+        return found
+    return [] if type(old) is type(new) and old == new else [(path, old, new)]

@@ -1,0 +1,159 @@
+"""What a stage type is made of: its params, its ports, and the context that its body runs in."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from trtpipe.errors import StageFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from trtpipe.backends import Backend
+
+UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+SIZE_PATTERN = r"^(0|[1-9][0-9]*)(B|KiB|MiB|GiB|TiB)$"
+ENTRYPOINT_PATTERN = r"^([^:]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+
+Size = Annotated[str, Meta(pattern=SIZE_PATTERN, description="A size in bytes: a whole number and B, KiB, MiB or GiB.")]
+Entrypoint = Annotated[
+    str,
+    Meta(
+        pattern=ENTRYPOINT_PATTERN,
+        description="`file.py:callable` beside the document, or an importable `package.module:callable`.",
+    ),
+]
+SourcePath = Annotated[str, Meta(min_length=1, description="A file beside the document; its content is in the key.")]
+
+
+def size_in_bytes(size: str) -> int:
+    """Give the bytes of a text such as `1GiB`. Raises ValueError if it is none."""
+    match = re.match(SIZE_PATTERN, size)
+    if not match:
+        raise ValueError(f"{size!r} is no size; write a whole number and B, KiB, MiB or GiB, such as 512MiB")
+    return int(match[1]) * UNITS[match[2]]
+
+
+class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every stage type's params. Field types and `Meta` make the JSON Schema and the reference page."""
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Give what a schema cannot say as (path inside the params, `found …, expected …`)."""
+        return ()
+
+    def entrypoints(self) -> Iterable[str]:
+        """Give the entrypoints that the body will load; their files are in the key."""
+        return ()
+
+    def files(self) -> Iterable[str]:
+        """Give the declared source files, beyond the entrypoints' own, relative to the document."""
+        return ()
+
+    def packages(self) -> Iterable[str]:
+        """Give further distributions whose versions this stage depends on with these params."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """One input of a stage type: the kinds of artifact that it takes.
+
+    `outside` says that a file or folder from outside the pipeline fits too.
+    """
+
+    kinds: tuple[str, ...]
+    doc: str
+    required: bool = True
+    outside: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """What a body reads: files below `folder`, named by `files` (posix paths, sorted).
+
+    Read only what `files` names: an input from outside may lie in a folder full of other things.
+    `kind` is `file` or `folder` for inputs from outside, else the artifact's kind.
+    """
+
+    name: str
+    kind: str
+    folder: Path
+    files: tuple[str, ...]
+    label: str
+
+    def path(self, name: str) -> Path:
+        """Give the path of one file. Raises StageFailed if the input has no such file."""
+        if name not in self.files:
+            raise StageFailed(f"input {self.name} ({self.label}) has no file {name}; it has {', '.join(self.files)}")
+        return self.folder / name
+
+    def one(self, *suffixes: str) -> Path:
+        """Give the path of the only file with one of the suffixes. Raises StageFailed if there is not just one."""
+        found = [f for f in self.files if PurePosixPath(f).suffix in suffixes]
+        if len(found) != 1:
+            raise StageFailed(
+                f"input {self.name} ({self.label}): expected one {' or '.join(suffixes)} file, "
+                f"found {', '.join(found) or ', '.join(self.files) or 'none'}"
+            )
+        return self.folder / found[0]
+
+    def json(self, name: str) -> Any:
+        """Give the content of a JSON file of the input."""
+        return json.loads(self.path(name).read_text("utf-8"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a stage's body gets. It writes files below `out`, and nothing elsewhere but in `scratch`.
+
+    `sources` maps each declared source path to the file on disk; `root` is the document's folder.
+    `backend` is a function, so that a body that needs no runtime imports none.
+    """
+
+    stage: str
+    params: Any
+    inputs: Mapping[str, Input]
+    out: Path
+    scratch: Path
+    root: Path
+    sources: Mapping[str, Path]
+    key: str
+    backend_name: str
+    backend: Callable[[], Backend]
+    progress: Callable[[int, int | None, str], None]
+    note: Callable[[str], None]
+    shared: Path = field(default_factory=Path)
+    """`artifacts/timing`, for state that outlives a run and is no artifact."""
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a value as readable JSON with sorted names, the same bytes each time."""
+        text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        (self.out / name).write_text(text + "\n", "utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageType:
+    """One kind of stage. `version` rises whenever the body's output changes for the same key.
+
+    `packages` are the distributions whose versions are in the key. `backend` puts the runtime and
+    its full version into the key, `gpu_on` names the runtimes on which the body needs a GPU (and
+    whose plans depend on it, so its name is in the key too).
+    """
+
+    name: str
+    version: int
+    Params: type[Params]
+    inputs: Mapping[str, Port]
+    output: str
+    doc: str
+    run: Callable[[Context], None]
+    packages: tuple[str, ...] = ()
+    backend: bool = False
+    gpu_on: tuple[str, ...] = ()
