@@ -1,0 +1,87 @@
+"""What many tests need: run one stage's body in this process, run the command as users do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trtpipe import backends, entrypoint, stages
+from trtpipe.stage import Context, Input
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def as_input(name: str, given: Input | Path) -> Input:
+    """Make a stage's input of a folder (an artifact) or a file."""
+    if isinstance(given, Input):
+        return given
+    if given.is_dir():
+        files = tuple(sorted(p.relative_to(given).as_posix() for p in given.rglob("*") if p.is_file()))
+        return Input(name=name, kind="folder", folder=given, files=files, label=given.name)
+    return Input(name=name, kind="file", folder=given.parent, files=(given.name,), label=given.name)
+
+
+def run_stage(
+    type_name: str,
+    params: dict[str, Any],
+    inputs: dict[str, Input | Path],
+    tmp_path: Path,
+    *,
+    backend: str = "onnxruntime",
+    root: Path | None = None,
+    notes: list[str] | None = None,
+) -> Path:
+    """Run one stage's body; give the folder of its artifact. Raises what the body raises."""
+    stage_type = stages.get(type_name)
+    typed = msgspec.convert(params, stage_type.Params)
+    problems = list(typed.problems())
+    if problems:
+        raise ValueError(problems)
+    number = sum(1 for _ in tmp_path.glob("stage-*"))
+    folder = tmp_path / f"stage-{number}-{type_name}"
+    for part in ("out", "scratch", "shared"):
+        (folder / part).mkdir(parents=True)
+    root = root or tmp_path
+    names = [*typed.files(), *(entrypoint.split(e)[0] for e in typed.entrypoints() if entrypoint.is_file(e))]
+    stage_type.run(
+        Context(
+            stage=type_name,
+            params=typed,
+            inputs={name: as_input(name, given) for name, given in inputs.items()},
+            out=folder / "out",
+            scratch=folder / "scratch",
+            shared=folder / "shared",
+            root=root,
+            sources={name: root / name for name in names},
+            key="0" * 64,
+            backend_name=backend,
+            backend=lambda: backends.load(backend),
+            progress=lambda *_: None,
+            note=(notes if notes is not None else []).append,
+        )
+    )
+    return folder / "out"
+
+
+def trtpipe(*args: str | Path, cwd: Path, env: dict[str, str] | None = None, timeout: float = 240) -> Any:
+    """Run the command in a process of its own, as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "trtpipe", *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "COLUMNS": "120", "NO_COLOR": "1", **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def events(result: Any) -> list[dict[str, Any]]:
+    """Give the JSON lines that `run --json` printed."""
+    return [json.loads(line) for line in result.stdout.splitlines()]

@@ -1,0 +1,103 @@
+"""Users' own Python: loaded by `file.py:callable`, and watched for files that the key does not know."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trtpipe.errors import StageFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from trtpipe.stage import Context
+
+_undeclared: list[str] = []
+
+
+def split(entrypoint: str) -> tuple[str, str]:
+    """Split `file.py:callable` or `package.module:callable` at its last colon."""
+    where, _, name = entrypoint.rpartition(":")
+    return where, name
+
+
+def is_file(entrypoint: str) -> bool:
+    """Tell whether the entrypoint names a file beside the document, not an importable module."""
+    return split(entrypoint)[0].endswith(".py")
+
+
+def load(ctx: Context, entrypoint: str) -> Callable[..., Any]:
+    """Import what an entrypoint names and give the callable.
+
+    A file's own folder is put on `sys.path`, so that it can import its neighbours (which must be among the
+    stage's sources). Raises StageFailed if the file or module fails to import, or has no such callable.
+    """
+    where, name = split(entrypoint)
+    try:
+        if is_file(entrypoint):
+            path = ctx.sources[where]
+            sys.path.insert(0, str(path.parent))
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            if spec is None or spec.loader is None:
+                raise StageFailed(f"{where} cannot be imported")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[path.stem] = module
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(where)
+    except StageFailed:
+        raise
+    except Exception as error:
+        raise StageFailed(f"{where} fails to import: {type(error).__name__}: {error}") from error
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise StageFailed(f"{where} has no callable {name}")
+    return found  # type: ignore[no-any-return]
+
+
+def guard(root: Path, declared: Iterable[Path], own: Iterable[Path]) -> None:
+    """From now on, refuse to read a file below `root` that is neither declared nor below a folder in `own`.
+
+    What a stage reads behind its key's back would make a wrong cache hit, so it is an error at the line that
+    reads. This sees files that Python opens, not those that native code opens by itself.
+    """
+    top = os.path.realpath(root) + os.sep
+    allowed = {os.path.realpath(path) for path in declared}
+    prefixes = [sys.prefix, sys.base_prefix, *sys.path[1:], *map(str, own)]
+    folders = tuple(os.path.realpath(f) + os.sep for f in prefixes if f and os.path.realpath(f) + os.sep != top)
+    sys.dont_write_bytecode = True
+    # Without this, a stale __pycache__ beside a source would be read in its place.
+    sys.pycache_prefix = os.path.join(os.fspath(next(iter(own))), "pycache")
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event != "open" or not isinstance(args[0], (str, bytes)) or _writes(args[1], args[2]):
+            return
+        path = os.path.realpath(os.fsdecode(args[0]))
+        if path.startswith(top) and path not in allowed and not path.startswith(folders) and os.path.isfile(path):
+            name = os.path.relpath(path, top)
+            _undeclared.append(name)
+            raise StageFailed(_message(name))
+
+    sys.addaudithook(hook)
+
+
+def _writes(mode: str | None, flags: int | None) -> bool:
+    if isinstance(mode, str):
+        return any(c in mode for c in "wax")
+    return bool((flags or 0) & (os.O_WRONLY | os.O_CREAT))
+
+
+def _message(name: str) -> str:
+    return f"the stage reads {name}, which its key does not know; add it to the stage's params.sources"
+
+
+def check_guard() -> None:
+    """Raise StageFailed if an undeclared file was asked for and the users' code swallowed the refusal."""
+    if _undeclared:
+        raise StageFailed(_message(_undeclared[0]))
