@@ -15,13 +15,14 @@ class PipelineStarted(NamedTuple):
 
 
 class StageCached(NamedTuple):
-    """The stage's artifact was already in the store."""
+    """The stage's artifact was already in the store; `notes` is what it said when it ran."""
 
     stage: str
     type: str
     artifact: str
     size: int
     key: str
+    notes: tuple[str, ...]
 
 
 class StageStarted(NamedTuple):

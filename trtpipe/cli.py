@@ -1,0 +1,466 @@
+"""The command line: one function a command, and the only place where errors become exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from trtpipe import __version__, environment, errors, pipeline
+from trtpipe.state import State
+from trtpipe.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import FrameType
+
+    from trtpipe.runner import Runner
+
+INTERNAL, INTERRUPTED, TERMINATED, WOULD_RUN = 70, 130, 143, 10
+_ISSUES = "https://github.com/trtpipe/trtpipe/issues"
+
+_EPILOG = """\
+examples:
+  trtpipe run pipelines/digits.yaml                       bring everything up to date
+  trtpipe run pipelines/digits.yaml --target engine       only what the stage engine needs
+  trtpipe run pipelines/digits.yaml --set vars.batch=8    with another value in the document
+  trtpipe status pipelines/digits.yaml                    what a run would do, and why
+  trtpipe show pipelines/digits.yaml labels/table.txt     the path of a file that a stage made
+
+exit codes: 0 done · 1 a stage failed · 2 the document or the command is wrong · 3 a package, GPU or driver is absent
+            4 the store · 5 a gate said no · 10 (status) something would run · 70 our bug · 130 interrupted
+"""
+
+
+class _Terminated(BaseException):
+    """SIGTERM, treated as Ctrl-C is."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; give its exit code."""
+    try:
+        args = parser().parse_args(arguments)
+    except SystemExit as stop:  # argparse has said what is wrong
+        return int(stop.code or 0)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code: int = args.function(args)
+        sys.stdout.flush()
+    except errors.TrtpipeError as error:
+        return _report(error, as_json=getattr(args, "json", False))
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted: nothing half-written is left\n")
+        return INTERRUPTED
+    except _Terminated:
+        sys.stderr.write("\nterminated: nothing half-written is left\n")
+        return TERMINATED
+    except BrokenPipeError:
+        # The reader (head, less) has gone; Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception:  # noqa: BLE001 — this is where a bug of ours ends
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.write(f"\nthis is a bug in trtpipe {__version__}; please report the lines above: {_ISSUES}\n")
+        return INTERNAL
+    return code
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+def _report(error: errors.TrtpipeError, *, as_json: bool) -> int:
+    if as_json:
+        problems = getattr(error, "problems", (str(error),))
+        print(json.dumps({"event": "Error", "error": type(error).__name__, "problems": problems}))
+    else:
+        colour = "\033[1;31merror\033[0m" if sys.stderr.isatty() and "NO_COLOR" not in os.environ else "error"
+        text = str(error)
+        sys.stderr.write(f"{colour}: {text}\n" if "\n" not in text else f"{colour}:\n{text}\n")
+    return error.exit_code
+
+
+# --- commands
+
+
+def _open(args: argparse.Namespace, *, emit: Callable[[Any], None] = lambda _: None, make: bool = False) -> Runner:
+    """Load the document and make its runner; the choice of the backend is made here."""
+    from trtpipe.runner import Runner
+
+    if make:
+        Store.make(args.artifacts)
+    state = State(args.artifacts)
+    loaded = pipeline.load(args.pipeline, args.set, state)
+    choice = environment.choose(args.backend or loaded.backend)
+    return Runner(loaded, Store(args.artifacts, state), choice, emit, allow_outside=args.allow_outside)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Bring the pipeline up to date."""
+    from trtpipe.console import Console, JsonLines
+
+    watcher = JsonLines(sys.stdout) if args.json else Console(sys.stdout, quiet=args.quiet)
+    runner = _open(args, emit=watcher, make=True)
+    try:
+        outcome = runner.run(args.target, forced=_forced(args, runner), jobs=args.jobs)
+    finally:
+        watcher.close()
+        runner.store.state.commit()
+    for name in runner.pipeline.stages:
+        if name in outcome.failures:
+            return outcome.failures[name].exit_code
+    return 0
+
+
+def _forced(args: argparse.Namespace, runner: Runner) -> tuple[str, ...]:
+    if args.force == []:
+        return ()
+    if "*" in args.force:
+        return tuple(runner.pipeline.closure(args.target))
+    runner.pipeline.closure(args.force)  # an unknown stage is an error
+    return tuple(args.force)
+
+
+def status(args: argparse.Namespace) -> int:
+    """Say what a run would do."""
+    from trtpipe.console import size_text, table
+
+    runner = _open(args)
+    found = runner.statuses(args.target, forced=_forced(args, runner))
+    runner.store.state.commit()
+    if args.json:
+        print(
+            json.dumps(
+                {
+                    "pipeline": runner.pipeline.name,
+                    "backend": runner.choice._asdict(),
+                    "stages": [
+                        {
+                            "stage": s.stage, "type": s.type, "status": s.state, "reasons": s.reasons,
+                            "artifact": s.artifact.digest if s.artifact else None,
+                            "size": s.artifact.size if s.artifact else None,
+                        }
+                        for s in found
+                    ],
+                }
+            )
+        )  # fmt: skip
+    else:
+        print(f"{runner.pipeline.name} · {runner.choice.backend} {runner.choice.version} ({runner.choice.reason})")
+        rows = [
+            [
+                s.state, s.stage, s.type,
+                f"{size_text(s.artifact.size)}  {s.artifact.digest[:12]}" if s.artifact else "; ".join(s.reasons),
+            ]
+            for s in found
+        ]  # fmt: skip
+        print("\n".join(table(rows)))
+    return 0 if all(s.state == "hit" for s in found) else WOULD_RUN
+
+
+def explain(args: argparse.Namespace) -> int:
+    """Say why a stage would run, field by field, or that it would not."""
+    runner = _open(args)
+    runner.pipeline.closure([args.stage])
+    found = {s.stage: s for s in runner.statuses([args.stage])}
+    runner.store.state.commit()
+    mine = found[args.stage]
+    if args.json:
+        print(json.dumps({"stage": mine.stage, "type": mine.type, "status": mine.state, "reasons": mine.reasons}))
+        return 0
+    print(f"{mine.stage} ({mine.type}): {mine.state}")
+    if mine.state == "hit" and mine.artifact:
+        last = runner.store.state.last(runner.pipeline.name).get(args.stage)
+        record = runner.store.action(last[0]) if last else None
+        print("  nothing that its key holds has changed")
+        if record:
+            print(f"  made {record['finished']} in {record['seconds']} s on {record['environment']['host']}")
+            for name, version in sorted(record["key"]["environment"].items()):
+                print(f"  {name}: {version}")
+    for reason in mine.reasons:
+        print(f"  {reason}")
+    if mine.state == "unknown":
+        for other in found.values():
+            if other.state == "run":
+                print(f"  {other.stage} ({other.type}) would run: {'; '.join(other.reasons)}")
+    return 0
+
+
+def validate(args: argparse.Namespace) -> int:
+    """Check documents, and that the files they name are there."""
+    from trtpipe import inputs
+
+    worst: errors.TrtpipeError | None = None
+    results = []
+    for file in args.pipeline:
+        problems: Sequence[str] = ()
+        try:
+            with State(args.artifacts) as state:
+                loaded = pipeline.load(file, args.set, state)
+                inputs.check(loaded, loaded.closure(()), allow_outside=args.allow_outside)
+        except errors.TrtpipeError as error:
+            worst = worst or error
+            problems = getattr(error, "problems", (str(error),))
+            results.append({"pipeline": file, "valid": False, "error": type(error).__name__, "problems": problems})
+            if not args.json:
+                sys.stderr.write("\n".join(problems) + "\n")
+        else:
+            results.append({"pipeline": file, "valid": True, "stages": list(loaded.stages)})
+            if not args.json:
+                print(f"{file}: valid, {len(loaded.stages)} stages")
+    if args.json:
+        print(json.dumps(results))
+    return worst.exit_code if worst else 0
+
+
+def graph(args: argparse.Namespace) -> int:
+    """Draw the pipeline's stages and what they read."""
+    with State(args.artifacts) as state:
+        loaded = pipeline.load(args.pipeline, args.set, state)
+    stages = loaded.stages.values()
+    edges = [(up if isinstance(up, str) else up.label, s.name, port, not isinstance(up, str))
+             for s in stages for port, up in s.inputs.items()]  # fmt: skip
+    if args.json:
+        nodes = [{"stage": s.name, "type": s.type, "makes": s.output} for s in stages]
+        links = [{"from": a, "to": b, "input": port, "outside": o} for a, b, port, o in edges]
+        print(json.dumps({"pipeline": loaded.name, "stages": nodes, "edges": links}))
+    elif args.format == "text":
+        for stage in stages:
+            reads = [f"{port} ← {up if isinstance(up, str) else up.label}" for port, up in stage.inputs.items()]
+            print(f"{stage.name} ({stage.type} → {stage.output})")
+            for index, line in enumerate(reads):
+                print(f"  {'└─' if index == len(reads) - 1 else '├─'} {line}")
+    elif args.format == "mermaid":
+        print("flowchart TD")
+        for stage in stages:
+            print(f'  {_id(stage.name)}["{stage.name}<br/>{stage.type}"]')
+        for source, target, port, outside in edges:
+            start = f'{_id("file " + source)}(["{source}"])' if outside else _id(source)
+            print(f"  {start} -- {port} --> {_id(target)}")
+    else:
+        print(f'digraph "{loaded.name}" {{\n  node [shape=box];')
+        for stage in stages:
+            print(f'  "{stage.name}" [label="{stage.name}\\n{stage.type}"];')
+        for source, target, port, outside in edges:
+            name = json.dumps(source, ensure_ascii=False)
+            if outside:
+                print(f"  {name} [shape=note];")
+            print(f'  {name} -> "{target}" [label="{port}"];')
+        print("}")
+    return 0
+
+
+def _id(name: str) -> str:
+    import re
+
+    return re.sub(r"\W", lambda m: f"_{ord(m[0]):x}_", name)
+
+
+def show(args: argparse.Namespace) -> int:
+    """Print the path of what a stage made, or its log."""
+    stage, _, file = args.what.partition("/")
+    runner = _open(args)
+    order = runner.pipeline.closure([stage])
+    artifacts: dict[str, Any] = {}
+    from trtpipe import inputs
+
+    inputs.check(runner.pipeline, order, allow_outside=args.allow_outside)
+    assessed = None
+    for name in order:
+        one = runner.pipeline.stages[name]
+        if any(u not in artifacts for u in one.upstream):
+            raise errors.StageFailed(f"{stage} waits for {', '.join(u for u in one.upstream if u not in artifacts)}; "
+                                     f"run it: trtpipe run {args.pipeline} --target {stage}")  # fmt: skip
+        assessed = runner.assess(one, artifacts)
+        if assessed.hit:
+            artifacts[name] = assessed.hit.artifact
+    assert assessed is not None
+    if args.log:
+        path = runner.store.action_path(assessed.digest, ".log")
+        if not os.path.exists(path):
+            raise errors.StageFailed(f"{stage} has no log: it has not run with this document, or elsewhere")
+        if args.json:
+            print(json.dumps({"stage": stage, "log": os.path.abspath(path)}))
+        else:
+            with open(path, "rb") as stream:
+                while chunk := stream.read(1 << 16):
+                    sys.stdout.buffer.write(chunk)
+        return 0
+    if stage not in artifacts:
+        raise errors.StageFailed(f"{stage} is not built ({'; '.join(assessed.reasons)}); "
+                                 f"run it: trtpipe run {args.pipeline} --target {stage}")  # fmt: skip
+    artifact = artifacts[stage]
+    folder = runner.store.tree(artifact)
+    if file and file not in artifact.files:
+        from trtpipe.document import suggest
+
+        raise errors.UnknownReference(f"{stage} made no file {file}{suggest(file, artifact.files)}")
+    if args.json:
+        files = {n: {"sha256": sha, "size": size} for n, (sha, size) in artifact.files.items()}
+        print(json.dumps({"stage": stage, "kind": artifact.kind, "digest": artifact.digest, "folder": folder,
+                          "files": files}))  # fmt: skip
+    else:
+        print(os.path.join(folder, file) if file else folder)
+    return 0
+
+
+def stages(args: argparse.Namespace) -> int:
+    """List the stage types, or one type's inputs and params."""
+    from trtpipe import reference
+    from trtpipe import stages as known
+    from trtpipe.document import suggest
+
+    if args.type is not None and args.type not in known.NAMES:
+        raise errors.UnknownReference(f"unknown stage type {args.type}{suggest(args.type, known.NAMES)}")
+    if args.json:
+        print(json.dumps(reference.as_json(args.type), ensure_ascii=False))
+    elif args.type is None:
+        print("\n".join(reference.overview()))
+    else:
+        print("\n".join(reference.text(args.type)))
+    return 0
+
+
+def schema(args: argparse.Namespace) -> int:
+    """Print the documents' JSON Schema, write it to a folder, or check that the folder has it."""
+    from trtpipe import schema as made
+
+    text = json.dumps(made.pipeline_schema(), indent=2, ensure_ascii=False) + "\n"
+    path = os.path.join(args.folder, "pipeline.schema.json")
+    if args.check:
+        try:
+            with open(path, encoding="utf-8") as stream:
+                fresh = stream.read() == text
+        except OSError:
+            fresh = False
+        if args.json:
+            print(json.dumps({"file": path, "fresh": fresh}))
+        elif not fresh:
+            sys.stderr.write(f"{path} is stale; write it again: trtpipe schema --write\n")
+        return 0 if fresh else 1
+    if args.write:
+        try:
+            os.makedirs(args.folder, exist_ok=True)
+            with open(path + ".tmp", "w", encoding="utf-8") as stream:
+                stream.write(text)
+            os.replace(path + ".tmp", path)
+        except OSError as error:
+            raise errors.StoreError(f"{path} cannot be written: {error.strerror}") from None
+        print(json.dumps({"file": path, "fresh": True}) if args.json else path)
+        return 0
+    print(text, end="")
+    return 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Say what this machine can do, and how to get what is missing."""
+    from trtpipe import doctor as examination
+
+    return examination.run(args.artifacts, as_json=args.json)
+
+
+def completion(args: argparse.Namespace) -> int:
+    """Print the completion script for a shell."""
+    try:
+        import shtab
+    except ImportError:
+        raise errors.EnvironmentMissing("completion needs shtab: pip install 'trtpipe[completion]'") from None
+    script = shtab.complete(parser(), shell=args.shell)
+    print(json.dumps({"shell": args.shell, "script": script}) if args.json else script)
+    return 0
+
+
+# --- the parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the command line's parser."""
+    top = argparse.ArgumentParser(
+        prog="trtpipe",
+        description="Declared, cached pipelines from a model to a TensorRT engine and its predictions.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"trtpipe {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, function: Callable[[argparse.Namespace], int], help_text: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=help_text, description=function.__doc__)
+        one.set_defaults(function=function)
+        one.add_argument("--json", action="store_true", help="print JSON for programs")
+        return one
+
+    one = add("run", run, "bring a pipeline up to date")
+    _pipeline_options(one)
+    _choice_options(one)
+    _target_options(one)
+    one.add_argument("--jobs", type=_positive, default=min(4, os.cpu_count() or 1), metavar="N",
+                     help="stages at a time, where they do not depend on each other (default: %(default)s); "
+                          "a GPU takes one at a time")  # fmt: skip
+    one.add_argument("--quiet", "-q", action="store_true", help="print errors only")
+    one = add("status", status, "say what a run would do; exit 10 if anything would run")
+    _pipeline_options(one)
+    _choice_options(one)
+    _target_options(one)
+    one = add("explain", explain, "say why a stage would run, field by field")
+    _pipeline_options(one)
+    _choice_options(one)
+    one.add_argument("stage", metavar="STAGE", help="the stage's name")
+    one = add("validate", validate, "check documents and that their files are there")
+    _pipeline_options(one, many=True)
+    one = add("graph", graph, "draw the stages and what they read")
+    _pipeline_options(one)
+    one.add_argument("--format", choices=("text", "mermaid", "dot"), default="text", help="default: %(default)s")
+    one = add("show", show, "print the path of what a stage made")
+    _pipeline_options(one)
+    _choice_options(one)
+    one.add_argument("what", metavar="STAGE[/FILE]", help="a stage, or one of its files")
+    one.add_argument("--log", action="store_true", help="print the stage's whole log instead")
+    one = add("stages", stages, "list stage types, or one type's inputs and params")
+    one.add_argument("type", metavar="TYPE", nargs="?", help="a stage type")
+    one = add("schema", schema, "print, write or check the documents' JSON Schema")
+    how = one.add_mutually_exclusive_group()
+    how.add_argument("--write", action="store_true", help="write FOLDER/pipeline.schema.json")
+    how.add_argument("--check", action="store_true", help="exit 1 if FOLDER/pipeline.schema.json is stale")
+    one.add_argument("--folder", default="schemas", help="default: %(default)s")
+    one = add("doctor", doctor, "say what this machine can do")
+    _store_option(one)
+    one = add("completion", completion, "print a shell's completion script")
+    one.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell")
+    return top
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of at least 1")
+    return int(text)
+
+
+def _pipeline_options(one: argparse.ArgumentParser, *, many: bool = False) -> None:
+    one.add_argument("pipeline", metavar="PIPELINE", nargs="+" if many else None, help="a YAML document")
+    one.add_argument("--set", action="append", default=[], metavar="PATH=VALUE",
+                     help="set a value in the document, such as vars.batch=8; may be repeated")  # fmt: skip
+    one.add_argument("--allow-outside", action="store_true", help="let paths lead out of the document's folder")
+    _store_option(one)
+
+
+def _choice_options(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--backend", choices=("auto", "tensorrt", "tensorrt_rtx", "onnxruntime"),
+                     help="the runtime, instead of the document's")  # fmt: skip
+
+
+def _target_options(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--target", action="append", default=[], metavar="STAGE",
+                     help="only this stage and what it needs; may be repeated")  # fmt: skip
+    one.add_argument("--force", action="append", nargs="?", const="*", default=[], metavar="STAGE",
+                     help="run this stage (without a name: every stage) even if it is cached")  # fmt: skip
+
+
+def _store_option(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--artifacts", default=os.environ.get("TRTPIPE_ARTIFACTS", "artifacts"), metavar="DIR",
+                     help="the store's folder (default: %(default)s, or TRTPIPE_ARTIFACTS)")  # fmt: skip

@@ -1,0 +1,449 @@
+"""YAML text → a checked mapping that knows its line numbers; overrides and variables.
+
+YAML is read strictly: what two readers could understand in two ways is an error or a plain string.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trtpipe.errors import PipelineInvalid, SchemaViolation, UnknownReference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+MAX_BYTES = 8 * 2**20
+MAX_DEPTH = 32
+MAX_NODES = 400_000
+MAX_ERRORS = 50
+
+Path = tuple["str | int", ...]
+
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
+_FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
+_WORDS = {"null": None, "~": None, "": None, "true": True, "false": False}
+_REFERENCE = re.compile(r"\$\{(?:vars\.)?([A-Za-z_][\w-]*)\}")
+_BROKEN_REFERENCE = re.compile(r"\$\{[^}]*\}?")
+
+
+class Place(NamedTuple):
+    """Where something stands: a file (or `--set …`) with line and column, both from 1; 0 is none."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+class Document(NamedTuple):
+    """A document's value with the place of each of its parts."""
+
+    file: str
+    value: Any
+    places: dict[Path, Place]
+
+    def place(self, path: Path) -> Place:
+        """Give the place of a part, or of the nearest part around it."""
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places.get(path, Place(self.file))
+
+    def problem(self, path: Path, message: str) -> str:
+        """Give one line: place, path in the document, message."""
+        return f"{self.place(path)} {dotted(path) or 'document'}: {message}"
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """Write a path in the document as people do: `stages.a.params.steps[0]`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Give `, did you mean "x"?` for a misspelt word, or the known words, or nothing."""
+    words = sorted(known)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if close:
+        return f', did you mean "{close[0]}"?'
+    return f"; there {'is' if len(words) == 1 else 'are'} {', '.join(words)}" if words else ""
+
+
+def read(file: str) -> str:
+    """Read a document's text. Raises PipelineInvalid if it is missing, too large or not UTF-8."""
+    try:
+        with open(file, "rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        folder = os.path.dirname(file) or "."
+        near = [f for f in (os.listdir(folder) if os.path.isdir(folder) else []) if f.endswith((".yaml", ".yml"))]
+        hint = suggest(os.path.basename(file), near) if near else ""
+        raise PipelineInvalid(f"{file}: there is no such file{hint}") from None
+    except OSError as error:
+        raise PipelineInvalid(f"{file}: cannot be read: {error.strerror}") from None
+    if len(data) > MAX_BYTES:
+        raise PipelineInvalid(f"{file}: a document of more than {MAX_BYTES // 2**20} MiB is not read")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise PipelineInvalid(f"{file}:{line}: found a byte that is not UTF-8, expected UTF-8 text") from None
+
+
+class _Open:
+    """A mapping or sequence whose end has not come yet."""
+
+    __slots__ = ("anchor", "key", "path", "start", "value")
+
+    def __init__(self, value: Any, path: Path, anchor: str | None, start: int) -> None:
+        self.value, self.path, self.anchor, self.start = value, path, anchor, start
+        self.key: str | None = None
+
+
+def parse(text: str, file: str) -> Document:
+    """Read YAML strictly, without recursion and with bounds on depth and size.
+
+    Raises PipelineInvalid on syntax errors, duplicate keys, tags, names that are no strings, more than one
+    document, too deep nesting, and aliases that would blow the document up.
+    """
+    import yaml
+
+    places: dict[Path, Place] = {}
+    anchors: dict[str, tuple[Any, int]] = {}
+    stack: list[_Open] = []
+    result: list[Any] = []
+    nodes = 0
+
+    def fail(event: Any, message: str) -> PipelineInvalid:
+        mark = event.start_mark
+        path = stack[-1].path if stack else ()
+        return PipelineInvalid(f"{file}:{mark.line + 1}:{mark.column + 1} {dotted(path) or 'document'}: {message}")
+
+    def where() -> Path:
+        if not stack:
+            return ()
+        top = stack[-1]
+        return (*top.path, len(top.value) if isinstance(top.value, list) else str(top.key))
+
+    def put(value: Any) -> None:
+        if not stack:
+            result.append(value)
+            return
+        top = stack[-1]
+        if isinstance(top.value, list):
+            top.value.append(value)
+        else:
+            assert top.key is not None
+            top.value[top.key] = value
+            top.key = None
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        for event in yaml.parse(text, Loader=loader):
+            kind = type(event).__name__
+            if kind in ("StreamStartEvent", "StreamEndEvent", "DocumentEndEvent"):
+                continue
+            if kind == "DocumentStartEvent":
+                if result:
+                    raise fail(event, "found a second document, expected one document a file")
+                continue
+            nodes += 1
+            if nodes > MAX_NODES:
+                raise fail(event, f"found more than {MAX_NODES} values, which is more than a pipeline has")
+            if kind in ("MappingEndEvent", "SequenceEndEvent"):
+                done = stack.pop()
+                if done.anchor:
+                    anchors[done.anchor] = (done.value, nodes - done.start)
+                continue
+            if getattr(event, "tag", None) is not None:
+                raise fail(event, f"found the tag {event.tag}, expected plain values: tags are not read")
+            is_key = bool(stack) and isinstance(stack[-1].value, dict) and stack[-1].key is None
+            if is_key:
+                if kind != "ScalarEvent":
+                    raise fail(event, "found a name that is no text, expected a plain name")
+                name = event.value
+                if name == "<<" and not event.style:
+                    raise fail(event, "found a merge key, which YAML 1.2 does not have; use vars for what repeats")
+                if name in stack[-1].value:
+                    first = places[(*stack[-1].path, name)]
+                    raise fail(event, f'found "{name}" twice (first at line {first.line}), expected each name once')
+                stack[-1].key = name
+                mark = event.start_mark
+                places[(*stack[-1].path, name)] = Place(file, mark.line + 1, mark.column + 1)
+                continue
+            path = where()
+            mark = event.start_mark
+            places.setdefault(path, Place(file, mark.line + 1, mark.column + 1))
+            if kind == "AliasEvent":
+                if event.anchor not in anchors:
+                    raise fail(event, f"found the alias *{event.anchor}, expected an anchor &{event.anchor} before it")
+                value, size = anchors[event.anchor]
+                nodes += size
+                if nodes > MAX_NODES:
+                    raise fail(event, f"found aliases that expand to more than {MAX_NODES} values")
+                # What stands for the alias costs its size again the next time: that is what stops a bomb.
+                put(value)
+            elif kind == "ScalarEvent":
+                value = _scalar(event)
+                if isinstance(value, ValueError):
+                    raise fail(event, str(value))
+                if event.anchor:
+                    anchors[event.anchor] = (value, 1)
+                put(value)
+            else:
+                if len(stack) >= MAX_DEPTH:
+                    raise fail(event, f"found more than {MAX_DEPTH} levels of nesting")
+                value = {} if kind == "MappingStartEvent" else []
+                put(value)
+                stack.append(_Open(value, path, event.anchor, nodes))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise PipelineInvalid(f"{file}{place}: not YAML: {problem}") from None
+    return Document(file, result[0] if result else None, places)
+
+
+def _scalar(event: Any) -> Any:
+    """Give a scalar's value: the JSON-like part of YAML 1.2's core schema; all else is text."""
+    text: str = event.value
+    if event.style in ("'", '"', "|", ">"):
+        return text
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.match(text):
+        return int(text) if len(text) <= 20 else ValueError(f"found the number {text[:30]}…, which is too long")
+    if _FLOAT.match(text):
+        return float(text)
+    if text.lower() in (".inf", "-.inf", "+.inf", ".nan"):
+        return ValueError(f"found {text}, expected a finite number")
+    return text
+
+
+def override(document: Document, settings: Sequence[str]) -> Document:
+    """Apply `path=value` settings; a value is YAML. Raises PipelineInvalid on a malformed setting."""
+    if not settings:
+        return document
+    value = _copy(document.value)
+    places = dict(document.places)
+    for setting in settings:
+        left, equals, right = setting.partition("=")
+        source = f"--set {setting}"
+        path = tuple(int(p[1:-1]) if p[0] == "[" else p for p in re.findall(r"\[\d+\]|[^.\[\]]+", left))
+        if not equals or not path or dotted(path) != left:
+            raise PipelineInvalid(f"{source}: expected path=value, such as vars.batch=8")
+        given = parse(right, source).value
+        target = value
+        for part in path[:-1]:
+            if isinstance(target, dict) and isinstance(part, str):
+                target = target.setdefault(part, {})
+            elif isinstance(target, list) and isinstance(part, int) and part < len(target):
+                target = target[part]
+            else:
+                raise PipelineInvalid(f"{source}: there is no {dotted(path)} in the document")
+        last = path[-1]
+        if (isinstance(target, dict) and isinstance(last, str)) or (
+            isinstance(target, list) and isinstance(last, int) and last < len(target)
+        ):
+            target[last] = given
+        else:
+            raise PipelineInvalid(f"{source}: there is no {dotted(path)} in the document")
+        for known in [p for p in places if p[: len(path)] == path]:
+            del places[known]
+        places[path] = Place(source)
+    return Document(document.file, value, places)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _copy(v) for k, v in value.items()}
+    return [_copy(v) for v in value] if isinstance(value, list) else value
+
+
+def substitute(document: Document) -> Document:
+    """Put the values of `vars` in place of `${vars.x}` (or `${x}`); `$${` stands for `${`.
+
+    A text that is one reference takes the variable's type; within a text it is written out.
+    Raises UnknownReference with every unknown variable at once.
+    """
+    if not isinstance(document.value, dict):
+        return document
+    variables = document.value.get("vars")
+    if not isinstance(variables, dict):
+        variables = {}
+    problems: list[str] = []
+
+    def one(text: str, path: Path) -> Any:
+        whole = _REFERENCE.fullmatch(text)
+        if whole:
+            return found(whole[1], path)
+        pieces = []
+        for piece in text.split("$${"):
+            written = _REFERENCE.sub(lambda m: _written(found(m[1], path)), piece)
+            broken = _BROKEN_REFERENCE.search(_REFERENCE.sub("", piece))
+            if broken:
+                message = f"found {broken[0]}, expected ${{vars.name}}"
+                problems.append(document.problem(path, message))
+            pieces.append(written)
+        return "${".join(pieces)
+
+    def found(name: str, path: Path) -> Any:
+        if name not in variables:
+            hint = suggest(name, variables) or "; the document has no vars"
+            problems.append(document.problem(path, f"unknown variable {name}{hint}"))
+            return None
+        return variables[name]
+
+    def walk(value: Any, path: Path) -> Any:
+        if isinstance(value, str):
+            return one(value, path) if "${" in value else value
+        if isinstance(value, dict):
+            return {k: walk(v, (*path, k)) for k, v in value.items()}
+        if isinstance(value, list):
+            return [walk(v, (*path, i)) for i, v in enumerate(value)]
+        return value
+
+    value = {k: v if k == "vars" else walk(v, (k,)) for k, v in document.value.items()}
+    if problems:
+        raise UnknownReference(list(dict.fromkeys(problems))[:MAX_ERRORS])
+    return Document(document.file, value, document.places)
+
+
+def _written(value: Any) -> str:
+    """Write a variable's value inside a text as YAML would read it back."""
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def check(document: Document, schema: dict[str, Any]) -> None:
+    """Validate against the JSON Schema. Raises SchemaViolation with every error at once."""
+    import jsonschema
+
+    validator = jsonschema.Draft202012Validator(schema)
+    problems: dict[str, None] = {}
+    order: list[tuple[Place, str]] = []
+    for error in validator.iter_errors(document.value):
+        for path, message in _explain(error):
+            problem = document.problem(path, message)
+            if problem not in problems:
+                problems[problem] = None
+                order.append((document.place(path), problem))
+    if order:
+        order.sort(key=lambda item: item[0][1:])
+        lines = [line for _, line in order]
+        more = len(lines) - MAX_ERRORS
+        raise SchemaViolation(lines[:MAX_ERRORS] + ([f"… and {more} more"] if more > 0 else []))
+
+
+def _explain(error: Any) -> Iterable[tuple[Path, str]]:
+    """Turn one of jsonschema's errors into (path, message) pairs that name what was found and expected."""
+    path: Path = tuple(error.absolute_path)
+    handler = _HANDLERS.get(error.validator)
+    if handler is None:
+        yield path, error.message
+        return
+    yield from handler(error, path)
+
+
+def _any_of(error: Any, path: Path) -> Iterable[tuple[Path, str]]:
+    # The branch that goes deepest, or that at least has the right type, is the one that was meant.
+    branches: dict[int, list[Any]] = {}
+    for sub in error.context:
+        branches.setdefault(sub.schema_path[0], []).append(sub)
+    best = min(
+        branches.values(),
+        key=lambda subs: (any(s.validator in ("type", "const") and not s.path for s in subs), len(subs)),
+    )
+    if all(s.validator == "type" and not s.path for subs in branches.values() for s in subs):
+        expected = " or ".join(dict.fromkeys(_type_name(t) for s in error.context for t in _as_list(s.validator_value)))
+        yield path, f"found {show(error.instance)}, expected {expected}"
+        return
+    for sub in best:
+        yield from _explain(sub)
+
+
+def _additional(error: Any, path: Path) -> Iterable[tuple[Path, str]]:
+    known = error.schema.get("properties", {})
+    for name in error.instance:
+        if name not in known:
+            yield (*path, name), f'unknown key "{name}"{suggest(name, known)}'
+
+
+def _required(error: Any, path: Path) -> Iterable[tuple[Path, str]]:
+    missing = [name for name in error.validator_value if name not in error.instance]
+    doc = {n: error.schema.get("properties", {}).get(n, {}).get("description") for n in missing}
+    for name in missing:
+        yield path, f'missing key "{name}"' + (f": {doc[name]}" if doc[name] else "")
+
+
+def _enum(error: Any, path: Path) -> Iterable[tuple[Path, str]]:
+    choices = _as_list(error.validator_value)
+    hint = ""
+    if isinstance(error.instance, str):
+        close = difflib.get_close_matches(error.instance, [c for c in choices if isinstance(c, str)], n=1, cutoff=0.6)
+        hint = f', did you mean "{close[0]}"?' if close else ""
+    expected = f"one of {', '.join(map(str, choices))}" if len(choices) > 1 else str(choices[0])
+    yield path, f"found {show(error.instance)}, expected {expected}{hint}"
+
+
+def _simple(expected: Callable[[Any], str]) -> Callable[[Any, Path], Iterable[tuple[Path, str]]]:
+    return lambda error, path: [(path, f"found {show(error.instance)}, expected {expected(error)}")]
+
+
+def _described(error: Any) -> str:
+    description = error.schema.get("description")
+    return description[0].lower() + description[1:].rstrip(".") if description else f"the form {error.validator_value}"
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+_TYPES = {"object": "a mapping", "array": "a list", "string": "a text", "integer": "a whole number",
+          "number": "a number", "boolean": "true or false", "null": "nothing"}  # fmt: skip
+
+
+def _type_name(name: str) -> str:
+    return _TYPES.get(name, name)
+
+
+_HANDLERS: dict[str, Callable[[Any, Path], Iterable[tuple[Path, str]]]] = {
+    "anyOf": _any_of,
+    "oneOf": _any_of,
+    "additionalProperties": _additional,
+    "required": _required,
+    "enum": _enum,
+    "const": _enum,
+    "type": _simple(lambda e: " or ".join(_type_name(t) for t in _as_list(e.validator_value))),
+    "pattern": _simple(_described),
+    "minimum": _simple(lambda e: f"at least {e.validator_value}"),
+    "maximum": _simple(lambda e: f"at most {e.validator_value}"),
+    "exclusiveMinimum": _simple(lambda e: f"more than {e.validator_value}"),
+    "exclusiveMaximum": _simple(lambda e: f"less than {e.validator_value}"),
+    "minItems": _simple(lambda e: f"at least {e.validator_value} items"),
+    "maxItems": _simple(lambda e: f"at most {e.validator_value} items"),
+    "minLength": _simple(lambda e: f"a text of at least {e.validator_value} characters"),
+    "maxLength": _simple(lambda e: f"a text of at most {e.validator_value} characters"),
+    "minProperties": _simple(lambda e: f"at least {e.validator_value} entries"),
+}
+
+
+def show(value: Any) -> str:
+    """Show a value in a message: short, with its type where that is what may be wrong."""
+    if isinstance(value, str):
+        text = value if len(value) <= 60 else value[:57] + "…"
+        return f'"{text}"'
+    if isinstance(value, dict):
+        return "a mapping" + (f" ({', '.join(list(map(str, value))[:4])})" if value else "")
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if value is None:
+        return "nothing"
+    return str(value).lower() if isinstance(value, bool) else str(value)

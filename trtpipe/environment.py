@@ -1,0 +1,240 @@
+"""What this machine has: versions, GPUs, driver; found without importing anything heavy."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from trtpipe.errors import EnvironmentMissing
+
+HELP = {
+    "onnxruntime": "pip install 'trtpipe[cpu]'",
+    "tensorrt": "pip install 'trtpipe[tensorrt]'",
+    "tensorrt_rtx": "pip install 'trtpipe[rtx]'",
+}
+_DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
+    "tensorrt_rtx": ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx"),
+}
+_MODULES = {
+    "onnxruntime": ("onnxruntime",),
+    "tensorrt": ("tensorrt",),
+    "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+}
+
+
+class Gpu(NamedTuple):
+    """One NVIDIA GPU that CUDA programs of this process would see; memory in bytes."""
+
+    index: int
+    name: str
+    compute_capability: str
+    memory: int
+    uuid: str
+
+
+class Choice(NamedTuple):
+    """The runtime that was chosen, its full version, and why."""
+
+    backend: str
+    version: str
+    reason: str
+
+
+@lru_cache(maxsize=1)
+def installed() -> dict[str, str]:
+    """Give the version of each installed distribution, by normalised name.
+
+    Reads only the names of `*.dist-info` folders: importing importlib.metadata costs more than all of this.
+    """
+    found: dict[str, str] = {}
+    for entry in sys.path:
+        try:
+            names = os.listdir(entry or ".")
+        except OSError:
+            continue
+        for name in names:
+            if name.endswith(".dist-info"):
+                dist, _, version = name[: -len(".dist-info")].rpartition("-")
+                found.setdefault(re.sub(r"[-_.]+", "-", dist).lower(), version)
+    return found
+
+
+def version(distribution: str) -> str | None:
+    """Give an installed distribution's version, or None."""
+    return installed().get(re.sub(r"[-_.]+", "-", distribution).lower())
+
+
+def find_file(relative: str) -> str | None:
+    """Give the path of a file or folder below the first `sys.path` entry that has it, or None."""
+    for entry in sys.path:
+        path = os.path.join(entry or ".", *relative.split("/"))
+        if os.path.exists(path):
+            return path
+    return None
+
+
+def runtime_version(backend: str) -> str | None:
+    """Give the full version of an installed runtime, or None if it is not there."""
+    folder = next((f for f in map(find_file, _MODULES[backend]) if f), None)
+    if folder is None:
+        return None
+    for name in _DISTRIBUTIONS[backend]:
+        if found := version(name):
+            return found
+    # A runtime that was unpacked, not installed, says its version in its own source.
+    for file in ("version.py", "_version.py", "__init__.py"):
+        try:
+            with open(os.path.join(folder, file), encoding="utf-8") as stream:
+                match = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)", stream.read(), re.MULTILINE)
+        except OSError:
+            continue
+        if match:
+            return match[1]
+    return None
+
+
+@lru_cache(maxsize=1)
+def _nvml() -> tuple[tuple[Gpu, ...], str | None]:
+    """Give all GPUs and the driver's version, from NVML. Source: NVIDIA's NVML API reference."""
+    if not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg"))):
+        return (), None
+    import ctypes
+
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return (), None
+    if nvml.nvmlInit_v2() != 0:
+        return (), None
+    try:
+        text = ctypes.create_string_buffer(96)
+        driver = text.value.decode() if nvml.nvmlSystemGetDriverVersion(text, 96) == 0 else None
+        count = ctypes.c_uint()
+        nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        gpus = []
+        for index in range(count.value):
+            handle = ctypes.c_void_p()
+            if nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) != 0:
+                continue
+            nvml.nvmlDeviceGetName(handle, text, 96)
+            name = text.value.decode()
+            nvml.nvmlDeviceGetUUID(handle, text, 96)
+            uuid = text.value.decode()
+            major, minor = ctypes.c_int(), ctypes.c_int()
+            nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
+            memory = (ctypes.c_ulonglong * 3)()
+            nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
+            gpus.append(Gpu(index, name, f"{major.value}.{minor.value}", memory[0], uuid))
+        return tuple(gpus), driver
+    finally:
+        nvml.nvmlShutdown()
+
+
+def driver() -> str | None:
+    """Give the NVIDIA driver's version, or None."""
+    return _nvml()[1]
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """Give the GPUs that CUDA_VISIBLE_DEVICES leaves visible, in its order (which starts workers with PCI order)."""
+    every = _nvml()[0]
+    wish = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wish is None:
+        return every
+    visible = []
+    for part in wish.split(","):
+        text = part.strip()
+        match = [g for g in every if text == str(g.index) or (text.startswith("GPU-") and g.uuid.startswith(text))]
+        if not match:
+            break  # CUDA, too, stops at the first that it does not know
+        visible.append(match[0])
+    return tuple(visible)
+
+
+def rtx_supports(runtime: str, compute_capability: str) -> bool:
+    """Tell whether a TensorRT-RTX version runs on a GPU: Turing, Ampere, Ada, Blackwell; Hopper only up to 1.4.
+
+    Source: measured; 1.7.1 refuses compute capability 9.0 when it deserialises, 1.4.0 builds and runs there.
+    """
+    major = int(compute_capability.split(".", 1)[0])
+    numbers = tuple(int(n) for n in re.findall(r"\d+", runtime)[:2])
+    if major == 9:
+        return numbers < (1, 5)
+    return compute_capability == "7.5" or major == 8 or major >= 12
+
+
+def choose(asked: str) -> Choice:
+    """Choose the runtime for `auto`, or check that the one asked for is there.
+
+    Raises EnvironmentMissing if it is not installed, or `tensorrt` is asked for and there is no GPU
+    (whether a single stage needs a GPU is the runner's question).
+    """
+    if asked != "auto":
+        found = runtime_version(asked)
+        if found is None:
+            others = [b for b in _MODULES if b != asked and runtime_version(b)]
+            hint = f"; installed here: {', '.join(others)}" if others else ""
+            raise EnvironmentMissing(f"the runtime {asked} is asked for, but not installed: {HELP[asked]}{hint}")
+        return Choice(asked, found, "asked for")
+    here = gpus()
+    if here:
+        gpu = here[0]
+        if found := runtime_version("tensorrt"):
+            return Choice("tensorrt", found, f"TensorRT is installed and there is a GPU ({gpu.name})")
+        found = runtime_version("tensorrt_rtx")
+        if found and rtx_supports(found, gpu.compute_capability):
+            return Choice("tensorrt_rtx", found, f"TensorRT-RTX is installed and supports the GPU ({gpu.name})")
+        why = f"no TensorRT that runs on the GPU ({gpu.name}) is installed"
+    else:
+        why = "no GPU here"
+    if found := runtime_version("onnxruntime"):
+        return Choice("onnxruntime", found, why)
+    raise EnvironmentMissing(f"no runtime is installed ({why}): {HELP['onnxruntime']}")
+
+
+def facets(packages: tuple[str, ...], choice: Choice | None, gpu: Gpu | None) -> dict[str, Any]:
+    """Give the part of the environment that goes into a key.
+
+    Raises EnvironmentMissing if a package is not installed: a missing version must not become a constant.
+    """
+    found: dict[str, Any] = {}
+    for name in packages:
+        have = version(name)
+        if have is None:
+            raise EnvironmentMissing(f"the package {name} is needed, but not installed: {_help(name)}")
+        found[name] = have
+    if choice is not None:
+        found["backend"] = choice.backend
+        found["backend_version"] = choice.version
+    if choice is not None and choice.backend == "onnxruntime":
+        found["machine"] = os.uname().machine
+    if gpu is not None:
+        found["gpu"] = gpu.name
+        found["compute_capability"] = gpu.compute_capability
+    return found
+
+
+def _help(package: str) -> str:
+    extras = {
+        "torch": "torch", "onnxscript": "torch", "onnxruntime": "cpu", "pillow": "vision", "fsspec": "remote",
+        "shtab": "completion",
+    }  # fmt: skip
+    return f"pip install 'trtpipe[{extras[package]}]'" if package in extras else f"pip install {package}"
+
+
+def record() -> dict[str, Any]:
+    """Give what is recorded beside an artifact, but is no part of a key."""
+    system = os.uname()
+    return {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "os": f"{system.sysname} {system.release}",
+        "machine": system.machine,
+        "host": system.nodename,
+        "driver": driver(),
+        "gpus": [g._asdict() for g in gpus()],
+    }

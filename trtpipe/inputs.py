@@ -1,0 +1,217 @@
+"""Inputs from outside the pipeline: found, checked at the door, digested."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from trtpipe import environment
+from trtpipe.errors import EnvironmentMissing, PipelineInvalid, StoreError
+from trtpipe.store import Artifact
+
+if TYPE_CHECKING:
+    from trtpipe.pipeline import Pipeline, Source, Stage
+    from trtpipe.state import State
+    from trtpipe.store import Store
+
+MAX_FILES = 200_000
+
+
+class Found(NamedTuple):
+    """An input from outside as it is now. `folder` is None for a url whose content is not in the store yet."""
+
+    artifact: Artifact
+    folder: str | None
+
+
+def check(pipeline: Pipeline, stages: tuple[str, ...], *, allow_outside: bool) -> None:
+    """Check before anything runs that every file is there and none leaves the document's folder.
+
+    Raises PipelineInvalid with every missing or outside file, EnvironmentMissing for a package that is absent.
+    """
+    problems: list[str] = []
+    missing: dict[str, None] = {}
+    for name in stages:
+        stage = pipeline.stages[name]
+        for source in stage.inputs.values():
+            if isinstance(source, str):
+                continue
+            if source.file is not None:
+                problems += _file_problems(pipeline.root, source.file, source.place, allow_outside)
+            elif source.package is not None and environment.find_file(source.package) is None:
+                missing[f"{source.place}: {_package_missing(source.package)}"] = None
+        for file in stage.sources:
+            place = f"{stage.place}.params"
+            found = _file_problems(pipeline.root, file, place, allow_outside)
+            if not found and os.path.isdir(os.path.join(pipeline.root, file)):
+                found = [f"{place}: found the folder {file}, expected files"]
+            problems += found
+        for module in stage.modules:
+            if _module_files(module) is None:
+                top = module.split(".", 1)[0]
+                missing[f"{stage.place}.params: the module {module} is not there: pip install {top}"] = None
+    if problems:
+        raise PipelineInvalid(list(dict.fromkeys(problems)))
+    if missing:
+        raise EnvironmentMissing("\n".join(missing))
+
+
+def _file_problems(root: str, file: str, place: str, allow_outside: bool) -> list[str]:
+    path = os.path.join(root, file)
+    if "\0" in file:
+        return [f"{place}: found a path with a null character"]
+    if not allow_outside:
+        top = os.path.realpath(root)
+        real = os.path.realpath(path)
+        if real != top and not real.startswith(top + os.sep):
+            how = "through a link" if ".." not in file.split("/") and not os.path.isabs(file) else "to"
+            shown = f"{how} {real}" if how == "to" else how
+            return [f"{place}: {file} leads out of the document's folder {shown}; allow it with --allow-outside"]
+    if not os.path.exists(path):
+        from trtpipe.document import suggest
+
+        folder = os.path.dirname(path)
+        near = os.listdir(folder) if os.path.isdir(folder) else []
+        hint = suggest(os.path.basename(path), near) if len(near) < 40 else ""
+        return [f"{place}: there is no file {file} beside the document{hint}"]
+    return []
+
+
+def _package_missing(package: str) -> str:
+    top = package.split("/", 1)[0]
+    if environment.find_file(top) is None:
+        return f"the package {top}, which has {package}, is not installed: pip install {top}"
+    return f"the package {top} is installed, but has no file {package}; another version may"
+
+
+def find(source: Source, root: str, store: Store) -> Found:
+    """Give an input from outside with its digest. Raises StoreError if it changes while it is read."""
+    if source.url is not None:
+        assert source.sha256 is not None
+        blob = store.blob_path(source.sha256)
+        there = os.path.exists(blob)
+        artifact = Artifact("file", {_url_name(source.url): (source.sha256, os.path.getsize(blob) if there else 0)})
+        return Found(artifact, store.tree(artifact) if there else None)
+    if source.file is not None:
+        path = os.path.join(root, source.file)
+    else:
+        assert source.package is not None
+        found = environment.find_file(source.package)
+        if found is None:
+            raise EnvironmentMissing(_package_missing(source.package))
+        path = found
+    try:
+        return _folder(path, store.state) if os.path.isdir(path) else _file(path, source.model, store.state)
+    except OSError as error:
+        raise PipelineInvalid(f"{source.place}: {source.label} cannot be read: {error.strerror}") from None
+
+
+def _file(path: str, is_model: bool, state: State) -> Found:
+    folder, name = os.path.split(os.path.abspath(path))
+    sha256 = state.file_digest(os.path.join(folder, name))
+    files = {name: (sha256, os.path.getsize(path))}
+    if is_model and name.endswith(".onnx"):
+        for location in _external(os.path.join(folder, name), sha256, state):
+            beside = os.path.join(folder, *location.split("/"))
+            inside = os.path.realpath(beside).startswith(os.path.realpath(folder) + os.sep)
+            # What is missing, or lies outside, is for the stage's body to refuse with the model's name.
+            if inside and os.path.isfile(beside):
+                files[location] = (state.file_digest(beside), os.path.getsize(beside))
+    return Found(Artifact("file", dict(sorted(files.items()))), folder)
+
+
+def _external(path: str, sha256: str, state: State) -> list[str]:
+    """Give the locations of an ONNX file's external data; onnx is imported only for a file not seen before."""
+    if known := state.external(sha256):
+        return [str(location) for location in json.loads(known)]
+    from trtpipe import onnxfile
+
+    locations = onnxfile.external_locations(path)
+    state.remember_external(sha256, json.dumps(locations))
+    return locations
+
+
+def _folder(path: str, state: State) -> Found:
+    """Digest a folder: every file but hidden ones, by name; links are followed only inside it."""
+    top = os.path.abspath(path)
+    real = os.path.realpath(top) + os.sep
+    files: dict[str, tuple[str, int]] = {}
+    for folder, names, here in os.walk(top):
+        names[:] = sorted(n for n in names if not n.startswith("."))
+        for name in sorted(here):
+            full = os.path.join(folder, name)
+            if name.startswith(".") or not os.path.realpath(full).startswith(real) or not os.path.isfile(full):
+                continue
+            files[os.path.relpath(full, top).replace(os.sep, "/")] = (state.file_digest(full), os.path.getsize(full))
+            if len(files) > MAX_FILES:
+                raise StoreError(f"{path} has more than {MAX_FILES} files, which is more than an input may have")
+    return Found(Artifact("folder", dict(sorted(files.items()))), top)
+
+
+def sources(stage: Stage, root: str, state: State) -> dict[str, str]:
+    """Give the content digests of a stage's own source files and modules, by name."""
+    found = {file: state.file_digest(os.path.abspath(os.path.join(root, file))) for file in stage.sources}
+    for module in stage.modules:
+        for name, path in (_module_files(module) or {}).items():
+            found[name] = state.file_digest(path)
+    return found
+
+
+def _module_files(module: str) -> dict[str, str] | None:
+    """Give every file of the top-level package that a module belongs to, without importing it."""
+    top = module.split(".", 1)[0]
+    single = environment.find_file(f"{top}.py")
+    package = environment.find_file(top)
+    if package is None or not os.path.isdir(package):
+        return {f"{top}.py": os.path.abspath(single)} if single and "." not in module else None
+    parts = os.path.join(os.path.dirname(package), *module.split("."))
+    if not os.path.isdir(parts) and not os.path.exists(parts + ".py"):
+        return None
+    files = {}
+    for folder, names, here in os.walk(package):
+        names[:] = sorted(n for n in names if n != "__pycache__")
+        for name in here:
+            path = os.path.abspath(os.path.join(folder, name))
+            files[os.path.relpath(path, os.path.dirname(os.path.abspath(package))).replace(os.sep, "/")] = path
+    return files
+
+
+def _url_name(url: str) -> str:
+    name = url.split("?", 1)[0].split("#", 1)[0].rstrip("/").rpartition("/")[2]
+    return name if name not in ("", ".", "..") else "file"
+
+
+def fetch(source: Source, store: Store) -> Found:
+    """Fetch a url into the store. Raises StoreError if its digest is not the one in the document, and keeps nothing."""
+    import hashlib
+    import urllib.parse
+
+    assert source.url is not None
+    assert source.sha256 is not None
+    try:
+        import fsspec
+    except ImportError:
+        raise EnvironmentMissing("a url needs fsspec, which is not installed: pip install 'trtpipe[remote]'") from None
+    with store.workspace() as folder:
+        path = os.path.join(folder, "download")
+        hasher, size = hashlib.sha256(), 0
+        try:
+            with fsspec.open(source.url, "rb") as remote, open(path, "wb") as local:
+                while chunk := remote.read(1 << 20):
+                    hasher.update(chunk)
+                    local.write(chunk)
+                    size += len(chunk)
+        except ImportError as error:
+            scheme = urllib.parse.urlsplit(source.url).scheme
+            raise EnvironmentMissing(f"{source.label}: fsspec needs more for {scheme}: {error}") from None
+        except Exception as error:
+            # fsspec's file systems raise what they like: all of it means that the content did not come.
+            raise StoreError(f"{source.label} cannot be fetched: {type(error).__name__}: {error}") from error
+        if hasher.hexdigest() != source.sha256:
+            raise StoreError(
+                f"{source.place}: {source.label} has the wrong content: found sha256 {hasher.hexdigest()} "
+                f"({size} bytes), expected {source.sha256}; nothing is kept"
+            )
+        store.take_file(path, source.sha256, size)
+    return find(source, "", store)

@@ -1,0 +1,604 @@
+"""Keys, look-ups, order, jobs. Emits events; never prints."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trtpipe import environment, errors, events, inputs
+from trtpipe.key import Key, difference
+from trtpipe.store import Artifact, Hit, artifact_of
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Sequence
+    from queue import SimpleQueue
+
+    from trtpipe.environment import Choice
+    from trtpipe.pipeline import Pipeline, Stage
+    from trtpipe.store import Store
+
+LOG_LINES = 12
+_GRACE_SECONDS = 3.0
+
+
+class Assessed(NamedTuple):
+    """What is known of a stage before it runs: its key, and whether the store has it."""
+
+    key: Key
+    digest: str
+    hit: Hit | None
+    reasons: tuple[str, ...]
+    found: dict[str, inputs.Found]
+
+
+class Status(NamedTuple):
+    """One line of `status`: `hit`, `run` or `unknown` (until an upstream stage finishes)."""
+
+    stage: str
+    type: str
+    state: str
+    reasons: tuple[str, ...]
+    artifact: Artifact | None
+
+
+class Outcome(NamedTuple):
+    """What a run came to: artifacts by stage, and errors by stage."""
+
+    artifacts: dict[str, Artifact]
+    failures: dict[str, errors.TrtpipeError]
+
+
+class _Running(NamedTuple):
+    stage: Stage
+    assessed: Assessed
+    started: float
+    workspace: contextlib.ExitStack
+    folder: str
+    notes: list[str]
+
+
+class Runner:
+    """Runs a pipeline's stages against one store."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        store: Store,
+        choice: Choice,
+        emit: Callable[[events.Event], None] = lambda _: None,
+        *,
+        allow_outside: bool = False,
+    ) -> None:
+        self.pipeline, self.store, self.choice, self.emit = pipeline, store, choice, emit
+        self.allow_outside = allow_outside
+        gpus = environment.gpus()
+        self.gpu = gpus[0] if gpus else None
+        self._last = store.state.last(pipeline.name)
+        self._facets: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    # --- keys and look-ups
+
+    def assess(self, stage: Stage, upstream: dict[str, Artifact], *, forced: bool = False) -> Assessed:
+        """Compute a stage's key, look it up, and say why it would run. `upstream` holds what it reads."""
+        found = {
+            port: inputs.find(source, self.pipeline.root, self.store)
+            for port, source in stage.inputs.items()
+            if not isinstance(source, str)
+        }
+        digests = {
+            port: (upstream[i] if isinstance(i, str) else found[port].artifact).digest
+            for port, i in stage.inputs.items()
+        }
+        key = Key(
+            stage.type,
+            stage.version,
+            stage.params,
+            digests,
+            inputs.sources(stage, self.pipeline.root, self.store.state),
+            self._environment(stage),
+        )
+        digest = key.digest
+        if forced:
+            return Assessed(key, digest, None, ("forced",), found)
+        result = self.store.lookup(digest)
+        if isinstance(result, Hit):
+            return Assessed(key, digest, result, (), found)
+        reasons = (result.damage,) if result.damage else self.reasons(stage, key, upstream, found)
+        return Assessed(key, digest, None, reasons, found)
+
+    def _environment(self, stage: Stage) -> dict[str, Any]:
+        uses_gpu = self.choice.backend in stage.gpu_on
+        wanted = (stage.packages, stage.backend, uses_gpu)
+        if wanted not in self._facets:
+            choice = self.choice if stage.backend else None
+            self._facets[wanted] = environment.facets(stage.packages, choice, self.gpu if uses_gpu else None)
+        return self._facets[wanted]
+
+    def reasons(
+        self, stage: Stage, key: Key, upstream: dict[str, Artifact], found: dict[str, inputs.Found]
+    ) -> tuple[str, ...]:
+        """Say field by field how a key differs from the one with which the stage was last made or found."""
+        last = self._last.get(stage.name)
+        record = self.store.action(last[0]) if last else None
+        if record is None:
+            return ("never built",)
+        if record["key"] == key.record:
+            return ("its artifact is gone from the store",)
+        return tuple(self._explain(record, stage, key, upstream, found))
+
+    def _explain(
+        self,
+        record: dict[str, Any],
+        stage: Stage,
+        key: Key,
+        upstream: dict[str, Artifact],
+        found: dict[str, inputs.Found],
+    ) -> list[str]:
+        lines = []
+        for path, old, new in difference(record["key"], key.record):
+            part, _, name = path.partition(".")
+            if part == "inputs":
+                given = stage.inputs.get(name)
+                label = "" if given is None else given if isinstance(given, str) else given.label
+                now = upstream.get(given) if isinstance(given, str) else found[name].artifact if name in found else None
+                before = record.get("inputs", {}).get(name, {}).get("files")
+                lines.append(f"input {name}: {_files_changed(before, now, label)}")
+            elif part == "sources":
+                how = "is new" if old is None else "is gone" if new is None else "changed"
+                lines.append(f"source {name} {how}")
+            elif part == "environment":
+                lines.append(f"{name}: {_brief(old)} → {_brief(new)}")
+            else:
+                lines.append(f"{path}: {_brief(old)} → {_brief(new)}")
+        return lines
+
+    def statuses(self, targets: Sequence[str], *, forced: Sequence[str] = ()) -> list[Status]:
+        """Say of every stage what a run would do; what a run would run, and nothing else, is not `hit`."""
+        order = self.pipeline.closure(targets)
+        inputs.check(self.pipeline, order, allow_outside=self.allow_outside)
+        artifacts: dict[str, Artifact] = {}
+        found = []
+        for name in order:
+            stage = self.pipeline.stages[name]
+            waiting = [u for u in stage.upstream if u not in artifacts]
+            if waiting:
+                reason = f"depends on {', '.join(waiting)}"
+                found.append(Status(name, stage.type, "unknown", (reason,), None))
+                continue
+            assessed = self.assess(stage, artifacts, forced=name in forced)
+            if assessed.hit:
+                artifacts[name] = assessed.hit.artifact
+                found.append(Status(name, stage.type, "hit", (), assessed.hit.artifact))
+            else:
+                found.append(Status(name, stage.type, "run", assessed.reasons, None))
+        return found
+
+    # --- running
+
+    def run(self, targets: Sequence[str] = (), *, forced: Sequence[str] = (), jobs: int = 1) -> Outcome:
+        """Bring the targets (none: every stage) up to date. Raises what stops the run before any stage starts.
+
+        A failing stage stops what depends on it; the others still finish. On KeyboardInterrupt all workers are
+        ended, nothing half-written stays, and the interrupt goes on.
+        """
+        begun = time.monotonic()
+        order = self.pipeline.closure(targets)
+        inputs.check(self.pipeline, order, allow_outside=self.allow_outside)
+        for name in order:
+            if missing := self.needs_gpu(self.pipeline.stages[name]):
+                raise errors.EnvironmentMissing(missing)
+        backend = f"{self.choice.backend} {self.choice.version}"
+        self.emit(events.PipelineStarted(self.pipeline.name, backend, self.choice.reason, order))
+        work = _Work(self, order, forced, jobs)
+        try:
+            work.loop()
+        finally:
+            work.end()
+            self.store.state.commit()
+        hit = sum(1 for how in work.how.values() if how == "hit")
+        ran = sum(1 for how in work.how.values() if how == "ran")
+        skipped = len(order) - hit - ran - len(work.failures)
+        seconds = time.monotonic() - begun
+        self.emit(events.PipelineFinished(self.pipeline.name, hit, ran, len(work.failures), skipped, seconds))
+        return Outcome(work.artifacts, work.failures)
+
+    def remember(self, stage: Stage, digest: str, seconds: float | None) -> None:
+        """Remember the key of a stage for explanations and expected times, if that is news."""
+        last = self._last.get(stage.name)
+        if last is None or last[0] != digest or seconds is not None:
+            self.store.state.remember_last(self.pipeline.name, stage.name, digest, seconds)
+
+    def expected_seconds(self, stage: Stage) -> float | None:
+        """Give what the stage took last time, if known."""
+        last = self._last.get(stage.name)
+        return last[1] if last else None
+
+    def needs_gpu(self, stage: Stage) -> str | None:
+        """Say why a stage cannot run here for want of a GPU, or None if it can."""
+        if self.choice.backend not in stage.gpu_on or self.gpu is not None:
+            return None
+        hidden = " (CUDA_VISIBLE_DEVICES hides it)" if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") else ""
+        help_text = "run it on a machine with an NVIDIA GPU and driver"
+        if self.choice.backend == "tensorrt_rtx":
+            help_text += ", or build the plan here with --target on the build stage"
+        return (
+            f"stage {stage.name} ({stage.type}) needs a GPU on {self.choice.backend}, and there is none here{hidden}: "
+            f"{help_text}, or use --backend onnxruntime"
+        )
+
+
+class _Work:
+    """The state of one run: what is done, what runs, what waits."""
+
+    def __init__(self, runner: Runner, order: tuple[str, ...], forced: Sequence[str], jobs: int) -> None:
+        self.runner, self.order, self.forced, self.jobs = runner, order, set(forced), max(1, jobs)
+        self.artifacts: dict[str, Artifact] = {}
+        self.failures: dict[str, errors.TrtpipeError] = {}
+        self.stopped: dict[str, str] = {}
+        self.how: dict[str, str] = {}
+        self.waiting = list(order)
+        self.queue: list[tuple[Stage, Assessed]] = []
+        self.running: dict[str, _Running] = {}
+        self.pool: _Pool | None = None
+
+    def loop(self) -> None:
+        """Go on until every stage has hit, run, failed or been skipped."""
+        while True:
+            self._settle()
+            self._start()
+            if not self.running:
+                if not self.queue and not self._ready():
+                    return
+                continue
+            # Other runs must be able to write what they learn while this one waits.
+            self.runner.store.state.commit()
+            assert self.pool is not None
+            self._handle(*self.pool.messages.get())
+
+    def _ready(self) -> bool:
+        return any(all(u in self.artifacts for u in self.runner.pipeline.stages[n].upstream) for n in self.waiting)
+
+    def _settle(self) -> None:
+        """Look up every stage whose inputs are there; queue the misses; skip what a failure stops."""
+        later = []
+        for name in self.waiting:
+            stage = self.runner.pipeline.stages[name]
+            stop = next((u for u in stage.upstream if u in self.stopped), None)
+            if stop is not None:
+                self.stopped[name] = self.stopped[stop]
+                self.runner.emit(events.StageSkipped(name, stage.type, self.stopped[stop]))
+            elif all(u in self.artifacts for u in stage.upstream):
+                self._look_up(stage)
+            else:
+                later.append(name)
+        self.waiting = later
+
+    def _look_up(self, stage: Stage) -> None:
+        assessed = self.runner.assess(stage, self.artifacts, forced=stage.name in self.forced)
+        if assessed.hit:
+            self._hit(stage, assessed, assessed.hit)
+        else:
+            self.queue.append((stage, assessed))
+
+    def _hit(self, stage: Stage, assessed: Assessed, hit: Hit) -> None:
+        artifact = hit.artifact
+        self._done(stage, assessed, artifact, None, "hit")
+        self.runner.emit(
+            events.StageCached(stage.name, stage.type, artifact.digest, artifact.size, assessed.digest, hit.notes)
+        )
+
+    def _done(self, stage: Stage, assessed: Assessed, artifact: Artifact, seconds: float | None, how: str) -> None:
+        self.artifacts[stage.name] = artifact
+        self.how[stage.name] = how
+        self.runner.store.show(self.runner.pipeline.name, stage.name, artifact)
+        self.runner.remember(stage, assessed.digest, seconds)
+
+    def _start(self) -> None:
+        """Start queued stages while there are free jobs; on a GPU, one at a time."""
+        later = []
+        for stage, assessed in self.queue:
+            on_gpu = self._on_gpu(stage)
+            busy = on_gpu and any(self._on_gpu(r.stage) for r in self.running.values())
+            same = any(r.assessed.digest == assessed.digest for r in self.running.values())
+            if len(self.running) >= self.jobs or busy or same:
+                later.append((stage, assessed))
+                continue
+            # Two stages may have one key; the second is a hit once the first is done.
+            again = self.runner.store.lookup(assessed.digest) if stage.name not in self.forced else None
+            if isinstance(again, Hit):
+                self._hit(stage, assessed, again)
+                continue
+            try:
+                self._launch(stage, assessed)
+            except errors.TrtpipeError as error:
+                self._failed(stage, error, 0.0, None)
+        self.queue = later
+
+    def _on_gpu(self, stage: Stage) -> bool:
+        return stage.backend and self.runner.gpu is not None and self.runner.choice.backend != "onnxruntime"
+
+    def _launch(self, stage: Stage, assessed: Assessed) -> None:
+        runner, store = self.runner, self.runner.store
+        folders = {}
+        for port, source in stage.inputs.items():
+            if isinstance(source, str):
+                artifact = self.artifacts[source]
+                folders[port] = (artifact.kind, store.tree(artifact), artifact, source)
+            else:
+                found = assessed.found[port]
+                if found.folder is None:
+                    runner.emit(events.StageNote(stage.name, f"fetching {source.label}"))
+                    found = inputs.fetch(source, store)
+                assert found.folder is not None
+                folders[port] = (found.artifact.kind, found.folder, found.artifact, source.label)
+        stack = contextlib.ExitStack()
+        folder = stack.enter_context(store.workspace())
+        try:
+            for name in ("out", "scratch"):
+                os.makedirs(os.path.join(folder, name))
+            with contextlib.suppress(OSError):
+                os.makedirs(store.timing_path(), exist_ok=True)
+            request = {
+                "stage": stage.name,
+                "type": stage.type,
+                "params": stage.params,
+                "inputs": {
+                    port: {"kind": kind, "folder": where, "files": sorted(artifact.files), "label": label}
+                    for port, (kind, where, artifact, label) in folders.items()
+                },
+                "sources": stage.sources,
+                "root": runner.pipeline.root,
+                "out": os.path.join(folder, "out"),
+                "scratch": os.path.join(folder, "scratch"),
+                "shared": store.timing_path(),
+                "store": store.folder,
+                "key": assessed.digest,
+                "backend": runner.choice.backend,
+            }
+            if self.pool is None:
+                self.pool = _Pool()
+            self.pool.start(stage.name, request, folder)
+        except OSError as error:
+            stack.close()
+            raise errors.StoreError(f"the stage cannot start: {error}") from None
+        except BaseException:
+            stack.close()
+            raise
+        self.running[stage.name] = _Running(stage, assessed, time.monotonic(), stack, folder, [])
+        runner.emit(events.StageStarted(stage.name, stage.type, assessed.reasons, runner.expected_seconds(stage)))
+
+    def _handle(self, name: str, message: dict[str, Any]) -> None:
+        kind = message["message"]
+        if kind == "progress":
+            self.runner.emit(events.StageProgress(name, message["done"], message["total"], message["unit"]))
+        elif kind == "note":
+            self.running[name].notes.append(message["text"])
+            self.runner.emit(events.StageNote(name, message["text"]))
+        elif kind == "end":
+            self._ended(self.running.pop(name), message)
+
+    def _ended(self, run: _Running, message: dict[str, Any]) -> None:
+        """Commit what a worker made, or say why it failed."""
+        store, stage = self.runner.store, run.stage
+        seconds = time.monotonic() - run.started
+        log: str | None = None
+        with run.workspace:
+            try:
+                with contextlib.suppress(errors.StoreError):
+                    log = store.keep_log(os.path.join(run.folder, "log"), run.assessed.digest)
+                if message["error"] is not None:
+                    raise errors.CLASSES[message["error"]](message["text"])
+                self._check_unchanged(run)
+                artifact = self._commit(run, seconds)
+            except errors.TrtpipeError as error:
+                self._failed(stage, error, seconds, log)
+                return
+        self._done(stage, run.assessed, artifact, seconds, "ran")
+        self.runner.emit(
+            events.StageFinished(stage.name, stage.type, artifact.digest, artifact.size, seconds, run.assessed.digest)
+        )
+
+    def _check_unchanged(self, run: _Running) -> None:
+        """Refuse a result whose inputs changed while it was made: it would be kept under the wrong key."""
+        again = self.runner.assess(run.stage, self.artifacts, forced=True)
+        if again.digest != run.assessed.digest:
+            changed = ", ".join(p for p, _, _ in difference(run.assessed.key.record, again.key.record))
+            raise errors.StageFailed(f"{changed} changed while the stage ran, so its result is not kept; run again")
+
+    def _commit(self, run: _Running, seconds: float) -> Artifact:
+        stage = run.stage
+        upstream = {port: self._read(run, port) for port in stage.inputs}
+        record = {
+            "stage": stage.name,
+            "pipeline": self.runner.pipeline.name,
+            "seconds": round(seconds, 3),
+            "notes": run.notes,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "environment": environment.record(),
+            "inputs": {
+                port: {
+                    "label": source if isinstance(source, str) else source.label,
+                    "files": {n: sha for n, (sha, _) in upstream[port].files.items()},
+                }
+                for port, source in stage.inputs.items()
+            },
+        }
+        out = os.path.join(run.folder, "out")
+        return self.runner.store.commit(run.assessed.key, stage.output, out, record, upstream.values())
+
+    def _read(self, run: _Running, port: str) -> Artifact:
+        source = run.stage.inputs[port]
+        return self.artifacts[source] if isinstance(source, str) else run.assessed.found[port].artifact
+
+    def _failed(self, stage: Stage, error: errors.TrtpipeError, seconds: float, log: str | None) -> None:
+        self.failures[stage.name] = error
+        self.stopped[stage.name] = stage.name
+        self.runner.emit(events.StageFailed(stage.name, stage.type, type(error).__name__, str(error), seconds, log))
+
+    def end(self) -> None:
+        """End whatever still runs and remove its work."""
+        if self.pool is not None:
+            self.pool.end()
+        for run in self.running.values():
+            run.workspace.close()
+        self.running.clear()
+
+
+class _Pool:
+    """Worker processes, each watched by a thread that puts (stage, message) into `messages`."""
+
+    def __init__(self) -> None:
+        from queue import SimpleQueue
+
+        self.messages: SimpleQueue[tuple[str, dict[str, Any]]] = SimpleQueue()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, request: dict[str, Any], folder: str) -> None:
+        """Start a worker for a stage; its output goes to the file `log` in the folder."""
+        import subprocess
+        import threading
+
+        reading, writing = os.pipe()
+        log = os.path.join(folder, "log")
+        package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        settings = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in paths),
+            "PYTHONHASHSEED": "0",
+            "PYTHONUNBUFFERED": "1",
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, from which GPUs are named
+            "CUDA_MODULE_LOADING": os.environ.get("CUDA_MODULE_LOADING", "LAZY"),
+        }
+        command = [sys.executable, "-m", "trtpipe.worker", str(writing), str(os.getpid())]
+        try:
+            with open(log, "wb") as output:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd=os.path.join(folder, "scratch"),
+                    env=settings,
+                    pass_fds=(writing,),
+                    start_new_session=True,  # Ctrl-C is this process's to handle
+                )
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        self._processes[name] = process
+        threading.Thread(
+            target=self._watch, args=(name, process, reading, json.dumps(request).encode(), log), daemon=True
+        ).start()
+
+    def _watch(self, name: str, process: subprocess.Popen[bytes], reading: int, request: bytes, log: str) -> None:
+        last: dict[str, Any] | None = None
+        assert process.stdin is not None
+        try:
+            with contextlib.suppress(OSError), process.stdin as stream:
+                stream.write(request)
+            with os.fdopen(reading, encoding="utf-8", errors="replace") as pipe:
+                for line in pipe:
+                    try:
+                        message = json.loads(line)
+                    except ValueError:
+                        continue  # the last line of a worker that died while it wrote
+                    if message["message"] in ("done", "error"):
+                        last = message
+                    else:
+                        self.messages.put((name, message))
+            code = process.wait()
+            self.messages.put((name, {"message": "end", **_verdict(code, last, log)}))
+        except BaseException as error:  # noqa: BLE001 — a watcher that dies silently would hang the run
+            self.messages.put(
+                (name, {"message": "end", "error": "TrtpipeError", "text": f"the watcher died: {error!r}"})
+            )
+
+    def end(self) -> None:
+        """Ask the workers to end, then make them; returns when none is left."""
+        import signal
+        import subprocess
+
+        for signal_number, patience in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, 30.0)):
+            deadline = time.monotonic() + patience
+            for process in self._processes.values():
+                if process.poll() is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal_number)
+            for process in self._processes.values():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.05, deadline - time.monotonic()))
+
+
+def _verdict(code: int, last: dict[str, Any] | None, log: str) -> dict[str, Any]:
+    """Turn a worker's end into an error's class and text, or none. A result counts only if the end was clean."""
+    if last is not None and last["message"] == "error":
+        return {"error": last["error"], "text": last["text"]}
+    if code == 0 and last is not None:
+        return {"error": None, "text": ""}
+    import signal
+
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        hint = " (often: the machine is out of memory)" if name == "SIGKILL" else ""
+        how = f"the worker was ended by {name}{hint}"
+    else:
+        how = f"the worker ended with exit code {code} before it was done"
+    lines = tail(log, LOG_LINES)
+    return {
+        "error": "StageFailed",
+        "text": how + ("; last lines of its log:\n  " + "\n  ".join(lines) if lines else ""),
+    }
+
+
+def tail(path: str, count: int) -> list[str]:
+    """Give the last lines of a log, of which at most 64 KiB are read."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - 65536))
+            text = stream.read().decode("utf-8", "replace")
+    except OSError as error:
+        return [] if error.errno == errno.ENOENT else [f"({error})"]
+    return [line for line in text.splitlines() if line.strip()][-count:]
+
+
+def _files_changed(before: dict[str, str] | None, now: Artifact | None, label: str) -> str:
+    """Name the files that differ, of an input that people know as `label`."""
+    if now is None:
+        return "is no longer given"
+    if before is None:
+        return f"{label} is new"
+    after = {name: sha for name, (sha, _) in now.files.items()}
+    changed = [n for n in after if n in before and before[n] != after[n]]
+    parts = []
+    for word, names in (
+        ("changed", changed),
+        ("new", [n for n in after if n not in before]),
+        ("gone", [n for n in before if n not in after]),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            parts.append(f"{', '.join(sorted(names)[:3])}{more} {word}")
+    return f"{label}: {'; '.join(parts) or 'changed'}"
+
+
+def _brief(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+__all__ = ["Assessed", "Outcome", "Runner", "Status", "artifact_of", "tail"]

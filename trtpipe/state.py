@@ -1,0 +1,179 @@
+"""`state.sqlite`: what was learnt and can be learnt again. Losing it costs time, never correctness."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from typing import Any
+
+from trtpipe import key
+from trtpipe.errors import StoreError
+
+_VERSION = 1
+_TABLES = f"""
+CREATE TABLE files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE resolved (known TEXT PRIMARY KEY, pipeline TEXT NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE external (sha256 TEXT PRIMARY KEY, locations TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE last (
+    pipeline TEXT, stage TEXT, key TEXT NOT NULL, seconds REAL, PRIMARY KEY (pipeline, stage)
+) WITHOUT ROWID;
+PRAGMA user_version = {_VERSION};
+"""
+_KEEP_RESOLVED = 500
+_RACY_NS = 2_000_000_000
+
+
+def stamp(status: os.stat_result) -> str:
+    """Give what changes when a file's content does: device, inode, size, and both times in nanoseconds."""
+    return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+
+
+class State:
+    """The run-time state of one store. Use as a context manager; writes are committed together at its end."""
+
+    def __init__(self, folder: str) -> None:
+        """Open or make the state below `folder`; one that cannot be read or written is kept in memory instead."""
+        self._path = os.path.join(folder, "state.sqlite")
+        self._database = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        if os.path.isdir(os.path.dirname(self._path)):
+            for attempt in range(2):
+                try:
+                    return self._connect(self._path)
+                except sqlite3.DatabaseError as error:
+                    # A locked or unwritable state is not a broken one.
+                    broken = not isinstance(error, sqlite3.OperationalError)
+                    if attempt or not broken:
+                        break
+                    with contextlib.suppress(OSError):
+                        os.replace(self._path, self._path + ".broken")
+        return self._connect(":memory:")
+
+    @staticmethod
+    def _connect(path: str) -> sqlite3.Connection:
+        database = sqlite3.connect(path, timeout=20, isolation_level=None, check_same_thread=False)
+        try:
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            if version != _VERSION:
+                database.execute("BEGIN IMMEDIATE")
+                if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+                    for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                        database.execute(f'DROP TABLE "{table}"')
+                    for statement in _TABLES.split(";"):
+                        database.execute(statement)
+                database.execute("COMMIT")
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def __enter__(self) -> State:  # noqa: PYI034 — Self came with 3.11
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.commit()
+        self._database.close()
+
+    def commit(self) -> None:
+        """Write what was learnt; what cannot be written is learnt again the next time."""
+        if self._database.in_transaction:
+            with contextlib.suppress(sqlite3.DatabaseError):
+                self._database.execute("COMMIT")
+
+    def file_digest(self, path: str) -> str:
+        """Give a file's SHA-256; an unchanged file (stamp) is not read again. Raises OSError."""
+        status = os.stat(path)
+        now = stamp(status)
+        row = self._row("SELECT stamp, sha256 FROM files WHERE path = ?", (path,))
+        if row and row[0] == now:
+            return str(row[1])
+        sha256 = key.digest_file(path)
+        after = os.stat(path)
+        if stamp(after) != now:
+            raise StoreError(f"{path} changed while it was read; run again when it is at rest")
+        # A file that was written just now could be written again within its clock's tick, with no trace.
+        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _RACY_NS:
+            self._write("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (path, now, sha256))
+        return sha256
+
+    def known_good(self, path: str, status: os.stat_result) -> str | None:
+        """Give the digest remembered for a stored file whose inode, size and modification time are the same."""
+        row = self._row("SELECT stamp, sha256 FROM files WHERE path = ?", (path,))
+        return str(row[1]) if row and row[0] == _blob_stamp(status) else None
+
+    def remember_good(self, path: str, status: os.stat_result, sha256: str) -> None:
+        """Remember that a stored file was seen to have its digest."""
+        self._write("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (path, _blob_stamp(status), sha256))
+
+    def resolved(self, known: str) -> str | None:
+        """Give a document's resolved pipeline (JSON), if this text with these settings passed before."""
+        row = self._row("SELECT pipeline FROM resolved WHERE known = ?", (known,))
+        return str(row[0]) if row else None
+
+    def remember_resolved(self, known: str, pipeline: str) -> None:
+        """Remember that a document passed, and what it resolved to; the oldest are forgotten."""
+        self._write("INSERT OR REPLACE INTO resolved VALUES (?, ?, ?)", (known, pipeline, time.time_ns()))
+        self._write(
+            "DELETE FROM resolved WHERE known NOT IN (SELECT known FROM resolved ORDER BY used DESC LIMIT ?)",
+            (_KEEP_RESOLVED,),
+        )
+
+    def external(self, sha256: str) -> str | None:
+        """Give the external data locations (JSON list) of an ONNX file's content, if known."""
+        row = self._row("SELECT locations FROM external WHERE sha256 = ?", (sha256,))
+        return str(row[0]) if row else None
+
+    def remember_external(self, sha256: str, locations: str) -> None:
+        """Remember the external data locations of an ONNX file's content."""
+        self._write("INSERT OR REPLACE INTO external VALUES (?, ?)", (sha256, locations))
+
+    def last(self, pipeline: str) -> dict[str, tuple[str, float | None]]:
+        """Give, by stage, the key and seconds with which each stage of a pipeline was last made or found."""
+        rows = self._rows("SELECT stage, key, seconds FROM last WHERE pipeline = ?", (pipeline,))
+        return {stage: (digest, seconds) for stage, digest, seconds in rows}
+
+    def remember_last(self, pipeline: str, stage: str, digest: str, seconds: float | None) -> None:
+        """Remember the key with which a stage was made or found (seconds None: keep what is known)."""
+        self._write(
+            "INSERT INTO last VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET key = excluded.key, "
+            "seconds = coalesce(excluded.seconds, seconds)",
+            (pipeline, stage, digest, seconds),
+        )
+
+    def _rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        try:
+            return self._database.execute(query, values).fetchall()
+        except sqlite3.OperationalError:
+            return []  # locked by a long writer: learn again
+        except sqlite3.DatabaseError:
+            self._give_up()
+            return []
+
+    def _row(self, query: str, values: tuple[object, ...]) -> tuple[Any, ...] | None:
+        rows = self._rows(query, values)
+        return rows[0] if rows else None
+
+    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+        try:
+            if not self._database.in_transaction:
+                self._database.execute("BEGIN IMMEDIATE")
+            self._database.execute(statement, values)
+        except sqlite3.OperationalError:
+            pass  # read-only, or locked by a long writer: this is a memory aid, so going on without is right
+        except sqlite3.DatabaseError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Put a state that turns out to be corrupt aside, and go on in memory."""
+        self._database.close()
+        with contextlib.suppress(OSError):
+            os.replace(self._path, self._path + ".broken")
+        self._database = self._connect(":memory:")
+
+
+def _blob_stamp(status: os.stat_result) -> str:
+    # No ctime: every link made to or taken from a stored file changes it.
+    return f"blob:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
