@@ -506,3 +506,15 @@ def save(model: onnx.ModelProto, path: Path, *, limit: int | None = None) -> Non
                 stream.write(tensor.raw_data)
                 tensor.ClearField("raw_data")
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def external_locations(path: str | Path) -> list[str]:
+    """List the external data files that an ONNX file names, unchecked and sorted; none if it is no ONNX file.
+
+    For whoever needs the names before the model is judged. What is wrong with them, `external_files` says.
+    """
+    try:
+        model = load(Path(path))
+    except StageFailed:
+        return []
+    return sorted({_place(tensor)[0] for _, tensor in constants(model) if is_external(tensor)} - {""})

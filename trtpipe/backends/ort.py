@@ -1,0 +1,427 @@
+"""ONNX Runtime on the CPU: the runtime for machines without a GPU.
+
+Its "plan" is the optimised model that ONNX Runtime itself serialises, and the manifest says so. Nothing here claims
+to be TensorRT: settings that only TensorRT knows are refused, or listed as not applicable where nothing is lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from trtpipe import onnxfile
+from trtpipe.backends import Binding
+from trtpipe.errors import EnvironmentMissing, StageFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import onnx
+    from numpy.typing import NDArray
+
+try:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as native
+except ImportError as error:
+    raise EnvironmentMissing(
+        f"the backend onnxruntime needs the package onnxruntime ({error}); install it with: pip install 'trtpipe[cpu]'"
+    ) from None
+
+PROVIDERS = ["CPUExecutionProvider"]
+THREADS = "TRTPIPE_ORT_THREADS"
+LEVELS = {0: "disabled", 1: "basic", 2: "extended", 3: "extended", 4: "extended", 5: "extended"}
+"""TensorRT's builder levels on ONNX Runtime's graph levels; above extended a saved model would fit one CPU only."""
+
+_ORT_LEVEL = {
+    "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+_DTYPES = {"float": "float32", "double": "float64"}
+_ALTERNATIVES = "tensorrt or tensorrt_rtx"
+
+
+def load(name: str) -> OnnxRuntime:
+    """Give the backend. Raises EnvironmentMissing if ONNX Runtime has no CPU provider."""
+    if name != "onnxruntime":
+        raise ValueError(name)
+    if not set(PROVIDERS) <= set(onnxruntime.get_available_providers()):
+        raise EnvironmentMissing("this onnxruntime has no CPUExecutionProvider; pip install 'trtpipe[cpu]'")
+    return OnnxRuntime()
+
+
+def _options(level: str) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # warnings concern authors of exporters, not users; errors are raised anyway
+    options.graph_optimization_level = _ORT_LEVEL[level]
+    if text := os.environ.get(THREADS):
+        if not text.isdigit():
+            raise EnvironmentMissing(f"{THREADS} is {text!r}; expected a number (0: ONNX Runtime's own choice)")
+        options.intra_op_num_threads = int(text)
+    return options
+
+
+def _session(path: Path, options: Any) -> Any:
+    return onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
+
+
+def _reason(error: BaseException) -> str:
+    """Give ONNX Runtime's message without its status prefix and without the folders of its build or the model."""
+    text = " ".join(str(error).split())
+    if text.startswith("[ONNXRuntimeError]"):
+        text = text.split(" : ", 3)[-1]
+    words = [w.rsplit("/", 1)[-1] if w.startswith("/") and w.count("/") > 1 else w for w in text.split(" ")]
+    return " ".join(words)
+
+
+def _dtype(kind: str) -> str:
+    """Give NumPy's name for ONNX Runtime's `tensor(float)`."""
+    inner = kind[kind.find("(") + 1 : kind.rfind(")")] if kind.startswith("tensor(") else kind
+    return _DTYPES.get(inner, inner)
+
+
+def _signature(model: onnx.ModelProto, session: Any) -> list[Binding]:
+    """Join what the runtime says of inputs and outputs with the names that the ONNX file gives their axes."""
+    inputs, outputs = onnxfile.signature(model)
+    found = []
+    for mode, entries, args in (("input", inputs, session.get_inputs()), ("output", outputs, session.get_outputs())):
+        dims = {entry["name"]: entry["dims"] for entry in entries}
+        for arg in args:
+            known = dims.get(arg.name)
+            if known is None or (arg.shape and len(known) != len(arg.shape)):
+                known = [d if isinstance(d, (int, str)) else f"{arg.name}_{a}" for a, d in enumerate(arg.shape)]
+            found.append(
+                Binding(
+                    name=arg.name,
+                    mode=mode,
+                    dtype=_dtype(arg.type),
+                    shape=tuple(d if isinstance(d, int) else -1 for d in known),
+                    dims=tuple(known),
+                )
+            )
+    return found
+
+
+class OnnxRuntime:
+    """The backend `onnxruntime`; see trtpipe.backends.Backend."""
+
+    name = "onnxruntime"
+    version = str(onnxruntime.__version__)
+
+    def parse(self, model: Path) -> dict[str, Any]:
+        """Open the model in a session without optimisation, so that the runtime itself says what it reads."""
+        proto = onnxfile.load(model)
+        files = onnxfile.external_files(proto, model.parent, label=model.name)
+        try:
+            session = _session(model, _options("disabled"))
+        except Exception as error:
+            raise StageFailed(_explain(proto, model, files, error)) from error
+        bindings = _signature(proto, session)
+        sides = {
+            side: [{"name": b.name, "dtype": b.dtype, "shape": list(b.shape), "dims": list(b.dims)} for b in bindings
+                   if b.mode == side]
+            for side in ("input", "output")
+        }  # fmt: skip
+        layers = Counter(found.node.op_type for found in onnxfile.walk(proto))
+        return {"inputs": sides["input"], "outputs": sides["output"], "layers": dict(sorted(layers.items()))}
+
+    def configure(self, config: dict[str, Any], network: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """Say how ONNX Runtime honours a config; everything that it cannot honour is refused at once."""
+        problems = []
+        rewrite = None
+        precision = config.get("precision", "model")
+        if precision == "fp16":
+            rewrite = "fp16"
+        elif precision in ("tf32", "bf16"):
+            problems.append(
+                f"precision {precision}: its CPU kernels compute in no such format; "
+                f"use model, fp32 or fp16 here, or build with {_ALTERNATIVES}"
+            )
+        for name, neutral in (
+            ("strip_plan", False), ("refit", False), ("weight_streaming", False), ("sparse_weights", False),
+            ("version_compatible", False), ("hardware_compatibility", "none"), ("compute_capabilities", None),
+        ):  # fmt: skip
+            value = config.get(name, neutral)
+            if value != neutral and value is not None:
+                problems.append(
+                    f"{name}: {value!r}: it has no such thing; leave the setting out, or build with {_ALTERNATIVES}"
+                )
+        if problems:
+            raise StageFailed("\n".join(f"onnxruntime {self.version} cannot honour {p}" for p in problems))
+        level = config.get("optimization_level")
+        skipped = [name for name in ("workspace", "timing_cache", "verbosity") if config.get(name) is not None]
+        return {
+            "strongly_typed": True,
+            "rewrite": rewrite,
+            "flags": [f"graph_optimization={LEVELS[5 if level is None else level]}"],
+            "not_applicable": skipped,
+        }
+
+    def build(
+        self,
+        model: Path,
+        config: Mapping[str, Any],
+        plan: Path,
+        shared: Path,
+        note: Callable[[str], None],  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """Serialise ONNX Runtime's optimised model; weights above 1.5 GiB go to `<plan>.data` beside it.
+
+        The same model gives the same bytes. Beside `bindings` and `target` the record holds `precision_proof`:
+        in which dtype the nodes of the optimised graph compute.
+        """
+        proto = onnxfile.load(model)
+        files = onnxfile.external_files(proto, model.parent, label=model.name)
+        level = config.get("optimization_level")
+        level = LEVELS[5 if level is None else level]
+        options = _options(level)
+        options.optimized_model_filepath = str(plan)
+        weight = sum(onnxfile.tensor_bytes(t) for t in onnxfile.initializers(proto))
+        if weight > onnxfile.INLINE_LIMIT:
+            prefix = "session.optimized_model_external_initializers"
+            options.add_session_config_entry(f"{prefix}_file_name", f"{plan.name}.data")
+            options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
+        try:
+            session = _session(model, options)
+        except Exception as error:
+            raise StageFailed(_explain(proto, model, files, error)) from error
+        bindings = _signature(proto, session)
+        proof = precision_proof(onnxfile.load(plan))
+        if proof["fp32_between_casts"]:
+            note(
+                f"onnxruntime has no float16 kernel on the CPU for {proof['fp32_between_casts']} of {proof['nodes']} "
+                "nodes: they compute in float32 between casts"
+            )
+        return {
+            "bindings": [{**asdict(b), "shape": list(b.shape), "dims": list(b.dims)} for b in bindings],
+            "target": {"device": "cpu", "provider": PROVIDERS[0], "graph_optimization": level},
+            "precision_proof": proof,
+        }
+
+    def open(
+        self,
+        plan: Path,
+        manifest: Mapping[str, Any],
+        buffers: Mapping[str, Any],
+        note: Callable[[str], None],  # noqa: ARG002
+    ) -> OrtSession:
+        """Load an optimised model; layouts for this machine's CPU are chosen now."""
+        level = str(manifest.get("target", {}).get("graph_optimization", "extended"))
+        try:
+            session = _session(plan, _options("all" if level == "extended" else level))
+        except Exception as error:
+            raise StageFailed(f"{plan.name}: onnxruntime {self.version} cannot load it: {_reason(error)}") from error
+        return OrtSession(session, manifest, buffers)
+
+
+class OrtSession:
+    """A loaded model with its buffers: outputs of known shape are written into arrays that are made once."""
+
+    def __init__(self, session: Any, manifest: Mapping[str, Any], buffers: Mapping[str, Any]) -> None:
+        self.bindings: Sequence[Binding] = [
+            Binding(
+                name=b["name"], mode=b["mode"], dtype=b["dtype"], shape=tuple(b["shape"]), dims=tuple(b["dims"])
+            )
+            for b in manifest["bindings"]
+        ]  # fmt: skip
+        self.info: Mapping[str, Any] = {
+            "runtime": "onnxruntime",
+            "runtime_version": str(onnxruntime.__version__),
+            "provider": PROVIDERS[0],
+            "threads": session.get_session_options().intra_op_num_threads,
+        }
+        self._session: Any = session
+        self._inputs = [a.name for a in session.get_inputs()]
+        self._outputs = [a.name for a in session.get_outputs()]
+        self._shapes = {b["name"]: tuple(b["shape"]) for b in buffers["bindings"] if b["mode"] == "input"}
+        self._fixed: dict[str, NDArray[Any]] = {}
+        for entry in buffers["bindings"]:
+            if entry["mode"] == "output" and entry["bytes"] is not None:
+                self._fixed[entry["name"]] = np.empty(entry["shape"], np.dtype(entry["dtype"]))
+        self._binding: Any = None
+        if set(self._fixed) == set(self._outputs) and all(a.size for a in self._fixed.values()):
+            self._binding = session.io_binding()
+            for name in self._outputs:
+                array = self._fixed[name]
+                self._binding.bind_output(
+                    name, "cpu", 0, array.dtype.type, array.shape, array.__array_interface__["data"][0]
+                )
+
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run one batch. Raises StageFailed with the runtime's own message."""
+        if self._session is None:
+            raise ValueError("the session is closed")
+        try:
+            if self._binding is not None and all(feed[n].shape == s for n, s in self._shapes.items()):
+                return self._run_bound(feed)
+            return dict(zip(self._outputs, self._session.run(self._outputs, dict(feed)), strict=True))
+        except StageFailed:
+            raise
+        except Exception as error:
+            version = onnxruntime.__version__
+            raise StageFailed(f"onnxruntime {version} fails to run the batch: {_reason(error)}") from error
+
+    def _run_bound(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        for name in self._inputs:
+            array = feed[name]
+            assert array.flags.c_contiguous
+            self._binding.bind_input(
+                name, "cpu", 0, array.dtype.type, array.shape, array.__array_interface__["data"][0]
+            )  # fmt: skip
+        self._session.run_with_iobinding(self._binding)
+        return self._fixed
+
+    def stream(self, feeds: Iterable[Mapping[str, NDArray[Any]]]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Run batches in order; the CPU is busy with one batch at a time, so more slots would gain nothing."""
+        for feed in feeds:
+            yield self.run(feed)
+
+    def close(self) -> None:
+        """Free the session and the buffers."""
+        self._session = self._binding = None
+        self._fixed = {}
+
+
+def precision_proof(model: onnx.ModelProto) -> dict[str, Any]:
+    """Say in which dtype each node of an optimised model computes, as `{"rows": {op: {dtype: nodes}}, …}`.
+
+    A node's dtype is that of its first output of a floating type. ONNX Runtime marks the casts that it puts round
+    nodes for which its CPU provider has no float16 kernel; the nodes inside are `fp32_between_casts`.
+    """
+    import onnx
+
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except Exception:  # noqa: BLE001  contrib operators can stop inference; then the proof says less
+        inferred = model
+    types = {t.name: t.data_type for t in inferred.graph.initializer}
+    for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
+        types[value.name] = value.type.tensor_type.elem_type
+    up: set[str] = set()
+    rows: dict[str, Counter[str]] = {}
+    total = between = 0
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.name.startswith("InsertedPrecisionFreeCast"):
+            to = next(a.i for a in node.attribute if a.name == "to")
+            if to == onnx.TensorProto.FLOAT:
+                up.update(node.output)
+            continue
+        total += 1
+        inside = any(name in up for name in node.input)
+        if inside:
+            between += 1
+            up.update(node.output)
+        found = [onnxfile.dtype_name(types[o]) for o in node.output if types.get(o)]
+        kind = "float32" if inside else next((d for d in found if "float" in d), found[0] if found else "unknown")
+        rows.setdefault(node.op_type, Counter())[kind] += 1
+    return {
+        "status": "proven",
+        "source": "the optimised graph that onnxruntime serialised",
+        "nodes": total,
+        "fp32_between_casts": between,
+        "rows": {op: dict(sorted(kinds.items())) for op, kinds in sorted(rows.items())},
+    }
+
+
+class Rejected(NamedTuple):
+    """A node that the runtime will not take."""
+
+    name: str
+    op: str
+    reason: str
+
+
+def _explain(model: onnx.ModelProto, path: Path, files: Sequence[str], error: BaseException) -> str:
+    head = f"{path.name}: onnxruntime {onnxruntime.__version__} rejects the model"
+    found = rejected(model)
+    if not found:
+        data = f" (external data: {', '.join(files)})" if files else ""
+        return f"{head}{data}: {_reason(error)}"
+    lines = [f"  {r.name} ({r.op}): {r.reason}" for r in found]
+    return f"{head}; {len(found)} node{'s' if len(found) > 1 else ''} rejected:\n" + "\n".join(lines)
+
+
+def rejected(model: onnx.ModelProto) -> list[Rejected]:
+    """List every node for which this build of ONNX Runtime has no operator, or no kernel for its types.
+
+    Opening a session names only the first such node. Here each kind of node (operator, opset, types of inputs) is
+    first looked up in the runtime's own tables, and one that is there is tried alone in a session of its own.
+    """
+    import onnx
+
+    schemas: dict[tuple[str, str], list[int]] = {}
+    for schema in native.get_all_operator_schema():
+        schemas.setdefault((schema.domain, schema.name), []).append(schema.since_version)
+    local = {(f.domain, f.name) for f in model.functions}
+    versions = {("" if d == "ai.onnx" else d): v for d, v in onnxfile.opsets(model).items()}
+    try:
+        typed = onnx.shape_inference.infer_shapes(model)
+    except Exception:  # noqa: BLE001  then only what the file itself says of types is known
+        typed = model
+    types: dict[str, int] = {t.name: t.data_type for t in onnxfile.initializers(typed)}
+    for _, graph in onnxfile.graphs(typed):
+        if isinstance(graph, onnx.GraphProto):
+            for value in [*graph.input, *graph.value_info, *graph.output]:
+                if value.type.WhichOneof("value") == "tensor_type":
+                    types[value.name] = value.type.tensor_type.elem_type
+    verdicts: dict[Any, str | None] = {}
+    found: list[Rejected] = []
+    for located in onnxfile.walk(model):
+        node = located.node
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        op = f"{domain}:{node.op_type}" if domain else node.op_type
+        if (node.domain, node.op_type) in local:
+            continue
+        version = versions.get(domain)
+        known = schemas.get((domain, node.op_type))
+        kinds = tuple(types.get(name, 0) if name else None for name in node.input)
+        signature = (domain, node.op_type, kinds)
+        if signature not in verdicts:
+            if known is None:
+                where = f"domain {domain}" if domain else "ONNX"
+                verdicts[signature] = f"onnxruntime knows no operator {node.op_type} in {where}"
+            elif version is None:
+                verdicts[signature] = f"the model imports no opset for domain {domain or 'ai.onnx'}"
+            elif min(known) > version:
+                verdicts[signature] = f"the operator came with opset {min(known)}, the model says {version}"
+            else:
+                verdicts[signature] = _try_alone(model, node, kinds)
+        if reason := verdicts[signature]:
+            found.append(Rejected(onnxfile.node_label(located), op, reason))
+    return found
+
+
+def _try_alone(model: onnx.ModelProto, node: onnx.NodeProto, kinds: Sequence[int | None]) -> str | None:
+    """Open a session with this node alone; give the runtime's reason if it has no kernel for it."""
+    import onnx
+
+    if any(k == 0 for k in kinds) or any(a.HasField("g") or a.graphs for a in node.attribute):
+        return None  # of unknown type, or with a body whose nodes are tried by themselves
+    single = onnx.ModelProto(ir_version=model.ir_version)
+    single.opset_import.extend(model.opset_import)
+    single.graph.name = "single"
+    copy = single.graph.node.add()
+    copy.CopyFrom(node)
+    seen: set[str] = set()
+    for name, kind in zip(node.input, kinds, strict=True):
+        if kind and name not in seen:
+            seen.add(name)
+            value = single.graph.input.add(name=name)
+            value.type.tensor_type.elem_type = kind
+    for name in node.output:
+        if name:
+            single.graph.output.add(name=name)
+    try:
+        onnxruntime.InferenceSession(single.SerializeToString(), _options("disabled"), providers=PROVIDERS)
+    except Exception as error:  # noqa: BLE001  whatever it raises is its reason
+        text = _reason(error)
+        # Only what speaks of missing operators and kernels counts: a node alone may fail for want of a shape too.
+        if "Could not find an implementation" in text or "is not a registered function" in text or "Type " in text:
+            return text
+    return None

@@ -1,0 +1,181 @@
+"""`allocate`: work out every buffer of an engine for the shapes chosen, before anything is allocated."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from trtpipe.errors import StageFailed
+from trtpipe.stage import Context, Params, Port, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+BITS = {
+    "float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "int64": 64, "int32": 32, "int16": 16, "int8": 8,
+    "uint64": 64, "uint32": 32, "uint16": 16, "uint8": 8, "bool": 8, "int4": 4, "uint4": 4, "float8e4m3fn": 8,
+    "float4e2m1": 4,
+}  # fmt: skip
+
+
+class AllocateParams(Params, frozen=True, kw_only=True):
+    """Params of `allocate`."""
+
+    shapes: Annotated[
+        dict[str, list[Annotated[int, Meta(ge=1)]]],
+        Meta(description="The shape of each input, by name; an input without dynamic axes may be left out."),
+    ] = msgspec.field(default_factory=dict)
+    profile: Annotated[int, Meta(ge=0, description="Which of the engine's optimisation profiles is used, from 0.")] = 0
+    slots: Annotated[
+        int,
+        Meta(ge=1, le=16, description="How many batches are in flight; each has its own buffers."),
+    ] = 2
+    host: Annotated[
+        Literal["auto", "pageable", "pinned"],
+        Meta(description="The host memory that is copied from and to; auto: pinned where the engine runs on a GPU."),
+    ] = "auto"
+
+
+def run(ctx: Context) -> None:
+    """Write `buffers.json`. Needs the engine's manifest only, no runtime and no GPU."""
+    params: AllocateParams = ctx.params
+    manifest = ctx.inputs["engine"].json("manifest.json")
+    ctx.write_json("buffers.json", plan_buffers(manifest, params))
+
+
+def plan_buffers(manifest: Mapping[str, Any], params: AllocateParams) -> dict[str, Any]:
+    """Give the record of buffers. Raises StageFailed that lists everything wrong with the shapes."""
+    runtime = manifest["runtime"]
+    on_gpu = runtime != "onnxruntime"
+    if params.host == "pinned" and not on_gpu:
+        raise StageFailed(
+            "host: found pinned, but onnxruntime runs on the CPU here and copies nothing; expected auto or pageable"
+        )
+    host = ("pinned" if on_gpu else "pageable") if params.host == "auto" else params.host
+    shapes, sizes = _input_shapes(manifest, params)
+    inputs = [b for b in manifest["bindings"] if b["mode"] == "input"]
+    batch_dim, batch = _batch(inputs, shapes)
+    bindings = []
+    for b in manifest["bindings"]:
+        shape = shapes[b["name"]] if b["mode"] == "input" else _output_shape(b, sizes)
+        count = None if shape is None else _bytes(shape, b["dtype"])
+        first = b["dims"][0] if b["dims"] else None
+        bindings.append(
+            {
+                "name": b["name"],
+                "mode": b["mode"],
+                "dtype": b["dtype"],
+                "shape": shape if shape is not None else [sizes.get(d) if isinstance(d, str) else d
+                                                          for d in b["dims"] or ()],
+                "bytes": count,
+                "size": "known" if count is not None else "data-dependent",
+                "batch_axis": 0 if first is not None and first == batch_dim else None,
+                "host": host,
+                "device": "cuda:0" if on_gpu else "cpu",
+            }
+        )  # fmt: skip
+    one_slot = sum(b["bytes"] or 0 for b in bindings)
+    return {
+        "bindings": bindings,
+        "slots": params.slots,
+        "totals": {"host": one_slot * params.slots, "device": one_slot * params.slots if on_gpu else 0},
+        "unknown": [b["name"] for b in bindings if b["bytes"] is None],
+        "profile": params.profile,
+        "batch": batch,
+    }
+
+
+def _input_shapes(manifest: Mapping[str, Any], params: AllocateParams) -> tuple[dict[str, list[int]], dict[str, int]]:
+    inputs = {b["name"]: b for b in manifest["bindings"] if b["mode"] == "input"}
+    profiles = manifest["profiles"] or []
+    problems: list[str] = []
+    if profiles and params.profile >= len(profiles):
+        last = len(profiles) - 1
+        raise StageFailed(f"profile: found {params.profile}, expected 0 to {last}: the engine has {len(profiles)}")
+    if not profiles and params.profile:
+        raise StageFailed(f"profile: found {params.profile}, but the engine has no profiles; leave it out")
+    profile = profiles[params.profile] if profiles else {}
+    if extra := [name for name in params.shapes if name not in inputs]:
+        problems.append(f"shapes: found {', '.join(extra)}; the engine's inputs are {', '.join(inputs)}")
+    shapes: dict[str, list[int]] = {}
+    sizes: dict[str, int] = {}
+    owner: dict[str, str] = {}
+    for name, b in inputs.items():
+        dims = b["dims"]
+        shape = params.shapes.get(name)
+        if shape is None:
+            if any(isinstance(d, str) for d in dims):
+                problems.append(f"shapes: input {name} {_text(dims)} is missing; its dynamic axes need sizes")
+                continue
+            shape = list(dims)
+        if len(shape) != len(dims):
+            problems.append(f"shapes.{name}: found {shape} ({len(shape)} axes), expected {len(dims)}: {_text(dims)}")
+            continue
+        fixed = [a for a, d in enumerate(dims) if isinstance(d, int) and d != shape[a]]
+        if fixed:
+            problems.append(f"shapes.{name}: found {shape}, but axis {fixed[0]} is fixed: {_text(dims)}")
+            continue
+        shapes[name] = shape
+        if name in profile:
+            low, high = profile[name]["min"], profile[name]["max"]
+            if any(not a <= n <= z for a, n, z in zip(low, shape, high, strict=True)):
+                problems.append(
+                    f"shapes.{name}: found {shape}, outside profile {params.profile}: "
+                    f"min {low}, opt {profile[name]['opt']}, max {high}"
+                )
+        for axis, dim in enumerate(dims):
+            if isinstance(dim, str):
+                if sizes.setdefault(dim, shape[axis]) != shape[axis]:
+                    problems.append(
+                        f"shapes.{name}: axis {axis} ({dim}) is {shape[axis]}, "
+                        f"but {sizes[dim]} in input {owner[dim]}: it is one axis"
+                    )
+                owner.setdefault(dim, name)
+    if problems:
+        raise StageFailed("\n".join(problems))
+    return shapes, sizes
+
+
+def _batch(inputs: Sequence[Mapping[str, Any]], shapes: Mapping[str, Sequence[int]]) -> tuple[Any, int]:
+    """Give the dim and the size of the batch axis: the first axis of the first input where that is dynamic.
+
+    Where no input begins with a dynamic axis, the first axis of the first input that has one.
+    """
+    for b in inputs:
+        if b["dims"] and isinstance(b["dims"][0], str):
+            return b["dims"][0], shapes[b["name"]][0]
+    for b in inputs:
+        if b["dims"]:
+            return b["dims"][0], shapes[b["name"]][0]
+    return None, 1
+
+
+def _output_shape(binding: Mapping[str, Any], sizes: Mapping[str, int]) -> list[int] | None:
+    if binding["dims"] is None:
+        return None
+    shape = [sizes.get(d) if isinstance(d, str) else d for d in binding["dims"]]
+    return None if any(n is None for n in shape) else [int(n) for n in shape if n is not None]
+
+
+def _bytes(shape: Sequence[int], dtype: str) -> int:
+    if dtype not in BITS:
+        raise StageFailed(f"a binding is of dtype {dtype}, whose size is not known")
+    return -(-math.prod(shape) * BITS[dtype] // 8)
+
+
+def _text(dims: Sequence[Any]) -> str:
+    return "[" + ", ".join(str(d) for d in dims) + "]"
+
+
+STAGE = StageType(
+    name="allocate",
+    version=1,
+    Params=AllocateParams,
+    inputs={"engine": Port(kinds=("engine",), doc="The engine whose buffers are worked out.")},
+    output="buffers",
+    doc="Works out every buffer of an engine for the shapes chosen, and refuses shapes outside the profile.",
+    run=run,
+)

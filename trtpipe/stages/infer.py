@@ -1,0 +1,249 @@
+"""`infer`: feed data through an engine a batch at a time and write what comes out as it comes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from trtpipe.errors import StageFailed
+from trtpipe.stage import Context, Params, Port, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from trtpipe.tensors import ArrayWriter, Source, Writer
+
+PROGRESS_SECONDS = 0.2
+
+
+class InferParams(Params, frozen=True, kw_only=True):
+    """Params of `infer`."""
+
+    names: Annotated[
+        dict[str, str],
+        Meta(description="Where they differ: the data's tensor name for an engine's input, by the input's name."),
+    ] = msgspec.field(default_factory=dict)
+    allow_nan: Annotated[bool, Meta(description="Let NaN in the data pass; by default it is an error.")] = False
+
+
+class Feed(NamedTuple):
+    """How one input is fed: `batch` (rows of axis 0), `run` (axis 0 is added for the samples) or `constant`."""
+
+    name: str
+    how: str
+    source: Source
+
+
+def run(ctx: Context) -> None:
+    """Write a `tensors` artifact with the engine's outputs, one row a sample."""
+    from trtpipe import tensors
+
+    params: InferParams = ctx.params
+    engine, data = ctx.inputs["engine"], ctx.inputs["data"]
+    manifest = engine.json("manifest.json")
+    buffers = ctx.inputs["buffers"].json("buffers.json")
+    if manifest["runtime"] != ctx.backend_name:
+        raise StageFailed(f"the engine was built by {manifest['runtime']}; it cannot run on {ctx.backend_name}")
+    sources = tensors.open_input(data)
+    feeds = match(buffers, sources, params.names, data.label)
+    ignored = sorted(sources.keys() - {f.source.name for f in feeds})
+    if ignored:
+        ctx.note(f"{data.label} also holds {', '.join(ignored)}, which the engine does not read")
+    total = next((f.source.shape[0] for f in feeds if f.how != "constant"), 1)
+    samples = None
+    if tensors.SAMPLES in data.files:
+        samples = data.path(tensors.SAMPLES)
+        lines = sum(1 for line in samples.open("rb") if line.strip())
+        if lines != total:
+            raise StageFailed(f"{data.label}: {tensors.SAMPLES} has {lines} lines for {total} samples")
+    session = ctx.backend().open(engine.path(manifest["plan"]), manifest, buffers, ctx.note)
+    try:
+        with tensors.Writer(ctx.out) as writer:
+            _stream(ctx, session, writer, Batches(feeds, manifest, buffers, allow_nan=params.allow_nan), total)
+    finally:
+        session.close()
+    if samples is not None:
+        (ctx.out / tensors.SAMPLES).write_bytes(samples.read_bytes())
+
+
+def match(
+    buffers: Mapping[str, Any], sources: Mapping[str, Source], names: Mapping[str, str], label: str
+) -> list[Feed]:
+    """Match the data with the engine's inputs. Raises StageFailed that lists every mismatch: found, expected."""
+    shapes = {b["name"]: b for b in buffers["bindings"] if b["mode"] == "input"}
+    problems = [
+        f"params.names.{name}: the engine's inputs are {', '.join(shapes)}" for name in names if name not in shapes
+    ]
+    feeds: list[Feed] = []
+    for name, b in shapes.items():
+        wanted = names.get(name, name)
+        source = sources.get(wanted)
+        if source is None:
+            problems.append(f"{label}: found tensors {', '.join(sources) or 'none'}, expected {wanted}")
+            continue
+        if source.dtype.name != b["dtype"]:
+            problems.append(f"{source.label}: found dtype {source.dtype.name}, expected {b['dtype']}")
+            continue
+        shape = tuple(b["shape"])
+        if b["batch_axis"] == 0 and source.shape[1:] == shape[1:] and len(source.shape) == len(shape):
+            feeds.append(Feed(name, "batch", source))
+        elif source.shape[1:] == shape and len(source.shape) == len(shape) + 1:
+            feeds.append(Feed(name, "run", source))
+        elif b["batch_axis"] is None and source.shape == shape:
+            feeds.append(Feed(name, "constant", source))
+        else:
+            expected = ["samples", *(shape[1:] if b["batch_axis"] == 0 else shape)]
+            found = list(source.shape)
+            rank = "" if len(found) == len(expected) else f"rank {len(found)}, "
+            wants = f"rank {len(expected)}, " if rank else ""
+            problems.append(
+                f"{source.label}: found {rank}shape {found}, "
+                f"expected {wants}shape [{', '.join(str(n) for n in expected)}]"
+            )
+    if problems:
+        raise StageFailed("\n".join(problems))
+    hows = {f.how for f in feeds}
+    if {"batch", "run"} <= hows and buffers["batch"] != 1:
+        one = next(f for f in feeds if f.how == "run")
+        raise StageFailed(
+            f"{one.source.label} has one value a sample, but input {one.name} takes one a batch, and a batch is "
+            f"{buffers['batch']} samples; allocate a batch of 1"
+        )
+    rows = {f.source.label: f.source.shape[0] for f in feeds if f.how != "constant"}
+    if len(set(rows.values())) > 1:
+        text = ", ".join(f"{name} {count}" for name, count in rows.items())
+        raise StageFailed(f"the tensors differ in their number of samples: {text}")
+    if 0 in rows.values():
+        raise StageFailed(f"{label} holds no samples; expected at least one")
+    return feeds
+
+
+class Batches:
+    """The feeds of an engine in order, each with the number of its true rows; the rest of it is padding."""
+
+    def __init__(
+        self, feeds: Sequence[Feed], manifest: Mapping[str, Any], buffers: Mapping[str, Any], *, allow_nan: bool
+    ) -> None:
+        self._feeds = feeds
+        self._allow_nan = allow_nan
+        self._slots: int = buffers["slots"]
+        self.batched = any(f.how == "batch" for f in feeds)
+        self.size: int = buffers["batch"] if self.batched else 1
+        self.counts: deque[tuple[int, int]] = deque()
+        """For each feed on its way: rows fed, true rows."""
+        dims = {b["name"]: b["dims"] for b in manifest["bindings"]}
+        profile = (manifest["profiles"] or [{}])[buffers["profile"]]
+        batched = [f.name for f in feeds if f.how == "batch"]
+        self.dynamic = all(isinstance(dims[n][0], str) for n in batched)
+        self._smallest = max((profile[n]["min"][0] for n in batched if n in profile), default=1)
+
+    def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
+        """Give the feeds. Raises StageFailed that names tensor and sample where NaN is found."""
+        import numpy as np
+
+        from trtpipe import tensors
+
+        moving = {f.name: f for f in self._feeds if f.how != "constant"}
+        still = {f.name: f.source.read() for f in self._feeds if f.how == "constant"}
+        for name, array in still.items():
+            self._check(name, array, None, np)
+        if not moving:
+            self.counts.append((1, 1))
+            yield still
+            return
+        start = 0
+        sources = {name: feed.source for name, feed in moving.items()}
+        for rows in tensors.batches(sources, self.size, copies=self._slots + 1):
+            count = next(iter(rows.values())).shape[0]
+            for name, array in rows.items():
+                self._check(name, array, start, np)
+            fed = count if self.dynamic and count >= self._smallest else self.size
+            feed = dict(still)
+            for name, array in rows.items():
+                if moving[name].how == "run":
+                    feed[name] = array[0]
+                elif fed > count:
+                    feed[name] = np.concatenate([array, np.repeat(array[-1:], fed - count, axis=0)])
+                else:
+                    feed[name] = array
+            self.counts.append((fed, count))
+            start += count
+            yield feed
+
+    def _check(self, name: str, array: NDArray[Any], start: int | None, np: Any) -> None:
+        if self._allow_nan or array.dtype.kind not in "fc" or not array.size:
+            return
+        with np.errstate(invalid="ignore"):
+            if not np.isnan(np.min(array)):  # a minimum carries NaN along and needs no second array
+                return
+        label = next(f.source.label for f in self._feeds if f.name == name)
+        bad = np.argwhere(np.isnan(array))
+        where = "" if start is None else f" in sample {start + int(bad[0][0])}"
+        raise StageFailed(
+            f"{label}: found NaN{where} ({len(bad)} of {array.size} values in this batch), expected numbers; "
+            "params.allow_nan lets them pass"
+        )
+
+
+def _stream(ctx: Context, session: Any, writer: Writer, batches: Batches, total: int) -> None:
+    outputs: dict[str, ArrayWriter] = {}
+    fixed = {b.name: b.dims[0] if b.dims else None for b in session.bindings if b.mode == "output"}
+    done, last = 0, time.monotonic()
+    ctx.progress(0, total, "samples")
+    for result in session.stream(batches):
+        fed, count = batches.counts.popleft()
+        for name, dim in fixed.items():
+            # A fixed axis may be as long as the batch by chance.
+            chance = fed > 1 and batches.dynamic and dim == fed
+            rows = _rows(name, result[name], fed, count, batched=batches.batched and not chance)
+            if name not in outputs:
+                outputs[name] = writer.add(name, rows.dtype, (total, *rows.shape[1:]))
+            if rows.shape[1:] != outputs[name].shape[1:]:
+                raise StageFailed(
+                    f"output {name} is {list(outputs[name].shape[1:])} for the first samples and "
+                    f"{list(rows.shape[1:])} for sample {done}; an array holds one shape only"
+                )
+            outputs[name].write(rows)
+        done += count
+        if done == total or time.monotonic() - last >= PROGRESS_SECONDS:
+            last = time.monotonic()
+            ctx.progress(done, total, "samples")
+    if done != total:
+        raise StageFailed(f"{done} of {total} samples came back")
+
+
+def _rows(name: str, array: NDArray[Any], fed: int, count: int, *, batched: bool) -> NDArray[Any]:
+    """Give an output's rows, one a sample, without padding."""
+    if batched and array.ndim and array.shape[0] == fed:
+        return array[:count]
+    if fed == 1:
+        return array[None]
+    raise StageFailed(
+        f"output {name} has shape {list(array.shape)} for a batch of {fed}: its first axis is not the batch, so that "
+        "rows cannot be told apart; allocate a batch of 1"
+    )
+
+
+STAGE = StageType(
+    name="infer",
+    version=1,
+    Params=InferParams,
+    inputs={
+        "engine": Port(kinds=("engine",), doc="The engine that runs."),
+        "buffers": Port(kinds=("buffers",), doc="Its shapes and buffers."),
+        "data": Port(
+            kinds=("tensors",), doc="What is fed: a tensors artifact, a .npz file or a folder of .npy.", outside=True
+        ),
+    },
+    output="tensors",
+    doc="Feeds data through an engine in batches and writes what comes out as it comes.",
+    run=run,
+    backend=True,
+    gpu_on=("tensorrt", "tensorrt_rtx"),
+)

@@ -1,0 +1,172 @@
+"""`parse`: read an ONNX model with the runtime's own parser, after lints that explain what parsers do not."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from trtpipe.errors import StageFailed
+from trtpipe.stage import Context, Params, Port, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import onnx
+
+Dim = Annotated[int, Meta(ge=0)] | Annotated[str, Meta(min_length=1)]
+
+UNFEEDABLE = {"string", "complex64", "complex128", "sequence", "map", "optional", "sparse_tensor", "opaque"}
+TENSORRT_IO = {
+    "float32", "float16", "bfloat16", "int8", "int32", "int64", "uint8", "bool", "int4", "uint4", "float4e2m1",
+    "float8e4m3fn",
+}  # fmt: skip
+
+
+class ParseParams(Params, frozen=True, kw_only=True):
+    """Params of `parse`."""
+
+    dims: Annotated[
+        dict[str, list[Dim]],
+        Meta(
+            description="Declares the axes of inputs anew, by input: a name for a dynamic axis, a number for a fixed "
+            "one. Two axes with one name are the same axis. Use it where an exporter gave axes names that say "
+            "nothing (`?`), one name to two axes, or a fixed size to an axis that is not fixed."
+        ),
+    ] = msgspec.field(default_factory=dict)
+    strict_lints: Annotated[
+        bool,
+        Meta(description="What the lints find fails the stage. If false, NaN, infinities and shared names are notes."),
+    ] = True
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Say which dims cannot be."""
+        for name, dims in self.dims.items():
+            for axis, dim in enumerate(dims):
+                if isinstance(dim, str) and not re.fullmatch(r"[A-Za-z_][\w.]*", dim):
+                    yield f"dims.{name}[{axis}]", f"found {dim!r}, expected a number or a name such as batch"
+
+
+def run(ctx: Context) -> None:
+    """Lint, parse, and write `network.json` beside the model."""
+    from trtpipe import onnxfile
+
+    params: ParseParams = ctx.params
+    given = ctx.inputs["model"]
+    source = given.path(onnxfile.MODEL) if onnxfile.MODEL in given.files else given.one(".onnx")
+    label = given.label if given.kind == "file" else source.name
+    model = onnxfile.load(source, label=label)
+    files = onnxfile.external_files(model, source.parent, label=label, known=given.files)
+
+    stop, doubtful = _lint_types(model, ctx.backend_name), _lint_weights(model, source.parent)
+    doubtful += _lint_dims(model, params.dims)
+    if params.strict_lints:
+        stop += doubtful
+    else:
+        for finding in doubtful:
+            ctx.note(finding)
+    if stop:
+        raise StageFailed("\n".join(f"{label}: {finding}" for finding in stop))
+
+    onnxfile.copy_model(source, ctx.out, files, link=given.kind not in ("file", "folder"))
+    target = ctx.out / onnxfile.MODEL
+    if params.dims:
+        onnxfile.set_dims(model, params.dims, label=label)
+        target.unlink()  # it may be a hard link to the input's own bytes
+        onnxfile.save(model, target)
+    backend = ctx.backend()
+    seen = backend.parse(target)
+    network = onnxfile.describe(model)
+    for side in ("inputs", "outputs"):
+        _join(network[side], seen[side], side, ctx.backend_name)
+    ctx.write_json(
+        "network.json",
+        {**network, "layers": seen["layers"], "runtime": backend.name, "runtime_version": backend.version},
+    )
+
+
+def _join(ours: list[dict[str, Any]], theirs: Sequence[Mapping[str, Any]], side: str, runtime: str) -> None:
+    """Fill in ranks that only the runtime knows; both must name the same inputs and outputs."""
+    names = {entry["name"]: entry for entry in theirs}
+    if {entry["name"] for entry in ours} != set(names):
+        raise StageFailed(
+            f"the {side} are {', '.join(e['name'] for e in ours)} in the ONNX file, "
+            f"but {', '.join(names) or 'none'} to {runtime}"
+        )
+    for entry in ours:
+        if entry["dims"] is None and names[entry["name"]].get("shape"):
+            entry["dims"] = list(names[entry["name"]]["dims"])
+
+
+def _lint_types(model: onnx.ModelProto, runtime: str) -> list[str]:
+    from trtpipe import onnxfile
+
+    found = []
+    values = [("input", v) for v in onnxfile.graph_inputs(model)] + [("output", v) for v in model.graph.output]
+    for mode, value in values:
+        dtype = onnxfile.value_dtype(value)
+        if dtype in UNFEEDABLE:
+            found.append(f"{mode} {value.name} is of type {dtype}; expected a tensor of numbers or booleans")
+        elif runtime != "onnxruntime" and dtype not in TENSORRT_IO:
+            found.append(
+                f"{mode} {value.name} is of type {dtype}, which {runtime} cannot read or write; "
+                f"cast it in the model, or use --backend onnxruntime"
+            )
+    return found
+
+
+def _lint_weights(model: onnx.ModelProto, folder: Any) -> list[str]:
+    from trtpipe import onnxfile
+
+    found = []
+    for name, tensor in onnxfile.constants(model):
+        nan, infinite, mask = onnxfile.not_finite(tensor, folder)
+        parts = [f"{count} {what}" for count, what in ((nan, "NaN"), (infinite, "Inf")) if count]
+        if parts and not mask:
+            total = 1
+            for size in tensor.dims:
+                total *= size
+            found.append(f"weight {name} holds {' and '.join(parts)} among {total} values; expected finite numbers")
+    return found
+
+
+def _lint_dims(model: onnx.ModelProto, declared: Mapping[str, Sequence[Any]]) -> list[str]:
+    from trtpipe import onnxfile
+
+    found = []
+    for value in onnxfile.graph_inputs(model):
+        dims = onnxfile.input_dims(value)
+        if dims is None or value.name in declared:
+            continue
+        names = Counter(d for d in dims if isinstance(d, str))
+        for name, count in names.items():
+            if count > 1:
+                axes = ", ".join(str(a) for a, d in enumerate(dims) if d == name)
+                example = [f"{d}_{a}" if d == name and name.isidentifier() else f"axis_{a}" if d == name else d
+                           for a, d in enumerate(dims)]  # fmt: skip
+                found.append(
+                    f"input {value.name} {_text(dims)}: axes {axes} share the name {name!r}, so that every runtime "
+                    f"takes them for one axis; say what they are with params.dims: "
+                    f"{{{value.name}: {_text(example)}}} (the same name twice if they really are one)"
+                )
+    return found
+
+
+def _text(dims: Sequence[Any]) -> str:
+    return "[" + ", ".join(str(d) for d in dims) + "]"
+
+
+STAGE = StageType(
+    name="parse",
+    version=1,
+    Params=ParseParams,
+    inputs={"model": Port(kinds=("model",), doc="An ONNX model, with its external data.", outside=True)},
+    output="network",
+    doc="Reads an ONNX model with the runtime's own parser and describes its network.",
+    run=run,
+    packages=("onnx",),
+    backend=True,
+)
