@@ -73,7 +73,7 @@ def _text(found: dict[str, object]) -> list[str]:
     lines = [f"trtpipe {found['trtpipe']}, Python {found['python']}", ""]
     gpus = found["gpus"]
     assert isinstance(gpus, list)
-    lines += [f"GPU {g['index']}: {g['name']}, compute capability {g['compute_capability']}, {size_text(g['memory'])}, "
+    lines += [f"GPU {g['number']}: {g['name']}, compute capability {g['compute_capability']}, {size_text(g['memory'])}, "
               f"driver {found['driver']}" for g in gpus] or ["GPU: none here"]  # fmt: skip
     runtimes = found["runtimes"]
     packages = found["packages"]

@@ -119,6 +119,7 @@ def parse(text: str, file: str) -> Document:
     stack: list[_Open] = []
     result: list[Any] = []
     nodes = 0
+    event: Any
 
     def fail(event: Any, message: str) -> PipelineInvalid:
         mark = event.start_mark
@@ -170,12 +171,13 @@ def parse(text: str, file: str) -> Document:
                 name = event.value
                 if name == "<<" and not event.style:
                     raise fail(event, "found a merge key, which YAML 1.2 does not have; use vars for what repeats")
+                here = (*stack[-1].path, name)
                 if name in stack[-1].value:
-                    first = places[(*stack[-1].path, name)]
+                    first = places[here]
                     raise fail(event, f'found "{name}" twice (first at line {first.line}), expected each name once')
                 stack[-1].key = name
                 mark = event.start_mark
-                places[(*stack[-1].path, name)] = Place(file, mark.line + 1, mark.column + 1)
+                places[here] = Place(file, mark.line + 1, mark.column + 1)
                 continue
             path = where()
             mark = event.start_mark
@@ -239,7 +241,7 @@ def override(document: Document, settings: Sequence[str]) -> Document:
         if not equals or not path or dotted(path) != left:
             raise PipelineInvalid(f"{source}: expected path=value, such as vars.batch=8")
         given = parse(right, source).value
-        target = value
+        target: Any = value
         for part in path[:-1]:
             if isinstance(target, dict) and isinstance(part, str):
                 target = target.setdefault(part, {})
@@ -251,7 +253,7 @@ def override(document: Document, settings: Sequence[str]) -> Document:
         if (isinstance(target, dict) and isinstance(last, str)) or (
             isinstance(target, list) and isinstance(last, int) and last < len(target)
         ):
-            target[last] = given
+            target[last] = given  # type: ignore[index]
         else:
             raise PipelineInvalid(f"{source}: there is no {dotted(path)} in the document")
         for known in [p for p in places if p[: len(path)] == path]:

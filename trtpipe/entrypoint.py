@@ -6,13 +6,13 @@ import importlib
 import importlib.util
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from trtpipe.stage import Context
 

@@ -30,7 +30,7 @@ _MODULES = {
 class Gpu(NamedTuple):
     """One NVIDIA GPU that CUDA programs of this process would see; memory in bytes."""
 
-    index: int
+    number: int
     name: str
     compute_capability: str
     memory: int
@@ -149,7 +149,7 @@ def gpus() -> tuple[Gpu, ...]:
     visible = []
     for part in wish.split(","):
         text = part.strip()
-        match = [g for g in every if text == str(g.index) or (text.startswith("GPU-") and g.uuid.startswith(text))]
+        match = [g for g in every if text == str(g.number) or (text.startswith("GPU-") and g.uuid.startswith(text))]
         if not match:
             break  # CUDA, too, stops at the first that it does not know
         visible.append(match[0])

@@ -247,7 +247,7 @@ def _stage(document: Document, name: str, given: dict[str, Any]) -> tuple[Stage,
         raise PipelineInvalid(document.problem(path, str(error))) from None
     problems += [document.problem((*path, *_path(inner)), message) for inner, message in params.problems()]
     files = [*params.files()]
-    modules = []
+    modules: list[str] = []
     for one in params.entrypoints():
         where = entrypoint.split(one)[0]
         (files if entrypoint.is_file(one) else modules).append(where)
@@ -257,7 +257,8 @@ def _stage(document: Document, name: str, given: dict[str, Any]) -> tuple[Stage,
         takes_models = "model" in stage_type.inputs[port].kinds
         inputs[port] = (
             value if isinstance(value, str)
-            else Source(value.get("file"), value.get("package"), value.get("url"), value.get("sha256"), place, takes_models)
+            else Source(**{name: value.get(name) for name in ("file", "package", "url", "sha256")},
+                        place=place, model=takes_models)
         )  # fmt: skip
     stage = Stage(
         name=name,
@@ -278,8 +279,5 @@ def _stage(document: Document, name: str, given: dict[str, Any]) -> tuple[Stage,
 
 def _path(inner: str) -> tuple[str | int, ...]:
     """Split a path inside the params, as in `steps[0].tensor`."""
-    parts: list[str | int] = []
-    for part in inner.replace("[", ".[").split("."):
-        if part:
-            parts.append(int(part[1:-1]) if part.startswith("[") else part)
-    return tuple(parts)
+    parts = filter(None, inner.replace("[", ".[").split("."))
+    return tuple(int(part[1:-1]) if part.startswith("[") else part for part in parts)

@@ -145,6 +145,7 @@ def _nested(field: dict[str, Any]) -> Iterator[str]:
 
 
 def _kind(field: dict[str, Any]) -> str:
+    """Name a field's type in words."""
     if "enum" in field:
         return " · ".join("none" if v is None else str(v) for v in field["enum"])
     if "const" in field:
@@ -153,7 +154,7 @@ def _kind(field: dict[str, Any]) -> str:
         return " or ".join(dict.fromkeys(_kind(f) for f in field["anyOf"]))
     if "$ref" in field or "allOf" in field:
         return "mapping"
-    kind = field.get("type", "any value")
+    kind: Any = field.get("type", "any value")
     if isinstance(kind, list):
         return " or ".join("nothing" if k == "null" else k for k in kind)
     if kind == "array":
@@ -167,4 +168,5 @@ def _kind(field: dict[str, Any]) -> str:
         for name, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
         if name in field
     )
-    return {"string": "text", "integer": "whole number", "null": "nothing"}.get(kind, kind) + limits
+    names = {"string": "text", "integer": "whole number", "null": "nothing"}
+    return str(names.get(kind, kind)) + limits

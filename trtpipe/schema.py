@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 STAGE_NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
 
-_SOURCES = {
+_SOURCES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "file": ({"file": {"type": "string", "minLength": 1, "description": "A path relative to the document."}}, ["file"]),
     "package": (
         {

@@ -1,0 +1,231 @@
+"""The store: nothing half-written, nothing trusted that is not what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trtpipe.errors import StoreError
+from trtpipe.key import Key
+from trtpipe.state import State
+from trtpipe.store import Artifact, Hit, Miss, Store
+
+RECORD = {"seconds": 1.5, "notes": ["hello"]}
+
+
+def a_key(name="x"):
+    return Key("parse", 1, {"name": name}, {}, {}, {})
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "artifacts").mkdir()
+    with State(str(tmp_path / "artifacts")) as state:
+        yield Store(str(tmp_path / "artifacts"), state)
+
+
+def content_of(path):
+    with open(path, "rb") as stream:
+        return stream.read()
+
+
+def commit(store, files, key=None, kind="results", known=()):
+    with store.workspace() as folder:
+        for name, content in files.items():
+            path = os.path.join(folder, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as stream:
+                stream.write(content)
+        return store.commit(key or a_key(), kind, folder, RECORD, known)
+
+
+def test_what_was_committed_is_a_hit_with_its_files(store):
+    artifact = commit(store, {"a.txt": b"one", "sub/b.txt": b"two"})
+    hit = store.lookup(a_key().digest)
+    assert hit == Hit(artifact, 1.5, ("hello",))
+    tree = store.tree(artifact)
+    assert content_of(os.path.join(tree, "sub", "b.txt")) == b"two"
+    assert artifact.size == 6
+
+
+def test_another_key_misses(store):
+    commit(store, {"a": b"1"})
+    assert store.lookup(a_key("y").digest) == Miss(None)
+
+
+def test_equal_content_is_kept_once_and_gives_one_digest(store):
+    one = commit(store, {"a": b"same"}, a_key("1"))
+    two = commit(store, {"a": b"same"}, a_key("2"))
+    assert one.digest == two.digest
+    blobs = [f for _, _, files in os.walk(os.path.join(store.folder, "blobs")) for f in files]
+    assert len(blobs) == 1
+
+
+@given(
+    st.dictionaries(st.text("abc", min_size=1, max_size=3), st.binary(max_size=20), min_size=1, max_size=4),
+    st.dictionaries(st.text("abc", min_size=1, max_size=3), st.binary(max_size=20), min_size=1, max_size=4),
+)
+@settings(deadline=None, max_examples=40)
+def test_two_artifacts_have_one_digest_only_if_names_and_contents_agree(tmp_path_factory, one, two):
+    folder = str(tmp_path_factory.mktemp("store"))
+    with State(folder) as state:
+        store = Store(folder, state)
+        first, second = commit(store, one, a_key("1")), commit(store, two, a_key("2"))
+        assert (first.digest == second.digest) == (one == two)
+        for artifact, files in ((first, one), (second, two)):
+            tree = store.tree(artifact)
+            assert {n: content_of(os.path.join(tree, n)) for n in os.listdir(tree)} == files
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
+def test_a_harmed_file_is_a_miss_that_says_so_and_is_made_again(store, harm):
+    artifact = commit(store, {"a.txt": b"content"})
+    path = store.blob_path(artifact.files["a.txt"][0])
+    os.chmod(path, 0o644)
+    if harm == "remove":
+        os.unlink(path)
+    else:
+        with open(path, "r+b") as stream:
+            stream.truncate(3) if harm == "truncate" else stream.write(b"C")
+    miss = store.lookup(a_key().digest)
+    assert isinstance(miss, Miss)
+    assert "a.txt: its content" in miss.damage
+    assert commit(store, {"a.txt": b"content"}) == artifact
+    assert isinstance(store.lookup(a_key().digest), Hit)
+    assert content_of(os.path.join(store.tree(artifact), "a.txt")) == b"content"
+
+
+def test_a_file_that_was_only_touched_is_read_again_and_still_a_hit(store):
+    artifact = commit(store, {"a.txt": b"content"})
+    os.utime(store.blob_path(artifact.files["a.txt"][0]), (1, 1))
+    assert isinstance(store.lookup(a_key().digest), Hit)
+
+
+def tampered(record, how):
+    if how == "params":
+        record["key"]["params"]["name"] = "y"
+    elif how == "digest":
+        record["artifact"]["digest"] = "0" * 64
+    elif how == "path":
+        record["artifact"]["files"] = {"../../evil": next(iter(record["artifact"]["files"].values()))}
+    elif how == "size":
+        record["artifact"]["files"]["a.txt"][1] = "7"
+    elif how == "sha":
+        record["artifact"]["files"]["a.txt"][0] = "../" * 20 + "a" * 4
+    elif how == "seconds":
+        del record["seconds"]
+    return record
+
+
+@pytest.mark.parametrize("how", ["params", "digest", "path", "size", "sha", "seconds"])
+def test_an_action_record_that_does_not_say_what_it_should_is_a_miss(store, how):
+    commit(store, {"a.txt": b"content"})
+    path = store.action_path(a_key().digest)
+    record = json.loads(content_of(path))
+    with open(path, "w") as stream:
+        json.dump(tampered(record, how), stream)
+    miss = store.lookup(a_key().digest)
+    assert isinstance(miss, Miss)
+    assert "action record is damaged" in miss.damage
+
+
+@given(st.binary(max_size=200) | st.recursive(st.none() | st.integers() | st.text(max_size=5),
+       lambda i: st.lists(i, max_size=3) | st.dictionaries(st.text(max_size=5), i, max_size=3)).map(
+           lambda v: json.dumps(v).encode()))  # fmt: skip
+@settings(deadline=None)
+def test_any_bytes_in_place_of_a_record_are_a_miss(tmp_path_factory, data):
+    folder = str(tmp_path_factory.mktemp("store"))
+    with State(folder) as state:
+        store = Store(folder, state)
+        path = store.action_path(a_key().digest)
+        os.makedirs(os.path.dirname(path))
+        with open(path, "wb") as stream:
+            stream.write(data)
+        assert isinstance(store.lookup(a_key().digest), Miss)
+
+
+def test_links_in_a_finished_folder_are_refused(store):
+    with store.workspace() as folder:
+        os.symlink("/etc/hostname", os.path.join(folder, "a"))
+        with pytest.raises(StoreError, match="no plain file"):
+            store.commit(a_key(), "results", folder, RECORD)
+    assert store.lookup(a_key().digest) == Miss(None)
+
+
+def test_a_file_that_somebody_else_has_too_is_copied(store, tmp_path):
+    mine = tmp_path / "mine.txt"
+    mine.write_bytes(b"mine")
+    with store.workspace() as folder:
+        os.link(mine, os.path.join(folder, "a"))
+        artifact = store.commit(a_key(), "results", folder, RECORD)
+    mine.write_bytes(b"changed")
+    assert content_of(os.path.join(store.tree(artifact), "a")) == b"mine"
+    assert os.access(mine, os.W_OK)
+
+
+def test_a_body_may_pass_a_stored_file_on_by_link(store):
+    first = commit(store, {"a": b"weights"}, a_key("1"))
+    with store.workspace() as folder:
+        os.link(os.path.join(store.tree(first), "a"), os.path.join(folder, "b"))
+        second = store.commit(a_key("2"), "results", folder, RECORD, [first])
+    assert second.files["b"] == first.files["a"]
+
+
+def test_weights_beside_an_onnx_file_are_copied_into_the_tree(store):
+    artifact = commit(store, {"m.onnx": b"graph", "m.data": b"weights"}, kind="model")
+    tree = store.tree(artifact)
+    assert os.stat(os.path.join(tree, "m.data")).st_nlink == 1
+    assert os.stat(os.path.join(tree, "m.onnx")).st_nlink == 2
+
+
+def test_a_tree_that_was_harmed_is_made_again(store):
+    artifact = commit(store, {"a": b"1", "b": b"2"})
+    tree = store.tree(artifact)
+    os.unlink(os.path.join(tree, "a"))
+    assert sorted(os.listdir(store.tree(artifact))) == ["a", "b"]
+    shutil.rmtree(tree)
+    assert sorted(os.listdir(store.tree(artifact))) == ["a", "b"]
+
+
+def test_the_view_points_at_the_newest_artifact(store):
+    one, two = commit(store, {"a": b"1"}, a_key("1")), commit(store, {"a": b"2"}, a_key("2"))
+    for artifact in (one, two, two):
+        store.show("p", "s", artifact)
+        with open(os.path.join(store.view_path("p", "s"), "a"), "rb") as stream:
+            assert stream.read() == (b"1" if artifact is one else b"2")
+
+
+def test_a_folder_of_the_users_in_the_view_is_not_removed(store):
+    artifact = commit(store, {"a": b"1"})
+    os.makedirs(store.view_path("p", "s"))
+    with pytest.raises(StoreError, match="move it away"):
+        store.show("p", "s", artifact)
+
+
+def test_work_in_progress_is_gone_afterwards_and_stale_work_is_swept(store):
+    stale = os.path.join(store.folder, "tmp", "999999999-dead")
+    os.makedirs(stale)
+    os.utime(stale, (1, 1))
+    with store.workspace() as folder:
+        assert os.listdir(os.path.join(store.folder, "tmp")) == [os.path.basename(folder)]
+    assert os.listdir(os.path.join(store.folder, "tmp")) == []
+
+
+def test_an_artifacts_folder_that_is_a_file_is_a_store_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with State(str(tmp_path / "file")) as state:
+        store = Store(str(tmp_path / "file"), state)
+        assert store.lookup(a_key().digest) == Miss(None)
+        with pytest.raises(StoreError, match="--artifacts"), store.workspace():
+            pass
+
+
+def test_the_digest_of_an_artifact_does_not_depend_on_the_order_of_its_files():
+    a, b = ("0" * 64, 1), ("1" * 64, 1)
+    assert Artifact("k", {"x": a, "y": b}).digest == Artifact("k", {"y": b, "x": a}).digest
+    assert Artifact("k", {"x": a}).digest != Artifact("l", {"x": a}).digest

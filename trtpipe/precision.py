@@ -1,0 +1,602 @@
+"""Write a float32 ONNX model anew in float16 or bfloat16, for runtimes whose precision is what the model says.
+
+The conversion is onnxruntime's float16 converter; around it stand a range guard (what overflows float16 stays
+float32), repairs of what the converter leaves behind, and a check of the result against the original in
+onnxruntime on seeded random inputs. bfloat16 has float32's range: there only the converter's structure is used,
+and the weights are rounded anew from the originals.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from trtpipe import onnxfile
+from trtpipe.errors import EnvironmentMissing, StageFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+LARGEST = 65504.0
+"""The largest finite float16."""
+SMALLEST = 5.96e-08
+"""The smallest positive float16, and with it the converter's clamp for smaller weights."""
+SMALLEST_NORMAL = 6.104e-05
+HEADROOM = 2.0
+"""An activation seen on random inputs within this factor of the largest float16 counts as overflowing."""
+TOLERANCES = {"fp16": 5e-2, "bf16": 1e-1}
+"""Largest relative L2 difference between original and rewritten outputs, unless a tolerance is given."""
+FLOAT_OPS = {"fp16": (), "bf16": ("ConvTranspose", "HardSwish", "Mish")}
+"""Ops that stay float32 beside those that onnxruntime's converter always keeps.
+Source: each op tried alone on TensorRT-RTX 1.7.1; its parser or its builder refuses these in bfloat16."""
+FLOOR = 1e-4
+"""The relative difference of an output that is almost nothing (a detector that sees noise) is taken against an
+output with this root mean square."""
+SEED = 20240229
+GUESSES = (1, 64, 224, 16, 320, 8)
+"""Sizes tried for dynamic axes when there is no profile to take them from."""
+_CASTS = ("_cast_to_fp16_node", "_cast_to_fp32_node")
+
+
+class Kept(NamedTuple):
+    """A node that stays in float32, and why."""
+
+    node: str
+    op: str
+    why: str
+
+
+def round_bfloat16(values: NDArray[Any]) -> NDArray[np.uint16]:
+    """Round float32 to bfloat16 (nearest, ties to even), given as its 16 bits. NaN stays NaN."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.uint64)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded).astype(np.uint16)
+
+
+def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Give the float32 values of bfloat16 bits."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def matches(node: onnx.NodeProto, pattern: str) -> bool:
+    """Tell whether a keep_fp32 pattern (shell wildcards) fits a node's name or op."""
+    return fnmatchcase(node.name, pattern) or fnmatchcase(node.op_type, pattern)
+
+
+def matching_nodes(model: onnx.ModelProto, patterns: Iterable[str]) -> dict[str, str]:
+    """Give the named nodes that patterns fit, each with its pattern. Raises StageFailed for one that fits none."""
+    nodes = [found.node for found in onnxfile.walk(model)]
+    chosen: dict[str, str] = {}
+    for pattern in patterns:
+        fitting = [n.name for n in nodes if n.name and matches(n, pattern)]
+        if not fitting:
+            known = sorted({n.name for n in nodes if n.name} | {n.op_type for n in nodes})
+            close = difflib.get_close_matches(pattern, known, 3)
+            hint = f"; close: {', '.join(close)}" if close else ""
+            raise StageFailed(f"keep_fp32: {pattern!r} fits no node's name or op{hint}")
+        for name in fitting:
+            chosen.setdefault(name, pattern)
+    return chosen
+
+
+def rewrite(
+    path: Path,
+    out: Path,
+    precision: str,
+    *,
+    network: Mapping[str, Any],
+    profiles: Sequence[Mapping[str, Mapping[str, Sequence[int]]]] = (),
+    keep: Sequence[str] = (),
+    tolerance: float | None = None,
+) -> dict[str, Any]:
+    """Write the model at `path` in `precision` (fp16 or bf16) to `out` (a file), and check it.
+
+    Inputs and outputs keep their types. `network` is network.json's record; shapes for the check come from the
+    first profile's `opt`, with a batch (axis 0, if dynamic) of at most 2. Gives the record for config.json: what
+    stayed float32 and why, what was clamped, and the differences per output.
+
+    Raises StageFailed if the model cannot be converted, or the result differs more than the tolerance or is not
+    finite; EnvironmentMissing without onnxruntime.
+    """
+    _onnxruntime()
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+    original = onnxfile.load(path)
+    onnx.external_data_helper.load_external_data_for_model(original, str(path.parent))
+    if precision == "bf16":
+        values = (*original.graph.input, *original.graph.output)
+        half = [name for name, t in onnxfile.constants(original) if t.data_type == TensorProto.FLOAT16]
+        half += [v.name for v in values if onnxfile.value_dtype(v) == "float16"]
+        if half:
+            raise StageFailed(
+                f"precision: bf16: the model holds float16 already ({half[0]}); "
+                "use precision: model, or export it in float32"
+            )
+    work = onnx.ModelProto()
+    work.CopyFrom(original)
+    # Old models list their weights among the inputs; the converter would leave those float32 and cast them.
+    weights_too = {t.name for t in work.graph.initializer}
+    inputs = [v for v in original.graph.input if v.name not in weights_too]
+    work.graph.ClearField("input")
+    work.graph.input.extend(inputs)
+    work.ir_version = max(work.ir_version, 4)
+    _name_nodes(work)
+    _hoist_constants(work)
+    kept = [Kept(n, _op(work, n), f"keep_fp32: {p}") for n, p in matching_nodes(work, keep).items()]
+    feeds = _feeds(original, network, profiles)
+    measured = None
+    if precision == "fp16":
+        kept += _large_weights(work)
+        measured = _large_activations(work, feeds[0])
+        kept += measured or ()
+    unique: dict[str, Kept] = {}
+    for entry in kept:
+        unique.setdefault(entry.node, entry)
+    weights = _float_tensors(work)
+    float_ops = sorted({*DEFAULT_OP_BLOCK_LIST, *FLOAT_OPS[precision]})
+    try:
+        converted = convert_float_to_float16(
+            work, keep_io_types=True, op_block_list=float_ops, node_block_list=sorted(unique)
+        )
+    except Exception as error:
+        raise StageFailed(
+            f"precision: {precision}: onnxruntime's converter fails on this model "
+            f"({type(error).__name__}: {error}); use precision: model, or export it in {precision}"
+        ) from error
+    _drop_round_trips(converted)
+    if precision == "bf16":
+        _retarget(converted, weights)
+    for _, graph in onnxfile.graphs(converted):
+        graph.ClearField("value_info")
+    _sort(converted.graph)
+    onnxfile.save(converted, out)
+    blocked = sorted({f.node.op_type for f in onnxfile.walk(original)} & set(float_ops))
+    report: dict[str, Any] = {
+        "precision": precision,
+        "kept": [entry._asdict() for entry in sorted(unique.values())],
+        "ops_kept": blocked,
+        "activations_measured": measured is not None if precision == "fp16" else None,
+        "weights": _changes(weights, precision),
+    }
+    limit = TOLERANCES[precision] if tolerance is None else tolerance
+    report["check"] = _check(original, out, precision, feeds, limit)
+    return report
+
+
+# -- before the conversion ---------------------------------------------------------------------------------------
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EnvironmentMissing(
+            "this runtime's precision is the model's own, so fp16 and bf16 need onnxruntime to rewrite and check the "
+            f"model, and it is not there ({error}): pip install 'trtpipe[cpu]'"
+        ) from error
+    return onnxruntime
+
+
+def _op(model: onnx.ModelProto, name: str) -> str:
+    return next(f.node.op_type for f in onnxfile.walk(model) if f.node.name == name)
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a name of its own: the converter's block list works by names."""
+    taken = {found.node.name for found in onnxfile.walk(model)}
+    seen: set[str] = set()
+    for index, found in enumerate(onnxfile.walk(model)):
+        node = found.node
+        if not node.name or node.name in seen:
+            base = name = node.name or f"{node.op_type}_{index}"
+            number = 1
+            while name in taken:
+                name, number = f"{base}_{number}", number + 1
+            node.name = name
+            taken.add(name)
+        seen.add(node.name)
+
+
+def _hoist_constants(model: onnx.ModelProto) -> None:
+    """Make initialisers of float Constant nodes, so that guard and converter see all weights in one way."""
+    for _, graph in onnxfile.graphs(model):
+        if not isinstance(graph, onnx.GraphProto):
+            continue
+        outputs = {value.name for value in graph.output}
+        for node in [n for n in graph.node if n.op_type == "Constant" and n.domain in ("", "ai.onnx")]:
+            attribute = node.attribute[0]
+            if attribute.name == "value":
+                tensor = onnx.TensorProto()
+                tensor.CopyFrom(attribute.t)
+            elif attribute.name in ("value_float", "value_floats"):
+                value = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+                tensor = numpy_helper.from_array(np.array(value, np.float32))
+            else:
+                continue
+            if tensor.data_type != TensorProto.FLOAT or node.output[0] in outputs:
+                continue
+            tensor.name = node.output[0]
+            graph.initializer.append(tensor)
+            graph.node.remove(node)
+
+
+def _float_tensors(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Give the float32 values of all initialisers, and of tensors in attributes as `node.attribute`."""
+    found = {
+        t.name: numpy_helper.to_array(t) for t in onnxfile.initializers(model) if t.data_type == TensorProto.FLOAT
+    }
+    for located in onnxfile.walk(model):
+        for attribute in located.node.attribute:
+            if attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
+                found[f"{located.node.name}.{attribute.name}"] = numpy_helper.to_array(attribute.t)
+    return found
+
+
+def _largest(values: NDArray[Any]) -> float:
+    finite = np.abs(values[np.isfinite(values)])
+    return float(finite.max()) if finite.size else 0.0
+
+
+def _large_weights(model: onnx.ModelProto) -> list[Kept]:
+    """List the nodes that read a weight beyond float16 (an infinity is one in float16 too)."""
+    large = {name: size for name, v in _float_tensors(model).items() if (size := _largest(v)) > LARGEST}
+    kept = []
+    for found in onnxfile.walk(model):
+        node = found.node
+        names = [*node.input, *(f"{node.name}.{a.name}" for a in node.attribute)]
+        for name in names:
+            if name in large:
+                why = f"its weight {name} holds {large[name]:.4g}, beyond float16's {LARGEST:g}"
+                kept.append(Kept(node.name, node.op_type, why))
+                break
+    return kept
+
+
+def _large_activations(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> list[Kept] | None:
+    """List the nodes that make or read activations near or beyond float16's end on a random input.
+
+    Gives None if this could not be measured (an op that cannot be observed so).
+    """
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    tensors = [o for n in probe.graph.node for o in n.output if o]
+    try:
+        typed = onnx.shape_inference.infer_shapes(probe)
+        kinds = {v.name: onnxfile.value_dtype(v) for v in (*typed.graph.value_info, *typed.graph.output)}
+    except Exception:  # noqa: BLE001 - inference of a foreign model may fail in any way
+        return None
+    watched = [t for t in tensors if kinds.get(t) == "float32"]
+    del probe.graph.output[:]
+    for index, name in enumerate(watched):
+        # ReduceMax gives one number a tensor, so that memory does not grow with the network.
+        probe.graph.node.append(helper.make_node("Abs", [name], [f"__abs_{index}"], name=f"__abs_{index}"))
+        probe.graph.node.append(
+            helper.make_node("ReduceMax", [f"__abs_{index}"], [f"__max_{index}"], name=f"__max_{index}", keepdims=0)
+        )
+        probe.graph.output.append(helper.make_tensor_value_info(f"__max_{index}", TensorProto.FLOAT, []))
+    try:
+        values = _run(probe.SerializeToString(), feed)
+    except Exception:  # noqa: BLE001 - as above: the check that follows judges the result anyway
+        return None
+    limit = LARGEST / HEADROOM
+    large = {name: float(values[f"__max_{index}"]) for index, name in enumerate(watched)}
+    large = {name: size for name, size in large.items() if size > limit}
+    kept = []
+    for node in model.graph.node:
+        name = next((n for n in (*node.output, *node.input) if n in large), None)
+        if name is not None:
+            why = f"{name} reaches {large[name]:.2g} on a random input, float16 ends at {LARGEST:g}"
+            kept.append(Kept(node.name, node.op_type, why))
+    return kept
+
+
+# -- after the conversion ----------------------------------------------------------------------------------------
+
+
+def _cast_to(node: onnx.NodeProto) -> int:
+    return next((int(a.i) for a in node.attribute if a.name == "to"), 0) if node.op_type == "Cast" else 0
+
+
+def _ours(node: onnx.NodeProto) -> bool:
+    return node.name.endswith(_CASTS) or node.name.startswith(("graph_input_cast", "graph_output_cast"))
+
+
+def _drop_round_trips(model: onnx.ModelProto) -> None:
+    """Hand float32 straight from one kept node to the next: the converter casts to float16 and back between them.
+
+    Only its own casts are touched. Beyond float16's range such a round trip would undo the range guard.
+    """
+    graph = model.graph
+    down = {n.output[0]: n.input[0] for n in graph.node if _ours(n) and _cast_to(n) == TensorProto.FLOAT16}
+    outputs = {value.name for value in graph.output}
+    renamed: dict[str, str] = {}
+    for node in graph.node:
+        if _ours(node) and _cast_to(node) == TensorProto.FLOAT and node.input[0] in down:
+            if node.output[0] in outputs:
+                node.input[0] = down[node.input[0]]
+            else:
+                renamed[node.output[0]] = down[node.input[0]]
+    for found in onnxfile.walk(model):
+        for place, name in enumerate(found.node.input):
+            if name in renamed:
+                found.node.input[place] = renamed[name]
+    used = outputs | {name for found in onnxfile.walk(model) for name in found.node.input}
+    for _, inner in onnxfile.graphs(model):
+        used |= {value.name for value in inner.output} if isinstance(inner, onnx.GraphProto) else set(inner.output)
+    # Two casts of one tensor to one type have one name in the converter: keep the first.
+    seen: set[str] = set()
+    kept = []
+    for node in graph.node:
+        if _ours(node) and (node.output[0] not in used or node.output[0] in seen):
+            continue
+        seen.update(node.output)
+        kept.append(node)
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+
+
+def _retarget(model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Turn what the converter made float16 into bfloat16, with the weights rounded from their float32 originals."""
+    half, brain = TensorProto.FLOAT16, TensorProto.BFLOAT16
+
+    def round_tensor(tensor: onnx.TensorProto, key: str) -> None:
+        values = weights[key]
+        name, dims = tensor.name, list(tensor.dims)
+        tensor.Clear()
+        tensor.name = name
+        tensor.dims.extend(dims)
+        tensor.data_type = brain
+        tensor.raw_data = round_bfloat16(values).astype("<u2").tobytes()
+
+    for tensor in onnxfile.initializers(model):
+        if tensor.data_type == half:
+            round_tensor(tensor, tensor.name)
+    for found in onnxfile.walk(model):
+        for attribute in found.node.attribute:
+            if attribute.name in ("to", "dtype") and attribute.type == onnx.AttributeProto.INT and attribute.i == half:
+                attribute.i = brain
+            if attribute.HasField("t") and attribute.t.data_type == half:
+                key = f"{found.node.name}.{attribute.name}"
+                if key in weights:
+                    round_tensor(attribute.t, key)
+                else:  # a default that the converter spelled out: ConstantOfShape's zero
+                    attribute.t.CopyFrom(helper.make_tensor(attribute.t.name, brain, list(attribute.t.dims), [0.0]))
+    for _, graph in onnxfile.graphs(model):
+        if isinstance(graph, onnx.GraphProto):
+            for value in (*graph.input, *graph.output):
+                if value.type.tensor_type.elem_type == half:
+                    value.type.tensor_type.elem_type = brain
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Put the nodes into an order in which each comes after what it reads; the converter appends its casts.
+
+    Stable: nodes that do not wait for each other keep their order.
+    """
+    made = {name for node in graph.node for name in node.output if name}
+    waiting = []
+    for node in graph.node:
+        needs = set(node.input)
+        for inner in _subgraphs(node):
+            needs |= {name for found in inner.node for name in _reads(found)}
+        waiting.append((node, needs & made - set(node.output)))
+    ready: set[str] = set()
+    order: list[onnx.NodeProto] = []
+    while waiting:
+        later = []
+        for node, needs in waiting:
+            if needs <= ready:
+                order.append(node)
+                ready.update(node.output)
+            else:
+                later.append((node, needs))
+        if len(later) == len(waiting):
+            raise StageFailed("the rewritten model has a cycle; this is a fault of the conversion")
+        waiting = later
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in order]
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+
+
+def _subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [g for a in node.attribute for g in (*a.graphs, *([a.g] if a.HasField("g") else []))]
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    names = set(node.input)
+    for inner in _subgraphs(node):
+        names |= {name for found in inner.node for name in _reads(found)}
+    return names
+
+
+def _changes(weights: Mapping[str, NDArray[Any]], precision: str) -> dict[str, Any]:
+    """Count the weights that the narrower type cannot hold as they are."""
+    total = sum(v.size for v in weights.values())
+    if precision == "bf16":
+        return {"values": total}
+    tiny = subnormal = 0
+    for values in weights.values():
+        size = np.abs(values[values != 0])
+        tiny += int((size < SMALLEST).sum())
+        subnormal += int(((size >= SMALLEST) & (size < SMALLEST_NORMAL)).sum())
+    return {"values": total, "raised_to_smallest": tiny, "subnormal": subnormal}
+
+
+# -- the check ---------------------------------------------------------------------------------------------------
+
+
+def _feeds(
+    model: onnx.ModelProto, network: Mapping[str, Any], profiles: Sequence[Mapping[str, Mapping[str, Sequence[int]]]]
+) -> list[dict[str, NDArray[Any]]]:
+    """Make two feeds of seeded random inputs: floats normal, then uniform in [0, 1); integers 0 or 1."""
+    inputs = network["inputs"]
+    profile = profiles[0] if profiles else {}
+    named: dict[str, int] = {}
+    for entry in inputs:
+        shapes = profile.get(entry["name"])
+        for axis, dim in enumerate(entry["dims"]):
+            if isinstance(dim, str) and shapes is not None:
+                size = shapes["opt"][axis]
+                if axis == 0:
+                    size = max(shapes["min"][0], min(size, 2))
+                named.setdefault(dim, size)
+    missing = [d for e in inputs for d in e["dims"] if isinstance(d, str) and d not in named]
+    if not missing:
+        return _random(inputs, named)
+    batches = {e["dims"][0] for e in inputs if e["dims"] and isinstance(e["dims"][0], str)}
+    said = ""
+    for guess in GUESSES:
+        sizes = {d: 1 if d in batches else guess for d in missing} | named
+        feeds = _random(inputs, sizes)
+        try:
+            _run(model.SerializeToString(), feeds[0])
+        except Exception as error:  # noqa: BLE001 - each guess may fail in any way; the last one is told
+            said = str(error)
+        else:
+            return feeds
+    raise StageFailed(
+        f"the rewritten model cannot be checked: no size of {', '.join(sorted(set(missing)))} out of "
+        f"{', '.join(map(str, GUESSES))} runs in onnxruntime; give params.profiles ({said})"
+    )
+
+
+def _random(inputs: Sequence[Mapping[str, Any]], named: Mapping[str, int]) -> list[dict[str, NDArray[Any]]]:
+    feeds = []
+    for uniform in (False, True):
+        random = np.random.default_rng(SEED)
+        feed: dict[str, NDArray[Any]] = {}
+        for entry in inputs:
+            shape = [named[d] if isinstance(d, str) else d for d in entry["dims"]]
+            dtype = np.dtype(entry["dtype"])
+            if dtype.kind == "f":
+                values = random.random(shape) if uniform else random.standard_normal(shape)
+            else:
+                values = random.integers(0, 2, shape)
+            feed[entry["name"]] = np.asarray(values).astype(dtype)
+        feeds.append(feed)
+    return feeds
+
+
+def _run(model: bytes | str, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    onnxruntime = _onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = min(4, os.cpu_count() or 1)
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feed)), strict=True))
+
+
+def _emulated(path: Path) -> tuple[bytes, bool]:
+    """Give the bfloat16 model in float32, with the weights rounded to bfloat16, and whether activations are too.
+
+    onnxruntime's CPU kernels cannot compute in bfloat16, but from opset 13 on they can cast to it and back, which
+    rounds what each node makes.
+    """
+    model = onnxfile.load(path)
+    onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+    brain, single = TensorProto.BFLOAT16, TensorProto.FLOAT
+    narrow: set[str] = set()
+    if onnxfile.opsets(model).get("ai.onnx", 0) >= 13:
+        try:
+            typed = onnx.shape_inference.infer_shapes(model)
+        except Exception:  # noqa: BLE001 - then the weights alone are rounded, and the record says so
+            typed = onnx.ModelProto()
+        narrow = {v.name for v in typed.graph.value_info if v.type.tensor_type.elem_type == brain}
+    for tensor in onnxfile.initializers(model):
+        if tensor.data_type == brain:
+            bits = np.frombuffer(tensor.raw_data, "<u2")
+            tensor.CopyFrom(numpy_helper.from_array(from_bfloat16(bits).reshape(list(tensor.dims)), tensor.name))
+    for found in onnxfile.walk(model):
+        for attribute in found.node.attribute:
+            if attribute.name in ("to", "dtype") and attribute.i == brain:
+                attribute.i = single
+            if attribute.HasField("t") and attribute.t.data_type == brain:
+                values = numpy_helper.to_array(attribute.t).astype(np.float32)
+                attribute.t.CopyFrom(numpy_helper.from_array(values))
+    for node in list(model.graph.node):
+        for place, name in enumerate(node.output):
+            if name in narrow:
+                node.output[place] = f"{name}__exact"
+                model.graph.node.append(helper.make_node("Cast", [f"{name}__exact"], [f"{name}__bits"], to=brain))
+                model.graph.node.append(helper.make_node("Cast", [f"{name}__bits"], [name], to=single))
+    for _, graph in onnxfile.graphs(model):
+        if isinstance(graph, onnx.GraphProto):
+            for value in (*graph.input, *graph.output):
+                if value.type.tensor_type.elem_type == brain:
+                    value.type.tensor_type.elem_type = single
+    _sort(model.graph)
+    return model.SerializeToString(deterministic=True), bool(narrow)
+
+
+def _check(
+    original: onnx.ModelProto, path: Path, precision: str, feeds: Sequence[Mapping[str, NDArray[Any]]], limit: float
+) -> dict[str, Any]:
+    """Compare the outputs of both models; give the record. Raises StageFailed beyond the limit."""
+    source = original.SerializeToString()
+    how = "onnxruntime on the CPU, seeded random inputs"
+    if precision == "fp16":
+        target: bytes | str = str(path)
+    else:
+        target, activations = _emulated(path)
+        rounded = "weights and activations" if activations else "weights (activations are not)"
+        how += f"; bfloat16 is emulated: float32 with rounded {rounded}"
+    outputs: dict[str, dict[str, Any]] = {}
+    problems = []
+    for feed in feeds:
+        try:
+            expected = _run(source, feed)
+        except Exception as error:
+            raise StageFailed(f"onnxruntime cannot run the original model to check against: {error}") from error
+        try:
+            found = _run(target, feed)
+        except Exception as error:
+            raise StageFailed(
+                f"precision: {precision}: onnxruntime cannot run the rewritten model ({error}); "
+                "use precision: model, or name nodes in keep_fp32"
+            ) from error
+        for name, wanted in expected.items():
+            figures = _compare(wanted, found[name])
+            before = outputs.setdefault(name, figures)
+            for key, value in figures.items():
+                before[key] = max(before[key], value) if key in before else value
+            if not figures.get("finite", True):
+                problems.append(f"{name}: not finite where the original is")
+            elif figures.get("relative_l2", 0.0) > limit:
+                problems.append(f"{name}: relative L2 difference {figures['relative_l2']:.3g}, tolerance {limit:g}")
+    if problems:
+        raise StageFailed(
+            f"precision: {precision} changes the model's results too much (on random inputs):\n  "
+            + "\n  ".join(dict.fromkeys(problems))
+            + "\nName the nodes that need float32 in keep_fp32, raise tolerance, or choose another precision"
+        )
+    shapes = {name: list(value.shape) for name, value in feeds[0].items()}
+    return {"how": how, "seed": SEED, "shapes": shapes, "tolerance": limit, "outputs": outputs}
+
+
+def _compare(wanted: NDArray[Any], found: NDArray[Any]) -> dict[str, Any]:
+    """Compare one output. Only floats of equal shape get a `relative_l2`: a label may flip on a random input."""
+    if wanted.shape != found.shape:
+        return {"shape_differs": True}
+    if wanted.dtype.kind != "f":
+        return {"differing": float(f"{np.mean(wanted != found) if wanted.size else 0.0:.3g}")}
+    a, b = wanted.astype(np.float64), found.astype(np.float64)
+    judged = np.isfinite(a)
+    if not np.isfinite(b[judged]).all():
+        return {"finite": False}
+    difference = a[judged] - b[judged]
+    size = max(float(np.linalg.norm(a[judged])), FLOOR * difference.size**0.5)
+    relative = float(np.linalg.norm(difference)) / size if size else 0.0
+    largest = float(np.abs(difference).max()) if difference.size else 0.0
+    # Three digits: what follows differs from one processor to the next.
+    return {"max_abs": float(f"{largest:.3g}"), "relative_l2": float(f"{relative:.3g}")}

@@ -1,0 +1,123 @@
+"""Results as JSON values, as one readable line, and as an aligned table."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ENTRIES = 3
+WIDTH = 60
+
+
+def json_value(value: Any) -> Any:
+    """Give a value that JSON can hold; float32 and float16 become the shortest text that reads back as the same.
+
+    Raises ValueError for NaN and infinities, which JSON cannot hold, and TypeError for other things than
+    None, booleans, numbers, text, arrays, and lists and mappings (with text for names) of them.
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind == "f":
+            if not np.isfinite(value).all():
+                raise ValueError("found NaN or infinity, which JSON cannot hold")
+            if value.dtype.itemsize < 8:
+                return _shortest(value)
+        if value.dtype.kind not in "biufU":
+            raise TypeError(f"found dtype {value.dtype}, expected numbers, booleans or text")
+        return value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("found NaN or infinity, which JSON cannot hold")
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    if isinstance(value, dict):
+        if wrong := [name for name in value if not isinstance(name, str)]:
+            raise TypeError(f"found the name {wrong[0]!r}, expected text")
+        return {name: json_value(item) for name, item in value.items()}
+    raise TypeError(f"found a {type(value).__name__}, expected numbers, text, or lists and mappings of them")
+
+
+def _shortest(value: Any) -> Any:
+    if value.ndim:
+        return [_shortest(item) for item in value]
+    return float(np.format_float_positional(value, unique=True))
+
+
+def text(value: Any) -> str:
+    """Give a JSON value in one line: floats with 4 digits, entries such as {class, score, label, box} in short."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
+    if isinstance(value, dict):
+        return entry(value)
+    if isinstance(value, list):
+        if not value:
+            return "none"
+        if isinstance(value[0], dict):
+            more = f" (+{len(value) - ENTRIES})" if len(value) > ENTRIES else ""
+            return ", ".join(entry(item) for item in value[:ENTRIES]) + more
+        return "[" + " ".join(text(item) for item in value) + "]"
+    return str(value)
+
+
+def number(value: float) -> str:
+    """Give a number with 4 significant digits, or all that are before the point."""
+    return f"{value:.0f}" if 10_000 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def entry(value: Mapping[str, Any]) -> str:
+    """Give one decision, such as `cat 0.98 [10 20 30 40]`, or `name=value` pairs of any other mapping."""
+    if "score" not in value and "class" not in value:
+        return " ".join(f"{name}={text(item)}" for name, item in value.items())
+    known = [value.get("label", value.get("class")), value.get("score"), value.get("box")]
+    return " ".join(text(item) for item in known if item is not None)
+
+
+def table(records: Sequence[Mapping[str, Any]], *, total: int) -> str:
+    """Give records of results.jsonl as an aligned table, a line each; says how many of `total` are not shown."""
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    cells = [[text(record.get(name)) for name in columns] for record in records]
+    numeric = [
+        all(isinstance(r.get(c), int | float) and not isinstance(r.get(c), bool) for r in records) for c in columns
+    ]
+    rows = [columns, *([_cut(cell) for cell in row] for row in cells)]
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = []
+    for row in rows:
+        padded = [
+            " " * (width - _width(cell)) + cell if right else cell + " " * (width - _width(cell))
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    if total > len(records):
+        lines.append(f"… and {total - len(records)} more")
+    return "\n".join(lines) + "\n"
+
+
+def _width(line: str) -> int:
+    """Columns on a terminal: East Asian wide characters take two, marks that combine none."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line
+    )
+
+
+def _cut(cell: str) -> str:
+    if _width(cell) <= WIDTH:
+        return cell
+    while _width(cell) >= WIDTH:
+        cell = cell[:-1]
+    return cell + "…"
