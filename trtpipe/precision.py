@@ -33,7 +33,7 @@ SMALLEST = 5.96e-08
 SMALLEST_NORMAL = 6.104e-05
 HEADROOM = 2.0
 """An activation seen on random inputs within this factor of the largest float16 counts as overflowing."""
-TOLERANCES = {"fp16": 5e-2, "bf16": 1e-1}
+TOLERANCES = {"fp16": 5e-2, "bf16": 2e-1}
 """Largest relative L2 difference between original and rewritten outputs, unless a tolerance is given."""
 FLOAT_OPS = {"fp16": (), "bf16": ("ConvTranspose", "HardSwish", "Mish")}
 """Ops that stay float32 beside those that onnxruntime's converter always keeps.
@@ -187,7 +187,7 @@ def _onnxruntime() -> Any:
 
 
 def _op(model: onnx.ModelProto, name: str) -> str:
-    return next(f.node.op_type for f in onnxfile.walk(model) if f.node.name == name)
+    return next(str(f.node.op_type) for f in onnxfile.walk(model) if f.node.name == name)
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
@@ -307,7 +307,8 @@ def _cast_to(node: onnx.NodeProto) -> int:
 
 
 def _ours(node: onnx.NodeProto) -> bool:
-    return node.name.endswith(_CASTS) or node.name.startswith(("graph_input_cast", "graph_output_cast"))
+    name: str = node.name
+    return name.endswith(_CASTS) or name.startswith(("graph_input_cast", "graph_output_cast"))
 
 
 def _drop_round_trips(model: onnx.ModelProto) -> None:
@@ -478,6 +479,7 @@ def _random(inputs: Sequence[Mapping[str, Any]], named: Mapping[str, int]) -> li
         for entry in inputs:
             shape = [named[d] if isinstance(d, str) else d for d in entry["dims"]]
             dtype = np.dtype(entry["dtype"])
+            values: NDArray[Any]
             if dtype.kind == "f":
                 values = random.random(shape) if uniform else random.standard_normal(shape)
             else:

@@ -1,0 +1,576 @@
+"""TensorRT and TensorRT-RTX through Polygraphy: one backend for both flavours, 8.6 to 11.
+
+Polygraphy does the network, config, profile, build and deserialising. Where it does not fit, our own code stands
+beside it with the reason: the parser's errors (Polygraphy logs them and gives up the parser), the logger
+(Polygraphy's goes to stdout and forgets), timing caches (its file is not replaced atomically, and a cache of
+another GPU ends the build), and running (see trtsession).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import logging
+import os
+import re
+import sys
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any
+
+from trtpipe import environment, planheader
+from trtpipe.backends import Binding, trtrules
+from trtpipe.errors import EnvironmentMissing, StageFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from trtpipe.backends import Session
+
+DTYPES = {
+    "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT8": "int8", "INT32": "int32", "INT64": "int64",
+    "UINT8": "uint8", "BOOL": "bool", "FP8": "float8e4m3fn", "INT4": "int4", "FP4": "float4e2m1",
+    "E8M0": "float8e8m0",
+}  # fmt: skip
+"""TensorRT's names of data types → NumPy's."""
+KEPT = 12  # the native errors of one call that a message shows
+LONGEST = 600  # characters of one of them
+VERBOSITY = {"names_only": "LAYER_NAMES_ONLY", "none": "NONE", "detailed": "DETAILED"}
+EXTERNAL_TACTICS = ("CUBLAS", "CUBLAS_LT", "CUDNN")
+
+_loaded: TrtBackend | None = None
+
+
+class _Stderr(logging.Handler):
+    """Write to whatever sys.stderr is now: a worker's goes to the stage's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"[{record.levelname.lower()}] {record.name}: {record.getMessage()}\n")
+
+
+def load(name: str) -> TrtBackend:
+    """Import a flavour of TensorRT and give its backend; the second call gives the same one.
+
+    Raises EnvironmentMissing if it is not installed, if it is `tensorrt` and there is no GPU (its builder needs
+    one even to parse), or if this process has already loaded the other flavour: Polygraphy reads the choice at
+    import.
+    """
+    global _loaded  # noqa: PLW0603 - one flavour a process, and that is a fact of the process
+    if _loaded is not None:
+        if _loaded.name != name:
+            raise EnvironmentMissing(_other(name, _loaded.name))
+        return _loaded
+    rtx = name == trtrules.RTX
+    if rtx:
+        os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1"
+    else:
+        os.environ.pop("POLYGRAPHY_USE_TENSORRT_RTX", None)
+    config = sys.modules.get("polygraphy.config")
+    if config is not None and bool(config.USE_TENSORRT_RTX) != rtx:
+        raise EnvironmentMissing(_other(name, "tensorrt_rtx" if config.USE_TENSORRT_RTX else "tensorrt"))
+    trt = _import(name)
+    trtrules.typing(name, trtrules.parse_version(trt.__version__))
+    if not rtx and not environment.gpus():
+        raise EnvironmentMissing(
+            "tensorrt needs a GPU even to build, and there is none here (or CUDA_VISIBLE_DEVICES hides it); without "
+            "one, --backend tensorrt_rtx --target engine builds a real plan (pip install 'trtpipe[rtx]'), and "
+            "--backend onnxruntime runs"
+        )
+    _loaded = TrtBackend(name, trt)
+    return _loaded
+
+
+def _other(name: str, loaded: str) -> str:
+    return (
+        f"this process has already loaded {loaded}, and Polygraphy serves one flavour of TensorRT a process; "
+        f"use {name} in a process of its own"
+    )
+
+
+def _import(name: str) -> Any:
+    hint = environment.HELP[name]
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # The RTX wheels hold `tensorrt_rtx_bindings`; only a small package on top makes `tensorrt_rtx` of it.
+        if name == trtrules.RTX and error.name == name:
+            try:
+                module = importlib.import_module("tensorrt_rtx_bindings")
+            except ImportError as inner:
+                raise EnvironmentMissing(f"tensorrt_rtx is not installed ({inner}): {hint}") from inner
+            sys.modules[name] = module
+            return module
+        raise EnvironmentMissing(f"{name} is not installed ({error}): {hint}") from error
+    except ImportError as error:
+        raise EnvironmentMissing(f"{name} is installed, but fails to import ({error}); try {hint}") from error
+
+
+class TrtBackend:
+    """One flavour of TensorRT. `version` is the bindings' full version."""
+
+    def __init__(self, name: str, trt: Any) -> None:
+        self.name = name
+        self.version: str = trt.__version__
+        self.trt = trt
+        self.errors: deque[str] = deque(maxlen=KEPT)
+        self.logger = self._make_logger()
+        self.rtx = name == trtrules.RTX
+        self.title = f"{trtrules.TITLES[name]} {self.version}"
+
+    def _make_logger(self) -> Any:
+        from polygraphy.backend.trt import util
+        from polygraphy.logger import G_LOGGER
+
+        G_LOGGER.use_python_logging_system = True  # it would print to stdout
+        python = logging.getLogger("Polygraphy")
+        if not any(isinstance(h, _Stderr) for h in python.handlers):
+            python.addHandler(_Stderr())
+        python.propagate = False
+        python.setLevel(logging.INFO)
+        trt, errors = self.trt, self.errors
+        severity = trt.ILogger.Severity
+        worst = (severity.INTERNAL_ERROR, severity.ERROR)
+        names = {severity.INTERNAL_ERROR: "internal error", severity.ERROR: "error", severity.WARNING: "warning"}
+
+        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, level: Any, message: str) -> None:
+                # Called from native code, also from its threads: nothing may escape.
+                with contextlib.suppress(Exception):
+                    if level in worst:
+                        errors.append(message)
+                    if level != severity.VERBOSE:
+                        sys.stderr.write(f"[{names.get(level, 'info')}] {message}\n")
+
+        logger = Logger()
+        # TensorRT wants one logger a process; Polygraphy makes its own unless it finds one here.
+        util.TRT_LOGGER = logger
+        return logger
+
+    def _native(self, what: str) -> str:
+        """Give the runtime's own last errors as text that ends a message."""
+        said = []
+        for message in self.errors:
+            text = " ".join(message.split())
+            if text not in said:
+                said.append(text if len(text) <= LONGEST else text[:LONGEST] + " …")
+        if not said:
+            return f"{what}; {self.title} said nothing"
+        return f"{what}; {self.title} says:\n  " + "\n  ".join(said)
+
+    @contextlib.contextmanager
+    def _calls(self, what: str) -> Iterator[None]:
+        """Turn a Polygraphy or TensorRT exception into a StageFailed with the native errors of these calls."""
+        self.errors.clear()
+        try:
+            yield
+        except (StageFailed, EnvironmentMissing):
+            raise
+        except Exception as error:
+            from polygraphy.exception import PolygraphyException
+
+            if isinstance(error, MemoryError | OSError):
+                raise
+            if not isinstance(error, PolygraphyException):
+                self.errors.append(f"{type(error).__name__}: {error}")
+            elif not self.errors:
+                self.errors.append(str(error))
+            raise StageFailed(self._native(what)) from error
+
+    def _has(self, enum: str, member: str) -> bool:
+        return hasattr(getattr(self.trt, enum, None), member)
+
+    # -- parse ---------------------------------------------------------------------------------------------------
+
+    def parse(self, model: Path) -> dict[str, Any]:
+        """Parse an ONNX file (external data is found beside it) with this TensorRT's own parser.
+
+        Gives `inputs` and `outputs` (name, dtype, shape with -1, dims) and `layers` (type → count). Raises
+        StageFailed that lists every rejected node with its name, op and reason.
+        """
+        from polygraphy.backend.trt import create_network
+
+        strong = trtrules.typing(self.name, trtrules.parse_version(self.version)) != "weak"
+        with self._calls(f"{model.name} cannot be parsed"):
+            _builder, network = create_network(strongly_typed=strong)
+            self._plugins()
+            # Our own parser object: Polygraphy's loader logs the errors and drops the parser.
+            parser = self.trt.OnnxParser(network, self.logger)
+            ok = parser.parse_from_file(str(model))
+            rejected = self._rejected(parser, model) if not ok or parser.num_errors else []
+            if rejected:
+                lines = "\n  ".join(rejected)
+                many = f"{len(rejected)} node{'s' if len(rejected) > 1 else ''}"
+                raise StageFailed(f"{self.title} rejects {many} of {model.name}:\n  {lines}")
+            if not ok:
+                raise StageFailed(self._native(f"{model.name} cannot be parsed"))
+            if not network.num_outputs:
+                # The parser reads a torn or foreign file as an empty model, without a word.
+                raise StageFailed(f"{model.name} holds no network: it is torn, or no ONNX model")
+            layers = Counter(network.get_layer(i).type.name for i in range(network.num_layers))
+            return {**self._io(network), "layers": dict(sorted(layers.items()))}
+
+    def _plugins(self) -> None:
+        self.trt.init_libnvinfer_plugins(self.logger, "")
+
+    def _rejected(self, parser: Any, model: Path) -> list[str]:
+        found = {}
+        names = _node_names(model)
+        for index in range(parser.num_errors):
+            error = parser.get_error(index)
+            number = error.node()
+            name, op = names.get(number, ("", ""))
+            if hasattr(error, "node_name"):  # since TensorRT 10
+                name, op = error.node_name() or name, error.node_operator() or op
+            code = error.code().name.lower().replace("_", " ")
+            text = " ".join(error.desc().split())
+            why = f"{code}: {text}" if text not in ("", "false") else code
+            where = f" ({error.func()})" if error.func() else ""
+            found[number if number >= 0 else -1 - index] = (name, op, why + where)
+        if not hasattr(self.trt.ParserError, "node_name") and hasattr(parser, "supports_model"):
+            # 8.6 stops at its first error; its support query lists the others, without reasons.
+            with contextlib.suppress(Exception):
+                parser.clear_errors()
+                _, parts = parser.supports_model(model.read_bytes(), str(model))
+                for nodes, supported in parts:
+                    for number in () if supported else nodes:
+                        name, op = names.get(number, ("", ""))
+                        found.setdefault(number, (name, op, "not supported by this version's parser"))
+        lines = []
+        for number, (name, op, why) in sorted(found.items()):
+            where = f"node {number} {name or '(unnamed)'} [{op or 'unknown op'}]" if number >= 0 else "the model"
+            lines.append(f"{where}: {why}")
+        return lines
+
+    def _io(self, network: Any) -> dict[str, Any]:
+        def describe(tensor: Any) -> dict[str, Any]:
+            shape = _shape(tensor.shape)
+            named = [_dim(tensor, axis) for axis in range(len(shape))]
+            dims = [name if size < 0 else size for size, name in zip(shape, named, strict=True)]
+            return {"name": tensor.name, "dtype": _dtype(tensor.dtype), "shape": shape, "dims": dims}
+
+        return {
+            "inputs": [describe(network.get_input(i)) for i in range(network.num_inputs)],
+            "outputs": [describe(network.get_output(i)) for i in range(network.num_outputs)],
+        }
+
+    # -- configure -----------------------------------------------------------------------------------------------
+
+    def configure(self, config: dict[str, Any], network: Mapping[str, Any]) -> dict[str, Any]:
+        """Decide how this TensorRT honours a config; see trtrules.settle. Raises StageFailed for what it cannot."""
+        part = trtrules.settle(self.name, self.version, config, network, self._has)
+        if not config["profiles"]:
+            dynamic = [
+                f"{i['name']} [{', '.join(map(str, i['dims']))}]"
+                for i in network["inputs"]
+                if any(isinstance(d, str) for d in i["dims"])
+            ]
+            if dynamic:
+                # Without one, Polygraphy would fill in a profile in which every dynamic axis is 1, for good.
+                raise StageFailed(
+                    f"{self.title} needs a profile for dynamic inputs, and params.profiles is empty: "
+                    f"{', '.join(dynamic)}; give min, opt and max for each"
+                )
+        return part
+
+    # -- build ---------------------------------------------------------------------------------------------------
+
+    def build(
+        self, model: Path, config: Mapping[str, Any], plan: Path, shared: Path, note: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Build and serialise a plan into the file `plan`.
+
+        Gives `bindings`, `target`, `precision_proof` and `timing_cache` for the manifest. Raises StageFailed with
+        the runtime's own last errors. On RTX this needs no GPU.
+        """
+        from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath, PostprocessNetwork
+
+        strong = bool(config["strongly_typed"])
+        cache = None if self.rtx or config["timing_cache"] == "off" else _TimingCache(self, shared, note)
+        with self._calls(f"{model.name} cannot be built"):
+            load_network: Any = NetworkFromOnnxPath(str(model), strongly_typed=strong)
+            if "OBEY_PRECISION_CONSTRAINTS" in config["flags"]:
+                keep = list(config["keep_fp32"])
+                load_network = PostprocessNetwork(load_network, lambda network: self._keep_fp32(network, keep))
+            parts = load_network()
+            network = parts[1]
+            io = self._io(network)
+            self._check_shape_tensors(network)
+        with self._calls(self._failed_build(model, config)):
+            builder_config = self._builder_config(config)(parts[0], network)
+            if cache is not None:
+                cache.attach(builder_config)
+            # EngineFromNetwork would deserialise too, which RTX cannot do without a GPU.
+            serialised = EngineBytesFromNetwork(parts, lambda *_: builder_config)()
+            with open(plan, "wb") as stream:
+                stream.write(memoryview(serialised))
+            del serialised
+        if cache is not None:
+            cache.save(builder_config)
+        bindings = [
+            {"name": t["name"], "mode": mode, "dtype": t["dtype"], "shape": t["shape"], "dims": t["dims"]}
+            for mode in ("input", "output")
+            for t in io[f"{mode}s"]
+        ]
+        return {
+            "bindings": bindings,
+            "target": self._target(config),
+            "precision_proof": self._proof(plan),
+        }
+
+    def _failed_build(self, model: Path, config: Mapping[str, Any]) -> str:
+        asked = f"{model.name} cannot be built (precision {config['precision']}"
+        if config["workspace"] is not None:
+            asked += f", workspace {config['workspace']} bytes: if it says out of memory, give more"
+        return asked + ")"
+
+    def _builder_config(self, config: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
+        """Give a function (builder, network) → IBuilderConfig for a config record."""
+        from polygraphy.backend.trt import CreateConfig, Profile
+
+        trt = self.trt
+        flags = set(config["flags"])
+        profiles = []
+        for shapes in config["profiles"]:
+            profile = Profile()
+            for name, s in shapes.items():
+                profile.add(name, min=tuple(s["min"]), opt=tuple(s["opt"]), max=tuple(s["max"]))
+            profiles.append(profile)
+        common: dict[str, Any] = {
+            "profiles": profiles or None,
+            "sparse_weights": "SPARSE_WEIGHTS" in flags,
+            "refittable": "REFIT" in flags,
+            "strip_plan": "STRIP_PLAN" in flags,
+            "version_compatible": "VERSION_COMPATIBLE" in flags,
+            "weight_streaming": "WEIGHT_STREAMING" in flags,
+            "profiling_verbosity": getattr(trt.ProfilingVerbosity, VERBOSITY[config["verbosity"]]),
+        }
+        if config["workspace"] is not None:
+            common["memory_pool_limits"] = {trt.MemoryPoolType.WORKSPACE: config["workspace"]}
+        if config["optimization_level"] is not None and "optimization_level" not in config["not_applicable"]:
+            common["builder_optimization_level"] = config["optimization_level"]
+        if self.rtx:
+            from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+
+            capabilities = config["compute_capabilities"]
+            pairs = [divmod(c, 10) for c in capabilities] if capabilities else None
+            create: Any = CreateConfigRTX(compute_capabilities=pairs, **common)
+        else:
+            level = {"ampere+": "AMPERE_PLUS", "same_compute_capability": "SAME_COMPUTE_CAPABILITY"}.get(
+                config["hardware_compatibility"]
+            )
+            if level:
+                common["hardware_compatibility_level"] = getattr(trt.HardwareCompatibilityLevel, level)
+            if trtrules.parse_version(self.version) < (11,):
+                # As TensorRT 11 does it: no cuBLAS, cuDNN tactics, so that a plan needs nothing but TensorRT.
+                common["tactic_sources"] = [
+                    member for name, member in trt.TacticSource.__members__.items() if name not in EXTERNAL_TACTICS
+                ]
+            create = CreateConfig(
+                tf32="TF32" in flags,
+                fp16="FP16" in flags,
+                bf16="BF16" in flags,
+                precision_constraints="obey" if "OBEY_PRECISION_CONSTRAINTS" in flags else None,
+                **common,
+            )
+
+        def configured(builder: Any, network: Any) -> Any:
+            built = create(builder, network)
+            if self.rtx:
+                # CreateConfigRTX leaves TF32 as the library's default, which is on.
+                (built.set_flag if "TF32" in flags else built.clear_flag)(trt.BuilderFlag.TF32)
+            return built
+
+        return configured
+
+    def _keep_fp32(self, network: Any, names: list[str]) -> Any:
+        """Hold the layers of named ONNX nodes in float32 (weakly typed networks only)."""
+        wanted, seen = set(names), set()
+        floating = (self.trt.float32, self.trt.float16)
+        for index in range(network.num_layers):
+            layer = network.get_layer(index)
+            # The parser names a node's first layer after the node, and further ones with a suffix.
+            node = next((n for n in (layer.name, re.sub(r"_\d+$", "", layer.name)) if n in wanted), None)
+            outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
+            if node is None or not outputs or any(o.dtype not in floating or o.is_shape_tensor for o in outputs):
+                continue
+            layer.precision = self.trt.float32
+            for i in range(len(outputs)):
+                layer.set_output_type(i, self.trt.float32)
+            seen.add(node)
+        missing = sorted(wanted - seen)
+        if missing:
+            raise StageFailed(f"{self.title}: no layer could be kept in float32 for the nodes {', '.join(missing)}")
+        return network
+
+    def _check_shape_tensors(self, network: Any) -> None:
+        shapes = [network.get_input(i).name for i in range(network.num_inputs) if network.get_input(i).is_shape_tensor]
+        dynamic = [
+            network.get_input(i).name
+            for i in range(network.num_inputs)
+            if network.get_input(i).name in shapes and -1 in _shape(network.get_input(i).shape)
+        ]
+        if dynamic:
+            raise StageFailed(
+                f"{self.title} takes the values of {', '.join(dynamic)} as shapes, and its length is dynamic; "
+                "fix its length in the model"
+            )
+
+    def _target(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        if self.rtx:
+            # What the default means was measured: Turing must be asked for, everything later is in.
+            return {"compute_capabilities": config["compute_capabilities"] or "8.0+"}
+        gpu = environment.gpus()[0]
+        return {
+            "gpu": gpu.name,
+            "compute_capability": gpu.compute_capability,
+            "hardware_compatibility": config["hardware_compatibility"],
+        }
+
+    def _proof(self, plan: Path) -> dict[str, Any]:
+        """Give the engine's layers by type of what they make, or why that cannot be told here."""
+        if self.rtx:
+            # The plan is the same whether or not a GPU is here, and its manifest shall be too.
+            return {
+                "status": "unproven",
+                "why": "a TensorRT-RTX plan is compiled for the GPU when it is loaded; its network is strongly typed",
+            }
+        from polygraphy.backend.trt import EngineFromBytes
+
+        from trtpipe.backends.trtproof import table
+
+        try:
+            with self._calls("the new plan cannot be inspected"):
+                runtime = self.trt.Runtime(self.logger)
+                engine = EngineFromBytes(plan.read_bytes(), runtime=runtime)()
+                inspector = engine.create_engine_inspector()
+                text = inspector.get_engine_information(self.trt.LayerInformationFormat.JSON)
+            return table(text)
+        except StageFailed as error:
+            return {"status": "unproven", "why": str(error)}
+
+    # -- run -----------------------------------------------------------------------------------------------------
+
+    def open(
+        self, plan: Path, manifest: Mapping[str, Any], buffers: Mapping[str, Any], note: Callable[[str], None]
+    ) -> Session:
+        """Load a plan and allocate what the buffers record says.
+
+        Raises EnvironmentMissing without a GPU, or with one that this runtime does not support, and StageFailed
+        if the plan belongs to another runtime or version, is torn, or does not fit into device memory.
+        """
+        planheader.check(plan, self.name, self.version, version_compatible=bool(manifest.get("version_compatible")))
+        gpus = environment.gpus()
+        if not gpus:
+            raise EnvironmentMissing(
+                f"{self.title} builds here, but running a plan needs a GPU and there is none; `--target engine` ends "
+                "with the plan, and --backend onnxruntime runs without a GPU"
+            )
+        gpu = gpus[0]
+        if self.rtx and not environment.rtx_supports(self.version, gpu.compute_capability):
+            raise EnvironmentMissing(
+                f"{self.title} does not run on {gpu.name} (compute capability {gpu.compute_capability}); "
+                "TensorRT-RTX 1.4 does on Hopper: pip install 'tensorrt-rtx-cu13-libs==1.4.*' "
+                "'tensorrt-rtx-cu13-bindings==1.4.*', or use --backend tensorrt"
+            )
+        from trtpipe.backends.trtsession import TrtSession
+
+        with self._calls(f"{plan.name} cannot be loaded on {gpu.name}"):
+            return TrtSession(self, plan, manifest, buffers, note)
+
+
+class _TimingCache:
+    """The store's timing cache of this runtime and GPU: read before a build, merged and replaced after it.
+
+    Our own, because Polygraphy writes the file in place, and ends the build for a cache of another GPU.
+    """
+
+    def __init__(self, backend: TrtBackend, shared: Path, note: Callable[[str], None]) -> None:
+        gpu = environment.gpus()[0].name if environment.gpus() else "none"
+        self.folder = shared / re.sub(r"[^A-Za-z0-9.+-]+", "_", f"{backend.name}-{backend.version}-{gpu}")
+        self.path = self.folder / "timing.cache"
+        self.backend = backend
+        self.note = note
+
+    def attach(self, builder_config: Any) -> None:
+        """Give the cache to a builder config; a torn or foreign one is ignored, loudly."""
+        data = self._read()
+        cache = self._make(builder_config, data) if data else None
+        if cache is not None and builder_config.set_timing_cache(cache, False):
+            return
+        if data:
+            self.note(f"ignored the timing cache {self.path.name}: it is torn, or of another TensorRT or GPU")
+        builder_config.set_timing_cache(builder_config.create_timing_cache(b""), False)
+
+    def save(self, builder_config: Any) -> None:
+        """Merge what the build learnt with what others wrote meanwhile, and replace the file."""
+        learnt = builder_config.get_timing_cache()
+        if learnt is None:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self.folder / "lock", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                data = self._read()
+                other = self._make(builder_config, data) if data else None
+                if other is not None:
+                    learnt.combine(other, False)
+                new = self.path.with_suffix(".new")
+                with open(new, "wb") as stream:
+                    stream.write(memoryview(learnt.serialize()))
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(new, self.path)
+        except OSError as error:
+            self.note(f"the timing cache could not be saved ({error}); the plan is not affected")
+
+    def _read(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except OSError:
+            return b""
+
+    @staticmethod
+    def _make(builder_config: Any, data: bytes) -> Any:
+        with contextlib.suppress(Exception):
+            return builder_config.create_timing_cache(data)
+        return None
+
+
+def _dtype(native: Any) -> str:
+    name: str = native.name
+    return DTYPES.get(name, name.lower())
+
+
+def _shape(dims: Any) -> list[int]:
+    try:
+        return [int(d) for d in dims]
+    except ValueError:  # an unknown rank has a negative length
+        return []
+
+
+def _dim(tensor: Any, axis: int) -> str:
+    """Give the ONNX name of an axis, or a made-up one."""
+    get = getattr(tensor, "get_dimension_name", None)
+    return (get(axis) if get is not None else None) or f"{tensor.name}_{axis}"
+
+
+def _node_names(model: Path) -> dict[int, tuple[str, str]]:
+    """Give (name, op) of each node of the main graph, by its place."""
+    from trtpipe import onnxfile
+
+    return {i: (n.name, n.op_type) for i, n in enumerate(onnxfile.load(model).graph.node)}
+
+
+def binding(record: Mapping[str, Any]) -> Binding:
+    """Make a Binding of its record in a manifest."""
+    return Binding(
+        name=record["name"],
+        mode=record["mode"],
+        dtype=record["dtype"],
+        shape=tuple(record["shape"]),
+        dims=tuple(record["dims"]),
+    )

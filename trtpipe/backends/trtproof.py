@@ -1,0 +1,56 @@
+"""What precision an engine really has: the engine inspector's layers reduced to a table. Pure Python."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from typing import Any
+
+# The inspector writes types in prose ("Channel major FP16 format where channel % 8 == 0") and in words ("Half").
+_TYPES = (
+    (re.compile(r"\b(BF16|BFloat16)\b", re.IGNORECASE), "bfloat16", 2.0),
+    (re.compile(r"\b(FP16|Half|Float16)\b", re.IGNORECASE), "float16", 2.0),
+    (re.compile(r"\b(FP8|E4M3)\b", re.IGNORECASE), "float8", 1.0),
+    (re.compile(r"\b(FP4|E2M1)\b", re.IGNORECASE), "float4", 0.5),
+    (re.compile(r"\b(FP32|Float|Float32|TF32)\b", re.IGNORECASE), "float32", 4.0),
+    (re.compile(r"\bInt8\b", re.IGNORECASE), "int8", 1.0),
+    (re.compile(r"\bUInt8\b", re.IGNORECASE), "uint8", 1.0),
+    (re.compile(r"\bInt4\b", re.IGNORECASE), "int4", 0.5),
+    (re.compile(r"\bInt32\b", re.IGNORECASE), "int32", 4.0),
+    (re.compile(r"\bInt64\b", re.IGNORECASE), "int64", 8.0),
+    (re.compile(r"\bBool\b", re.IGNORECASE), "bool", 1.0),
+)
+
+
+def _type(text: str) -> tuple[str, float]:
+    return next(((name, size) for pattern, name, size in _TYPES if pattern.search(text)), ("unknown", 0.0))
+
+
+def table(information: str) -> dict[str, Any]:
+    """Reduce the inspector's JSON to `layers` and `weight_bytes` by data type, with `status` "inspected".
+
+    A layer counts under the type of its first output. Where the plan holds layer names only, the status is
+    "unproven" and `why` says what would help.
+    """
+    layers = json.loads(information).get("Layers", [])
+    if not layers or not all(isinstance(layer, dict) for layer in layers):
+        return {
+            "status": "unproven",
+            "why": "the plan holds layer names only; configure with verbosity: detailed to see their types",
+        }
+    count: Counter[str] = Counter()
+    weights: Counter[str] = Counter()
+    for layer in layers:
+        outputs = layer.get("Outputs") or []
+        count[_type(str(outputs[0].get("Format/Datatype", "")))[0] if outputs else "none"] += 1
+        for key in ("Weights", "Bias"):
+            held = layer.get(key)
+            if isinstance(held, dict) and held.get("Count"):
+                name, size = _type(str(held.get("Type", "")))
+                weights[name] += int(size * int(held["Count"]))
+    return {
+        "status": "inspected",
+        "layers": dict(sorted(count.items())),
+        "weight_bytes": dict(sorted(weights.items())),
+    }

@@ -1,0 +1,247 @@
+"""How the runtime shall build: precision, memory, shapes, compatibility; all checked here, not in the builder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from trtpipe.errors import StageFailed
+from trtpipe.stage import Context, Params, Port, Size, StageType, size_in_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+Shape = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(description="One size an axis.")]
+
+
+class Shapes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The shapes of one input within one profile."""
+
+    min: Annotated[Shape, Meta(description="The smallest shape that the engine takes.")]
+    opt: Annotated[Shape, Meta(description="The shape that the engine is made fast for.")]
+    max: Annotated[Shape, Meta(description="The largest shape that the engine takes; memory is reserved for it.")]
+
+
+class ConfigureParams(Params, frozen=True, kw_only=True):
+    """How the engine shall be built."""
+
+    precision: Annotated[
+        Literal["model", "fp32", "tf32", "fp16", "bf16"],
+        Meta(
+            description=(
+                "`model`: the types that the ONNX model has. `fp32`: float32 and nothing less. `tf32`: float32 whose "
+                "products may be rounded to 10 bits. `fp16`, `bf16`: half precision; inputs and outputs keep their "
+                "types. It means the same on every TensorRT: builder flags where networks are weakly typed (8.6), "
+                "a rewritten and checked ONNX model elsewhere."
+            )
+        ),
+    ] = "model"
+    keep_fp32: Annotated[
+        list[Annotated[str, Meta(min_length=1)]],
+        Meta(description="With fp16 or bf16: nodes that stay float32, by name or op; `*` and `?` are wildcards."),
+    ] = msgspec.field(default_factory=list)
+    tolerance: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description=(
+                "Largest relative L2 difference of an output after a rewrite to fp16 (default 0.05) or bf16 (0.2)."
+            ),
+        ),
+    ] = None
+    workspace: Annotated[
+        Size | None, Meta(description="Scratch memory that a layer may use; without it, the runtime's own limit.")
+    ] = None
+    profiles: Annotated[
+        list[Annotated[dict[str, Shapes], Meta(min_length=1)]],
+        Meta(description="Ranges of shapes: a map from each dynamic input to its min, opt and max."),
+    ] = msgspec.field(default_factory=list)
+    optimization_level: Annotated[
+        Annotated[int, Meta(ge=0, le=5)] | None,
+        Meta(description="How long the builder searches: 0 (fast build) to 5 (fast engine)."),
+    ] = None
+    timing_cache: Annotated[
+        Literal["auto", "off"],
+        Meta(description="`auto` keeps the builder's timings in `artifacts/timing`, so that later builds are faster."),
+    ] = "auto"
+    version_compatible: Annotated[
+        bool, Meta(description="The plan shall load in later TensorRT versions of the same major number.")
+    ] = False
+    hardware_compatibility: Annotated[
+        Literal["none", "ampere+", "same_compute_capability"],
+        Meta(description="On which other GPUs the plan shall run (TensorRT)."),
+    ] = "none"
+    compute_capabilities: Annotated[
+        Annotated[list[Annotated[int, Meta(ge=50, le=999)]], Meta(min_length=1)] | None,
+        Meta(description="The capabilities to build for, such as 89 for 8.9 (TensorRT-RTX); default: all from 8.0 on."),
+    ] = None
+    sparse_weights: Annotated[bool, Meta(description="Let the builder use kernels for 2:4 sparse weights.")] = False
+    strip_plan: Annotated[bool, Meta(description="Leave the weights out of the plan; they are refitted later.")] = False
+    refit: Annotated[bool, Meta(description="The weights can be replaced after the build.")] = False
+    weight_streaming: Annotated[bool, Meta(description="Weights may stay in host memory and be streamed.")] = False
+    verbosity: Annotated[
+        Literal["none", "names_only", "detailed"],
+        Meta(
+            description=(
+                "What the plan says of its layers. `detailed` lets the manifest prove each layer's precision on "
+                "TensorRT, and changes the plan's bytes."
+            )
+        ),
+    ] = "names_only"
+    strongly_typed: Annotated[
+        bool | None,
+        Meta(description="TensorRT 9 and 10 only: `false` builds a weakly typed network with precision flags."),
+    ] = None
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Give what the schema cannot say."""
+        if self.precision not in ("fp16", "bf16"):
+            if self.keep_fp32:
+                yield "keep_fp32", f"found with precision {self.precision}, expected with fp16 or bf16 only"
+            if self.tolerance is not None:
+                yield "tolerance", f"found with precision {self.precision}, expected with fp16 or bf16 only"
+        names = [frozenset(profile) for profile in self.profiles]
+        for index, found in enumerate(names[1:], 1):
+            if found != names[0]:
+                expected = ", ".join(sorted(names[0]))
+                given = ", ".join(sorted(found))
+                yield f"profiles[{index}]", f"found the inputs {given}, expected {expected} as in profiles[0]"
+        if len(set(self.compute_capabilities or ())) != len(self.compute_capabilities or ()):
+            yield "compute_capabilities", f"found {self.compute_capabilities}, expected each one once"
+
+    def packages(self) -> Iterable[str]:
+        """Name what rewrites the model: its version changes the outcome."""
+        return ("onnx", "onnxruntime") if self.precision in ("fp16", "bf16") else ("onnx",)
+
+
+def check_profiles(
+    profiles: Sequence[Mapping[str, Mapping[str, Sequence[int]]]], network: Mapping[str, Any]
+) -> list[str]:
+    """Give what is wrong with profiles for a network, each with its numbers.
+
+    Names must be inputs, ranks must agree, fixed axes must be the model's own, min ≤ opt ≤ max, every dynamic
+    input must be there, and axes that share a name must have the same range everywhere.
+    """
+    inputs = {entry["name"]: entry["dims"] for entry in network["inputs"]}
+    problems = []
+    for index, profile in enumerate(profiles):
+        where = f"profiles[{index}]"
+        ranges: dict[str, tuple[str, tuple[int, int, int]]] = {}
+        for name, shapes in profile.items():
+            at = f"{where}.{name}"
+            if name not in inputs:
+                problems.append(f"{at}: the network has no such input; it has {', '.join(inputs)}")
+                continue
+            dims = inputs[name]
+            if dims is None:
+                problems.append(f"{at}: the model does not say how many axes {name} has; fix its shape in the model")
+                continue
+            text = f"[{', '.join(map(str, dims))}]"
+            wrong = [f"{k} {list(shapes[k])}" for k in ("min", "opt", "max") if len(shapes[k]) != len(dims)]
+            if wrong:
+                problems.append(f"{at}: found {', '.join(wrong)}, expected {len(dims)} axes: the model has {text}")
+                continue
+            for axis, dim in enumerate(dims):
+                low, best, high = (int(shapes[k][axis]) for k in ("min", "opt", "max"))
+                given = f"found min {low}, opt {best}, max {high}"
+                if not low <= best <= high:
+                    problems.append(f"{at}: axis {axis}: {given}; expected min ≤ opt ≤ max")
+                elif isinstance(dim, int):
+                    if (low, high) != (dim, dim):
+                        problems.append(f"{at}: axis {axis}: {given}; the model fixes it at {dim}")
+                elif dim in ranges and ranges[dim][1] != (low, best, high):
+                    there, (a, b, c) = ranges[dim]
+                    problems.append(
+                        f"{at}: axis {axis} is {dim}, {given}; "
+                        f"{there} has the same {dim} with min {a}, opt {b}, max {c}"
+                    )
+                else:
+                    ranges.setdefault(dim, (f"{name} axis {axis}", (low, best, high)))
+        for name, dims in inputs.items():
+            if name not in profile and any(isinstance(d, str) for d in dims or ()):
+                problems.append(f"{where}: the dynamic input {name} [{', '.join(map(str, dims))}] is missing")
+    return problems
+
+
+def run(ctx: Context) -> None:
+    """Check the settings against the network and the runtime; rewrite the model where its types are the precision."""
+    from trtpipe import onnxfile
+
+    params: ConfigureParams = ctx.params
+    source = ctx.inputs["network"]
+    network = source.json("network.json")
+    model_path = source.path("model.onnx")
+    model = onnxfile.load(model_path)
+    data = onnxfile.external_files(model, source.folder, label="model.onnx", known=source.files)
+    profiles = [
+        {name: {"min": s.min, "opt": s.opt, "max": s.max} for name, s in profile.items()} for profile in params.profiles
+    ]
+    problems = check_profiles(profiles, network)
+    if problems:
+        raise StageFailed("params.profiles do not fit the network:\n  " + "\n  ".join(problems))
+    backend = ctx.backend()
+    config: dict[str, Any] = {
+        "precision": params.precision,
+        "keep_fp32": list(params.keep_fp32),
+        "workspace": None if params.workspace is None else size_in_bytes(params.workspace),
+        "profiles": profiles,
+        "optimization_level": params.optimization_level,
+        "timing_cache": params.timing_cache,
+        "version_compatible": params.version_compatible,
+        "hardware_compatibility": params.hardware_compatibility,
+        "compute_capabilities": params.compute_capabilities and sorted(params.compute_capabilities),
+        "sparse_weights": params.sparse_weights,
+        "strip_plan": params.strip_plan,
+        "refit": params.refit,
+        "weight_streaming": params.weight_streaming,
+        "verbosity": params.verbosity,
+        "strongly_typed": params.strongly_typed,
+    }
+    part = backend.configure(config, network)
+    wanted = part["rewrite"]
+    config |= {
+        "strongly_typed": part["strongly_typed"],
+        "flags": list(part["flags"]),
+        "not_applicable": list(part["not_applicable"]),
+        "rewrite": None,
+        "runtime": backend.name,
+        "runtime_version": backend.version,
+    }
+    if params.keep_fp32:
+        from trtpipe import precision
+
+        config["keep_fp32"] = sorted(precision.matching_nodes(model, params.keep_fp32))
+    if wanted is None:
+        onnxfile.copy_model(model_path, ctx.out, data, link=source.kind == "network")
+    else:
+        from trtpipe import precision
+
+        config["rewrite"] = precision.rewrite(
+            model_path,
+            ctx.out / "model.onnx",
+            wanted,
+            network=network,
+            profiles=profiles,
+            keep=params.keep_fp32,
+            tolerance=params.tolerance,
+        )
+        for name in config["rewrite"]["kept"]:
+            ctx.note(f"stays float32: {name['node']} [{name['op']}], {name['why']}")
+    for name in part["not_applicable"]:
+        if getattr(params, name, None) not in (None, "auto"):
+            ctx.note(f"{name} has no meaning on {backend.name} {backend.version}")
+    ctx.write_json("config.json", config)
+    ctx.write_json("network.json", network)
+
+
+STAGE = StageType(
+    name="configure",
+    version=1,
+    Params=ConfigureParams,
+    inputs={"network": Port(kinds=("network",), doc="The parsed network.")},
+    output="config",
+    doc="Says how the engine is built, checks it against network and runtime, and sets the model's precision.",
+    run=run,
+    backend=True,
+)
