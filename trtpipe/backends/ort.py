@@ -96,6 +96,8 @@ def _signature(model: onnx.ModelProto, session: Any) -> list[Binding]:
             known = dims.get(arg.name)
             if known is None or (arg.shape and len(known) != len(arg.shape)):
                 known = [d if isinstance(d, (int, str)) else f"{arg.name}_{a}" for a, d in enumerate(arg.shape)]
+                # ONNX Runtime shows an unknown rank as no axes at all, which would be a scalar.
+                known = known or [f"{arg.name}_0"]
             found.append(
                 Binding(
                     name=arg.name,
@@ -156,6 +158,8 @@ class OnnxRuntime:
             raise StageFailed("\n".join(f"onnxruntime {self.version} cannot honour {p}" for p in problems))
         level = config.get("optimization_level")
         skipped = [name for name in ("workspace", "timing_cache", "verbosity") if config.get(name) is not None]
+        if config.get("strongly_typed") is False:
+            skipped.append("strongly_typed")
         return {
             "strongly_typed": True,
             "rewrite": rewrite,
@@ -168,8 +172,8 @@ class OnnxRuntime:
         model: Path,
         config: Mapping[str, Any],
         plan: Path,
-        shared: Path,
-        note: Callable[[str], None],  # noqa: ARG002
+        shared: Path,  # noqa: ARG002
+        note: Callable[[str], None],
     ) -> dict[str, Any]:
         """Serialise ONNX Runtime's optimised model; weights above 1.5 GiB go to `<plan>.data` beside it.
 

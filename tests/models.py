@@ -1,0 +1,76 @@
+"""Small real ONNX models, at the opset and IR version that every runtime reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def value(name: str, dims: list[Any] | None, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, dims)
+
+
+def model(
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    weights: dict[str, np.ndarray] | None = None,
+    *,
+    opset: int = 17,
+    domains: tuple[str, ...] = (),
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes, "g", inputs, outputs, [numpy_helper.from_array(w, n) for n, w in (weights or {}).items()]
+    )
+    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+def save(proto: onnx.ModelProto, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def conv(rows: Any = "batch", *, side: int = 8, channels: int = 4) -> onnx.ModelProto:
+    """Conv, BatchNormalization, Relu, pooling and a matrix product: image [rows, 3, side, side] -> logits [rows, 5]."""
+    random = np.random.default_rng(0)
+    f = np.float32
+    weights = {
+        "w": random.standard_normal((channels, 3, 3, 3)).astype(f),
+        "scale": np.ones(channels, f),
+        "bias": np.zeros(channels, f),
+        "mean": np.full(channels, 0.1, f),
+        "var": np.ones(channels, f),
+        "head": random.standard_normal((channels, 5)).astype(f),
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["c", "scale", "bias", "mean", "var"], ["n"], name="norm"),
+        helper.make_node("Relu", ["n"], ["r"], name="relu"),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"], name="pool"),
+        helper.make_node("Flatten", ["p"], ["f"], name="flatten"),
+        helper.make_node("MatMul", ["f", "head"], ["logits"], name="head"),
+    ]
+    return model(nodes, [value("image", [rows, 3, side, side])], [value("logits", [rows, 5])], weights)
+
+
+def doubling(dims: list[Any], kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """y = x + x."""
+    return model([helper.make_node("Add", ["x", "x"], ["y"], name="add")], [value("x", dims, kind)],
+                 [value("y", dims, kind)])  # fmt: skip
+
+
+def with_external(path: Path, proto: onnx.ModelProto, location: str = "weights.bin") -> Path:
+    """Save a model whose weights lie in a file beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save_model(
+        proto, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=location, size_threshold=0
+    )
+    return path
