@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import unicodedata
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,14 @@ def _shortest(value: Any) -> Any:
     if value.ndim:
         return [_shortest(item) for item in value]
     return float(np.format_float_positional(value, unique=True))
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """Give a record as a line of JSON, with its end; no reader's idea of a line's end breaks it."""
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    for end in "\x85\u2028\u2029":
+        line = line.replace(end, f"\\u{ord(end):04x}")
+    return line + "\n"
 
 
 def text(value: Any) -> str:

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trtpipe import steps
 from trtpipe.errors import StageFailed
+from trtpipe.tensors import SAMPLES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from trtpipe.stage import Input
 
 NUMBERS = 64
 """An array with more numbers a sample goes into results.jsonl only if `keep` asks for it."""
+
+
+def samples_of(source: Input, total: int) -> Iterator[dict[str, Any]]:
+    """Give the lines of samples.jsonl in order, or numbers for ids if there is none.
+
+    Raises StageFailed if it has not as many lines as there are samples.
+    """
+    if SAMPLES not in source.files:
+        yield from ({"id": str(index)} for index in range(total))
+        return
+    with source.path(SAMPLES).open("rb") as lines:
+        count = sum(1 for _ in lines)
+    if count != total:
+        raise StageFailed(f"input {source.name} ({source.label}): {SAMPLES} has {count} lines for {total} samples")
+    with source.path(SAMPLES).open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 class Work:
@@ -37,9 +58,10 @@ class Work:
     def get(self, name: str) -> Any:
         """Give a value. Raises StageFailed with a near name if there is none."""
         if name not in self.values:
-            near = difflib.get_close_matches(name, self.values, 1)
+            known = list(dict.fromkeys([*self._given, *self.values]))
+            near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise StageFailed(f"found no tensor {name}, expected one of {', '.join(self.values)}{hint}")
+            raise StageFailed(f"found no tensor {name}, expected one of {', '.join(known)}{hint}")
         return self.values[name]
 
     def tensor(self, name: str | None) -> tuple[str, Any]:
@@ -49,7 +71,8 @@ class Work:
         """
         if name is None:
             if self.latest is None:
-                raise StageFailed(f"found {len(self._given)} tensors ({', '.join(self._given)}), expected `tensor`: which")
+                names = ", ".join(self._given)
+                raise StageFailed(f"found {len(self._given)} tensors ({names}), expected `tensor`: which one")
             name = self.latest
         value = self.get(name)
         if not isinstance(value, np.ndarray):
@@ -58,6 +81,15 @@ class Work:
             raise StageFailed(f"tensor {name}: found dtype {value.dtype}, expected numbers")
         self.refuse_nan(name, value)
         return name, value
+
+    @contextmanager
+    def about(self, name: str, value: Any) -> Iterator[None]:
+        """Turn a ValueError of the block into StageFailed that names the tensor, its dtype and its shape."""
+        try:
+            yield
+        except ValueError as error:
+            shape = ", ".join(["n", *map(str, value.shape[1:])])
+            raise StageFailed(f"tensor {name} ({value.dtype} [{shape}]): {error}") from error
 
     def rows(self, name: str) -> list[Any]:
         """Give a value as one array a sample: of an array its rows, of a list (from a python step) its items."""
@@ -68,7 +100,8 @@ class Work:
         for item, sample in zip(value, self.samples, strict=True):
             row = np.asarray(item)
             if row.dtype.kind not in "biuf":
-                raise StageFailed(f"{name} of {sample['id']}: found {type(item).__name__}, expected an array of numbers")
+                kind = type(item).__name__
+                raise StageFailed(f"{name} of {sample['id']}: found a {kind}, expected an array of numbers")
             if row.dtype.kind == "f" and np.isnan(row).any():
                 raise StageFailed(f"{name} of {sample['id']} has NaN")
             found.append(row)
@@ -115,5 +148,5 @@ class Work:
         """Tell whether a value is short enough to be a field without having been asked for."""
         value = self.values[name]
         if isinstance(value, np.ndarray):
-            return math.prod(value.shape[1:]) <= NUMBERS
+            return int(math.prod(value.shape[1:])) <= NUMBERS
         return not any(isinstance(item, np.ndarray) for item in value)
