@@ -120,8 +120,9 @@ class OnnxRuntime:
         """Open the model in a session without optimisation, so that the runtime itself says what it reads."""
         proto = onnxfile.load(model)
         files = onnxfile.external_files(proto, model.parent, label=model.name)
+        options = _options("disabled")
         try:
-            session = _session(model, _options("disabled"))
+            session = _session(model, options)
         except Exception as error:
             raise StageFailed(_explain(proto, model, files, error)) from error
         bindings = _signature(proto, session)
@@ -217,8 +218,9 @@ class OnnxRuntime:
     ) -> OrtSession:
         """Load an optimised model; layouts for this machine's CPU are chosen now."""
         level = str(manifest.get("target", {}).get("graph_optimization", "extended"))
+        options = _options("all" if level == "extended" else level)
         try:
-            session = _session(plan, _options("all" if level == "extended" else level))
+            session = _session(plan, options)
         except Exception as error:
             raise StageFailed(f"{plan.name}: onnxruntime {self.version} cannot load it: {_reason(error)}") from error
         return OrtSession(session, manifest, buffers)
@@ -246,7 +248,7 @@ class OrtSession:
         self._shapes = {b["name"]: tuple(b["shape"]) for b in buffers["bindings"] if b["mode"] == "input"}
         self._fixed: dict[str, NDArray[Any]] = {}
         for entry in buffers["bindings"]:
-            if entry["mode"] == "output" and entry["bytes"] is not None:
+            if entry["mode"] == "output" and entry["bytes"] is not None and entry["dtype"] != "bfloat16":
                 self._fixed[entry["name"]] = np.empty(entry["shape"], np.dtype(entry["dtype"]))
         self._binding: Any = None
         if set(self._fixed) == set(self._outputs) and all(a.size for a in self._fixed.values()):
@@ -261,12 +263,15 @@ class OrtSession:
         """Run one batch. Raises StageFailed with the runtime's own message."""
         if self._session is None:
             raise ValueError("the session is closed")
-        try:
-            if self._binding is not None and all(feed[n].shape == s for n, s in self._shapes.items()):
+        if self._binding is not None and all(feed[n].shape == s for n, s in self._shapes.items()):
+            try:
                 return self._run_bound(feed)
+            except Exception:  # noqa: BLE001
+                # An ONNX file may declare an output's shape wrongly. Then the run below succeeds; if the batch
+                # itself is at fault, it fails again and says why.
+                self._binding = None
+        try:
             return dict(zip(self._outputs, self._session.run(self._outputs, dict(feed)), strict=True))
-        except StageFailed:
-            raise
         except Exception as error:
             version = onnxruntime.__version__
             raise StageFailed(f"onnxruntime {version} fails to run the batch: {_reason(error)}") from error

@@ -59,7 +59,8 @@ def run(ctx: Context) -> None:
     samples = None
     if tensors.SAMPLES in data.files:
         samples = data.path(tensors.SAMPLES)
-        lines = sum(1 for line in samples.open("rb") if line.strip())
+        with samples.open("rb") as stream:
+            lines = sum(1 for line in stream if line.strip())
         if lines != total:
             raise StageFailed(f"{data.label}: {tensors.SAMPLES} has {lines} lines for {total} samples")
     session = ctx.backend().open(engine.path(manifest["plan"]), manifest, buffers, ctx.note)

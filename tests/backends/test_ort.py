@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from tests import models
+from tests.helpers import PROJECT
+from trtpipe import backends, onnxfile
+from trtpipe.backends import ort
+from trtpipe.errors import EnvironmentMissing, StageFailed
+
+PLAIN = {
+    "precision": "model",
+    "workspace": None,
+    "profiles": [],
+    "optimization_level": None,
+    "timing_cache": "auto",
+    "version_compatible": False,
+    "hardware_compatibility": "none",
+    "compute_capabilities": None,
+    "sparse_weights": False,
+    "strip_plan": False,
+    "refit": False,
+    "weight_streaming": False,
+    "verbosity": "names_only",
+}
+
+
+@pytest.fixture
+def backend():
+    return backends.load("onnxruntime")
+
+
+def notes():
+    kept = []
+    return kept, kept.append
+
+
+def buffers(manifest, shapes):
+    entries = []
+    for b in manifest["bindings"]:
+        shape = shapes.get(b["name"])
+        size = None if shape is None else int(np.prod(shape)) * np.dtype(b["dtype"]).itemsize
+        entries.append({**b, "shape": shape or [], "bytes": size})
+    return {"bindings": entries, "slots": 1, "profile": 0, "batch": 1}
+
+
+def built(backend, proto, tmp_path, config=None):
+    path = models.save(proto, tmp_path / "model.onnx")
+    plan = tmp_path / "engine.onnx"
+    made = backend.build(path, {**PLAIN, **(config or {})}, plan, tmp_path, lambda _: None)
+    return plan, {**made, "runtime": "onnxruntime", "profiles": []}
+
+
+def test_it_is_a_backend_with_its_own_name_and_version(backend):
+    assert (backend.name, backend.version) == ("onnxruntime", onnxruntime.__version__)
+
+
+def test_parse_gives_what_the_runtime_sees(backend, tmp_path):
+    seen = backend.parse(models.save(models.conv(), tmp_path / "m.onnx"))
+    assert seen["inputs"] == [{"name": "image", "dtype": "float32", "shape": [-1, 3, 8, 8], "dims": ["batch", 3, 8, 8]}]
+    assert seen["outputs"] == [{"name": "logits", "dtype": "float32", "shape": [-1, 5], "dims": ["batch", 5]}]
+    assert seen["layers"]["Conv"] == 1
+
+
+def test_every_rejected_node_is_listed_with_its_reason(backend, tmp_path):
+    inner = helper.make_graph(
+        [helper.make_node("Odd", ["h"], ["i"], name="hidden", domain="org.example")], "t", [], [models.value("i", [2])]
+    )
+    other = helper.make_graph([helper.make_node("Relu", ["h"], ["e"])], "e", [], [models.value("e", [2])])
+    proto = models.model(
+        [
+            helper.make_node("Strange", ["x"], ["a"], name="first", domain="org.example"),
+            helper.make_node("Strange", ["x"], ["b"], name="second", domain="org.example"),
+            helper.make_node("Gelu", ["x"], ["c"], name="too_new"),
+            helper.make_node("Neg", ["u"], ["d"], name="no_kernel"),
+            helper.make_node("Relu", ["x"], ["h"], name="fine"),
+            helper.make_node("If", ["q"], ["z"], name="choice", then_branch=inner, else_branch=other),
+        ],
+        [models.value("x", [2]), models.value("u", [2], TensorProto.STRING), models.value("q", [], TensorProto.BOOL)],
+        [*(models.value(n, [2]) for n in "abcz"), models.value("d", [2], TensorProto.STRING)],
+        domains=("org.example",),
+    )
+    with pytest.raises(StageFailed) as caught:
+        backend.parse(models.save(proto, tmp_path / "m.onnx"))
+    text = str(caught.value)
+    assert "m.onnx: onnxruntime" in text
+    for line in (
+        "first (org.example:Strange): onnxruntime knows no operator Strange in domain org.example",
+        "second (org.example:Strange): onnxruntime knows no operator Strange in domain org.example",
+        "too_new (Gelu): the operator came with opset 20, the model says 17",
+        "no_kernel (Neg): ",
+        "hidden in choice/then_branch (org.example:Odd): ",
+    ):
+        assert line in text
+    assert "fine" not in text
+    assert "5 nodes rejected" in text
+
+
+def test_a_type_without_a_kernel_is_told_from_one_with(backend, tmp_path):
+    proto = models.model(
+        [helper.make_node("Conv", ["x", "w"], ["y"], name="bad"), helper.make_node("Relu", ["x"], ["z"], name="good")],
+        [models.value("x", [1, 1, 4, 4], TensorProto.INT8), models.value("w", [1, 1, 1, 1], TensorProto.INT8)],
+        [models.value("y", [1, 1, 4, 4], TensorProto.INT8), models.value("z", [1, 1, 4, 4], TensorProto.INT8)],
+    )
+    with pytest.raises(StageFailed, match=r"1 node rejected:\n  bad \(Conv\)"):
+        backend.parse(models.save(proto, tmp_path / "m.onnx"))
+
+
+def test_a_newer_file_format_is_refused_in_the_runtimes_words(backend, tmp_path):
+    proto = models.conv()
+    proto.ir_version = 99
+    with pytest.raises(StageFailed, match=r"m\.onnx: onnxruntime .* rejects the model: .*IR version: 99"):
+        backend.parse(models.save(proto, tmp_path / "m.onnx"))
+
+
+def test_messages_hold_no_folders(backend, tmp_path):
+    proto = models.model([helper.make_node("Add", ["x", "nothing"], ["y"], name="add")], [models.value("x", [2])],
+                         [models.value("y", [2])])  # fmt: skip
+    with pytest.raises(StageFailed) as caught:
+        backend.parse(models.save(proto, tmp_path / "m.onnx"))
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_configure_takes_what_it_can_honour(backend):
+    assert backend.configure(PLAIN, {})["rewrite"] is None
+    assert backend.configure({**PLAIN, "precision": "fp32"}, {})["rewrite"] is None
+    half = backend.configure({**PLAIN, "precision": "fp16", "workspace": 2**30}, {})
+    assert half["rewrite"] == "fp16"
+    assert "workspace" in half["not_applicable"]
+    assert backend.configure({**PLAIN, "optimization_level": 0}, {})["flags"] == ["graph_optimization=disabled"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("precision", "tf32"),
+        ("precision", "bf16"),
+        ("strip_plan", True),
+        ("refit", True),
+        ("weight_streaming", True),
+        ("sparse_weights", True),
+        ("version_compatible", True),
+        ("hardware_compatibility", "ampere+"),
+        ("compute_capabilities", [89]),
+    ],
+)
+def test_configure_refuses_what_only_tensorrt_knows(backend, setting, value):
+    with pytest.raises(StageFailed, match=rf"onnxruntime \S+ cannot honour {setting}.*tensorrt or tensorrt_rtx"):
+        backend.configure({**PLAIN, setting: value}, {})
+
+
+def test_all_refusals_come_at_once(backend):
+    with pytest.raises(StageFailed) as caught:
+        backend.configure({**PLAIN, "precision": "bf16", "refit": True}, {})
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_built_model_says_what_it_is_and_computes_the_same(backend, tmp_path):
+    plan, made = built(backend, models.conv(), tmp_path)
+    assert made["target"] == {"device": "cpu", "provider": "CPUExecutionProvider", "graph_optimization": "extended"}
+    assert [b["name"] for b in made["bindings"]] == ["image", "logits"]
+    assert made["bindings"][0] == {
+        "name": "image", "mode": "input", "dtype": "float32", "shape": [-1, 3, 8, 8], "dims": ["batch", 3, 8, 8]
+    }  # fmt: skip
+    assert made["precision_proof"]["status"] == "proven"
+    x = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    session = backend.open(plan, made, buffers(made, {}), lambda _: None)
+    plain = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run({"image": x})["logits"], plain.run(None, {"image": x})[0], atol=1e-5)
+    session.close()
+
+
+def test_two_processes_build_the_same_bytes(tmp_path):
+    models.save(models.conv(), tmp_path / "model.onnx")
+    code = (
+        "import sys; from pathlib import Path; from trtpipe import backends\n"
+        "p = Path(sys.argv[1]); b = backends.load('onnxruntime')\n"
+        "b.build(p / 'model.onnx', {}, p / sys.argv[2], p, print)\n"
+    )
+    for name in ("one.onnx", "two.onnx"):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path), name], check=True, cwd=PROJECT)
+    assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+    assert str(tmp_path).encode() not in (tmp_path / "one.onnx").read_bytes()
+
+
+def test_large_weights_go_outside_and_the_engine_still_opens(backend, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnxfile, "INLINE_LIMIT", 100)
+    proto = models.model([helper.make_node("Add", ["x", "b"], ["y"])], [models.value("x", [2000])],
+                         [models.value("y", [2000])], {"b": np.ones(2000, np.float32)})  # fmt: skip
+    plan, made = built(backend, proto, tmp_path)
+    assert (tmp_path / "engine.onnx.data").stat().st_size >= 8000
+    session = backend.open(plan, made, buffers(made, {}), lambda _: None)
+    np.testing.assert_array_equal(session.run({"x": np.ones(2000, np.float32)})["y"], np.full(2000, 2))
+    session.close()
+
+
+def test_a_float16_model_says_where_it_computes_in_float32(backend, tmp_path):
+    half = np.float16
+    proto = models.model(
+        [helper.make_node("MatMul", ["x", "w"], ["a"], name="m"), helper.make_node("Erf", ["a"], ["y"], name="e")],
+        [models.value("x", ["batch", 4], TensorProto.FLOAT16)],
+        [models.value("y", ["batch", 4], TensorProto.FLOAT16)],
+        {"w": np.eye(4, dtype=half)},
+    )
+    kept, note = notes()
+    path = models.save(proto, tmp_path / "model.onnx")
+    made = backend.build(path, PLAIN, tmp_path / "engine.onnx", tmp_path, note)
+    proof = made["precision_proof"]
+    assert proof["fp32_between_casts"] > 0
+    assert "compute in float32 between casts" in kept[0]
+    text = (tmp_path / "engine.onnx").read_bytes()
+    assert b"InsertedPrecisionFreeCast" in text
+    assert sum(sum(k.values()) for k in proof["rows"].values()) == proof["nodes"]
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.DOUBLE])
+def test_outputs_of_known_shape_land_in_the_sessions_own_arrays(backend, tmp_path, kind):
+    plan, made = built(backend, models.doubling(["batch", 3], kind), tmp_path)
+    session = backend.open(plan, made, buffers(made, {"x": [2, 3], "y": [2, 3]}), lambda _: None)
+    dtype = np.dtype(made["bindings"][0]["dtype"])
+    first = session.run({"x": np.ones((2, 3), dtype)})["y"]
+    np.testing.assert_array_equal(first, np.full((2, 3), 2, dtype))
+    assert session.run({"x": np.full((2, 3), 5, dtype)})["y"] is first
+    np.testing.assert_array_equal(first, np.full((2, 3), 10, dtype))
+    smaller = session.run({"x": np.ones((1, 3), dtype)})["y"]
+    assert smaller.shape == (1, 3)
+    session.close()
+    session.close()
+
+
+def test_scalars_and_booleans_are_bound_too(backend, tmp_path):
+    proto = models.model([helper.make_node("Not", ["x"], ["y"])], [models.value("x", [], TensorProto.BOOL)],
+                         [models.value("y", [], TensorProto.BOOL)])  # fmt: skip
+    plan, made = built(backend, proto, tmp_path)
+    session = backend.open(plan, made, buffers(made, {"x": [], "y": []}), lambda _: None)
+    assert not session.run({"x": np.array(True)})["y"]
+    assert session.run({"x": np.array(False)})["y"]
+
+
+def test_an_output_whose_declared_shape_is_wrong_still_comes_back_whole(backend, tmp_path):
+    plan, made = built(backend, models.doubling([3, 2]), tmp_path)
+    session = backend.open(plan, made, buffers(made, {"x": [3, 2], "y": [3, 1]}), lambda _: None)
+    for _ in range(2):
+        np.testing.assert_array_equal(session.run({"x": np.ones((3, 2), np.float32)})["y"], np.full((3, 2), 2))
+
+
+def test_a_batch_that_the_runtime_cannot_run_is_a_stage_failure(backend, tmp_path):
+    plan, made = built(backend, models.conv(), tmp_path)
+    session = backend.open(plan, made, buffers(made, {}), lambda _: None)
+    with pytest.raises(StageFailed, match="fails to run the batch"):
+        session.run({"image": np.ones((2, 1, 8, 8), np.float32)})
+
+
+def test_threads_come_from_the_environment(backend, tmp_path, monkeypatch):
+    plan, made = built(backend, models.conv(), tmp_path)
+    monkeypatch.setenv("TRTPIPE_ORT_THREADS", "1")
+    assert backend.open(plan, made, buffers(made, {}), lambda _: None).info["threads"] == 1
+    monkeypatch.setenv("TRTPIPE_ORT_THREADS", "many")
+    with pytest.raises(EnvironmentMissing, match="TRTPIPE_ORT_THREADS is 'many'"):
+        backend.open(plan, made, buffers(made, {}), lambda _: None)
+
+
+def test_an_output_of_unknown_rank_is_not_taken_for_a_scalar(tmp_path):
+    proto = models.model([helper.make_node("Reshape", ["x", "s"], ["y"])],
+                         [models.value("x", ["n"]), models.value("s", ["k"], TensorProto.INT64)],
+                         [models.value("y", None)])  # fmt: skip
+    seen = backends.load("onnxruntime").parse(models.save(proto, tmp_path / "m.onnx"))
+    assert seen["outputs"][0]["shape"] == [-1]
+
+
+def test_without_onnxruntime_the_message_says_how_to_get_it():
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from trtpipe import backends, errors\n"
+        "try: backends.load('onnxruntime')\n"
+        "except errors.EnvironmentMissing as error: print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT)
+    assert "pip install 'trtpipe[cpu]'" in run.stdout
+
+
+def test_the_rejected_of_a_fine_model_are_none():
+    assert ort.rejected(models.conv()) == []
+    assert ort.rejected(onnx.shape_inference.infer_shapes(models.doubling([2]))) == []

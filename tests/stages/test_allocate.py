@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.helpers import run_stage
+from trtpipe.errors import StageFailed
+
+
+def binding(name, mode, dims, dtype="float32"):
+    shape = [d if isinstance(d, int) else -1 for d in dims]
+    return {"name": name, "mode": mode, "dtype": dtype, "shape": shape, "dims": dims}
+
+
+IMAGE = binding("image", "input", ["batch", 3, "height", "width"])
+LOGITS = binding("logits", "output", ["batch", 10], "float16")
+PROFILE = {"image": {"min": [1, 3, 32, 32], "opt": [4, 3, 64, 64], "max": [8, 3, 128, 128]}}
+
+
+def allocate(tmp_path, bindings=(IMAGE, LOGITS), profiles=(PROFILE,), runtime="onnxruntime", **params):
+    engine = tmp_path / "engine"
+    engine.mkdir(exist_ok=True)
+    manifest = {"runtime": runtime, "bindings": list(bindings), "profiles": list(profiles), "plan": "engine.onnx"}
+    (engine / "manifest.json").write_text(json.dumps(manifest))
+    out = run_stage("allocate", params, {"engine": engine}, tmp_path, backend=runtime)
+    return json.loads((out / "buffers.json").read_text())
+
+
+def test_each_binding_has_its_shape_and_bytes(tmp_path):
+    found = allocate(tmp_path, shapes={"image": [4, 3, 64, 32]})
+    assert found["bindings"] == [
+        {"name": "image", "mode": "input", "dtype": "float32", "shape": [4, 3, 64, 32], "bytes": 4 * 3 * 64 * 32 * 4,
+         "size": "known", "batch_axis": 0, "host": "pageable", "device": "cpu"},
+        {"name": "logits", "mode": "output", "dtype": "float16", "shape": [4, 10], "bytes": 80, "size": "known",
+         "batch_axis": 0, "host": "pageable", "device": "cpu"},
+    ]  # fmt: skip
+    assert found["totals"] == {"host": 2 * (98304 + 80), "device": 0}
+    assert (found["slots"], found["profile"], found["batch"], found["unknown"]) == (2, 0, 4, [])
+
+
+def test_on_a_gpu_the_memory_is_pinned_and_counted_twice(tmp_path):
+    found = allocate(tmp_path, runtime="tensorrt", shapes={"image": [1, 3, 32, 32]}, slots=3)
+    assert {(b["host"], b["device"]) for b in found["bindings"]} == {("pinned", "cuda:0")}
+    assert found["totals"]["host"] == found["totals"]["device"] == 3 * (12288 + 20)
+    plain = allocate(tmp_path, runtime="tensorrt", shapes={"image": [1, 3, 32, 32]}, host="pageable")
+    assert {b["host"] for b in plain["bindings"]} == {"pageable"}
+
+
+def test_pinned_memory_on_the_cpu_is_refused(tmp_path):
+    with pytest.raises(StageFailed, match="host: found pinned, but onnxruntime runs on the CPU"):
+        allocate(tmp_path, shapes={"image": [1, 3, 32, 32]}, host="pinned")
+
+
+@pytest.mark.parametrize("shape", [[9, 3, 64, 64], [1, 3, 31, 32], [1, 3, 32, 129]])
+def test_a_shape_outside_the_profile_is_refused_with_the_profile_shown(tmp_path, shape):
+    with pytest.raises(StageFailed) as caught:
+        allocate(tmp_path, shapes={"image": shape})
+    assert str(caught.value) == (
+        f"shapes.image: found {shape}, outside profile 0: min [1, 3, 32, 32], opt [4, 3, 64, 64], max [8, 3, 128, 128]"
+    )
+
+
+def test_the_chosen_profile_is_the_one_that_counts(tmp_path):
+    big = {"image": {"min": [9, 3, 32, 32], "opt": [9, 3, 64, 64], "max": [9, 3, 128, 128]}}
+    found = allocate(tmp_path, profiles=(PROFILE, big), shapes={"image": [9, 3, 64, 64]}, profile=1)
+    assert (found["profile"], found["batch"]) == (1, 9)
+    with pytest.raises(StageFailed, match="profile: found 2, expected 0 to 1: the engine has 2"):
+        allocate(tmp_path, profiles=(PROFILE, big), shapes={"image": [9, 3, 64, 64]}, profile=2)
+
+
+def test_unknown_missing_misfit_and_fixed_axes_are_listed_together(tmp_path):
+    mask = binding("mask", "input", ["batch", 7])
+    size = binding("size", "input", ["batch", 2])
+    with pytest.raises(StageFailed) as caught:
+        allocate(
+            tmp_path,
+            (IMAGE, mask, size, LOGITS),
+            (),
+            shapes={"imag": [1], "mask": [4, 8], "size": [1, 2, 3]},
+        )
+    assert str(caught.value).splitlines() == [
+        "shapes: found imag; the engine's inputs are image, mask, size",
+        "shapes: input image [batch, 3, height, width] is missing; its dynamic axes need sizes",
+        "shapes.mask: found [4, 8], but axis 1 is fixed: [batch, 7]",
+        "shapes.size: found [1, 2, 3] (3 axes), expected 2: [batch, 2]",
+    ]
+
+
+def test_one_axis_has_one_size(tmp_path):
+    mask = binding("mask", "input", ["batch", 7])
+    with pytest.raises(StageFailed, match=r"shapes\.mask: axis 0 \(batch\) is 5, but 4 in input image: it is one axis"):
+        allocate(tmp_path, (IMAGE, mask, LOGITS), (), shapes={"image": [4, 3, 64, 64], "mask": [5, 7]})
+
+
+def test_static_inputs_need_no_shape(tmp_path):
+    found = allocate(tmp_path, (binding("x", "input", [2, 3]), binding("y", "output", [2])), ())
+    assert [b["shape"] for b in found["bindings"]] == [[2, 3], [2]]
+    assert (found["batch"], found["bindings"][1]["batch_axis"]) == (2, 0)
+
+
+def test_what_depends_on_the_data_is_said_to(tmp_path):
+    boxes = binding("boxes", "output", ["boxes_0", 4])
+    found = allocate(tmp_path, (IMAGE, LOGITS, boxes), shapes={"image": [1, 3, 32, 32]})
+    assert found["unknown"] == ["boxes"]
+    assert found["bindings"][2]["bytes"] is None
+    assert found["bindings"][2]["size"] == "data-dependent"
+    assert found["bindings"][2]["shape"] == [None, 4]
+
+
+def test_a_scalar_input_has_no_batch(tmp_path):
+    rate = binding("rate", "input", [], "int64")
+    found = allocate(tmp_path, (rate, IMAGE, LOGITS), shapes={"image": [2, 3, 32, 32]})
+    assert [b["batch_axis"] for b in found["bindings"]] == [None, 0, 0]
+    assert (found["bindings"][0]["bytes"], found["batch"]) == (8, 2)

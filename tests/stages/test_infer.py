@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from tests import models
+from tests.helpers import PROJECT, run_stage
+from trtpipe import backends, tensors
+from trtpipe.errors import StageFailed
+
+
+def engine(proto, tmp_path, profiles=(), name="engine"):
+    folder = tmp_path / name
+    folder.mkdir()
+    path = models.save(proto, tmp_path / f"{name}.onnx")
+    part = backends.load("onnxruntime").build(path, {}, folder / "engine.onnx", tmp_path, lambda _: None)
+    manifest = {**part, "runtime": "onnxruntime", "plan": "engine.onnx", "profiles": list(profiles)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def infer(built, shapes, data, tmp_path, notes=None, **params):
+    buffers = run_stage("allocate", {"shapes": shapes}, {"engine": built}, tmp_path)
+    inputs = {"engine": built, "buffers": buffers, "data": data}
+    return run_stage("infer", params, inputs, tmp_path, notes=notes)
+
+
+def save(tmp_path, **arrays):
+    np.savez(tmp_path / "data.npz", **arrays)
+    return tmp_path / "data.npz"
+
+
+def pictures(count):
+    return np.random.default_rng(0).standard_normal((count, 3, 8, 8)).astype(np.float32)
+
+
+def read(out, name="logits"):
+    index = json.loads((out / "tensors.json").read_text())
+    return np.load(out / next(t["file"] for t in index["tensors"] if t["name"] == name))
+
+
+def plain(tmp_path, x, name="engine"):
+    session = onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+    return session.run(None, {"image": x})[0]
+
+
+@pytest.mark.parametrize("count", [1, 4, 7, 8, 9])
+def test_batches_give_what_one_run_gives_whatever_the_last_batch_holds(tmp_path, count):
+    x = pictures(count)
+    out = infer(engine(models.conv(), tmp_path), {"image": [4, 3, 8, 8]}, save(tmp_path, image=x), tmp_path)
+    np.testing.assert_allclose(read(out), plain(tmp_path, x), atol=1e-5)
+    assert json.loads((out / "tensors.json").read_text()) == {
+        "batch": count,
+        "tensors": [{"name": "logits", "file": "0.npy", "dtype": "float32", "shape": [count, 5]}],
+    }
+
+
+def test_a_fixed_batch_is_padded_and_cut(tmp_path):
+    x = pictures(6)
+    out = infer(engine(models.conv(4), tmp_path), {}, save(tmp_path, image=x), tmp_path)
+    assert read(out).shape == (6, 5)
+    engine(models.conv(), tmp_path, name="free")
+    np.testing.assert_allclose(read(out), plain(tmp_path, x, "free"), atol=1e-5)
+
+
+def test_a_last_batch_below_the_profile_is_padded_and_cut(tmp_path):
+    low, high = [3, 3, 8, 8], [4, 3, 8, 8]
+    built = engine(models.conv(), tmp_path, [{"image": {"min": low, "opt": high, "max": high}}])
+    x = pictures(5)
+    out = infer(built, {"image": high}, save(tmp_path, image=x), tmp_path)
+    np.testing.assert_allclose(read(out), plain(tmp_path, x), atol=1e-5)
+
+
+def test_samples_are_carried_along_and_counted(tmp_path):
+    built = engine(models.conv(), tmp_path)
+    data = tmp_path / "prepared"
+    data.mkdir()
+    tensors.write(data, {"image": pictures(3)})
+    (data / "samples.jsonl").write_text('{"id": "a"}\n{"id": "b"}\n{"id": "c"}\n')
+    out = infer(built, {"image": [2, 3, 8, 8]}, data, tmp_path)
+    assert (out / "samples.jsonl").read_bytes() == (data / "samples.jsonl").read_bytes()
+    (data / "samples.jsonl").write_text('{"id": "a"}\n')
+    with pytest.raises(StageFailed, match=r"samples\.jsonl has 1 lines for 3 samples"):
+        infer(built, {"image": [2, 3, 8, 8]}, data, tmp_path)
+
+
+def test_a_folder_of_arrays_is_data_too(tmp_path):
+    (tmp_path / "folder").mkdir()
+    np.save(tmp_path / "folder" / "image.npy", pictures(3))
+    out = infer(engine(models.conv(), tmp_path), {"image": [2, 3, 8, 8]}, tmp_path / "folder", tmp_path)
+    assert read(out).shape == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"picture": pictures(2)}, r"data\.npz: found tensors picture, expected image"),
+        ({"image": pictures(2).astype(np.float64)}, r"data\.npz\[image\]: found dtype float64, expected float32"),
+        ({"image": pictures(2)[0]}, r"\[image\]: found rank 3, shape \[3, 8, 8\], expected rank 4, .*\[samples, 3, 8"),
+        ({"image": pictures(2)[:, :1]}, r"\[image\]: found shape \[2, 1, 8, 8\], expected shape \[samples, 3, 8, 8\]"),
+        ({"image": np.asfortranarray(pictures(2))}, r"\[image\] is not C-contiguous"),
+        ({"image": pictures(0)}, "holds no samples"),
+    ],
+)  # fmt: skip
+def test_data_that_does_not_fit_is_named_with_found_and_expected(tmp_path, arrays, message):
+    with pytest.raises(StageFailed, match=message):
+        infer(engine(models.conv(), tmp_path), {"image": [2, 3, 8, 8]}, save(tmp_path, **arrays), tmp_path)
+
+
+def test_nan_names_the_tensor_and_the_sample(tmp_path):
+    x = pictures(7)
+    x[5, 1, 2, 3] = np.nan
+    built = engine(models.conv(), tmp_path)
+    with pytest.raises(StageFailed, match=r"data\.npz\[image\]: found NaN in sample 5 \(1 of 384 values"):
+        infer(built, {"image": [2, 3, 8, 8]}, save(tmp_path, image=x), tmp_path)
+    out = infer(built, {"image": [2, 3, 8, 8]}, save(tmp_path, image=x), tmp_path, allow_nan=True)
+    assert np.isfinite(read(out)[:5]).all()
+
+
+def test_tensors_that_the_engine_does_not_read_are_mentioned(tmp_path):
+    notes = []
+    data = save(tmp_path, image=pictures(2), label=np.arange(2))
+    infer(engine(models.conv(), tmp_path), {"image": [2, 3, 8, 8]}, data, tmp_path, notes)
+    assert notes == ["data.npz also holds label, which the engine does not read"]
+
+
+def test_a_tensor_of_another_name_is_fed_where_the_document_says_so(tmp_path):
+    built = engine(models.conv(), tmp_path)
+    data = save(tmp_path, picture=pictures(2))
+    out = infer(built, {"image": [2, 3, 8, 8]}, data, tmp_path, names={"image": "picture"})
+    assert read(out).shape == (2, 5)
+    with pytest.raises(StageFailed, match=r"params\.names\.img: the engine's inputs are image"):
+        infer(built, {"image": [2, 3, 8, 8]}, data, tmp_path, names={"img": "picture"})
+
+
+def test_an_engine_of_another_runtime_is_refused(tmp_path):
+    built = engine(models.conv(), tmp_path)
+    manifest = json.loads((built / "manifest.json").read_text())
+    (built / "manifest.json").write_text(json.dumps({**manifest, "runtime": "tensorrt"}))
+    with pytest.raises(StageFailed, match="built by tensorrt; it cannot run on onnxruntime"):
+        infer(built, {"image": [2, 3, 8, 8]}, save(tmp_path, image=pictures(1)), tmp_path)
+
+
+def test_a_model_without_a_batch_axis_runs_once_a_sample(tmp_path):
+    data = save(tmp_path, x=np.arange(12, dtype=np.float32).reshape(4, 3))
+    out = infer(engine(models.doubling([3]), tmp_path), {}, data, tmp_path)
+    np.testing.assert_array_equal(read(out, "y"), 2 * np.arange(12).reshape(4, 3))
+
+
+def scaled():
+    """y [batch, 2] = x * factor, with a scalar factor; total [] = sum of all."""
+    return models.model(
+        [helper.make_node("Mul", ["x", "factor"], ["y"]), helper.make_node("ReduceSum", ["y"], ["total"], keepdims=0)],
+        [models.value("x", ["batch", 2]), models.value("factor", [])],
+        [models.value("y", ["batch", 2]), models.value("total", [])],
+    )
+
+
+def test_a_scalar_is_fed_to_every_batch_or_one_to_each_sample(tmp_path):
+    built = engine(scaled(), tmp_path)
+    x = np.ones((3, 2), np.float32)
+    out = infer(built, {"x": [1, 2]}, save(tmp_path, x=x, factor=np.float32(5)), tmp_path)
+    np.testing.assert_array_equal(read(out, "y"), np.full((3, 2), 5))
+    np.testing.assert_array_equal(read(out, "total"), [10, 10, 10])
+    each = save(tmp_path, x=x, factor=np.array([1, 2, 3], np.float32))
+    out = infer(built, {"x": [1, 2]}, each, tmp_path)
+    np.testing.assert_array_equal(read(out, "total"), [2, 4, 6])
+    with pytest.raises(StageFailed, match="allocate a batch of 1"):
+        infer(built, {"x": [2, 2]}, each, tmp_path)
+
+
+def test_an_output_without_rows_needs_a_batch_of_one(tmp_path):
+    wrong = r"output total has shape \[\] for a batch of 2: .* allocate a batch of 1"
+    with pytest.raises(StageFailed, match=wrong):
+        infer(engine(scaled(), tmp_path), {"x": [2, 2]},
+              save(tmp_path, x=np.ones((4, 2), np.float32), factor=np.float32(1)), tmp_path)  # fmt: skip
+
+
+def test_outputs_that_change_their_shape_are_refused(tmp_path):
+    proto = models.model([helper.make_node("NonZero", ["x"], ["y"])], [models.value("x", [1, 3])],
+                         [models.value("y", [2, "n"], TensorProto.INT64)])  # fmt: skip
+    built = engine(proto, tmp_path)
+    out = infer(built, {}, save(tmp_path, x=np.array([[0, 1, 1], [1, 1, 0]], np.float32)), tmp_path)
+    np.testing.assert_array_equal(read(out, "y")[1], [[0, 0], [0, 1]])
+    with pytest.raises(StageFailed, match=r"output y is \[2, 2\] for the first samples and \[2, 1\] for sample 1"):
+        infer(built, {}, save(tmp_path, x=np.array([[0, 1, 1], [1, 0, 0]], np.float32)), tmp_path)
+
+
+def test_two_runs_write_the_same_bytes(tmp_path):
+    built = engine(models.conv(), tmp_path)
+    data = save(tmp_path, image=pictures(5))
+    one, two = (infer(built, {"image": [2, 3, 8, 8]}, data, tmp_path) for _ in range(2))
+    assert {p.name: p.read_bytes() for p in one.iterdir()} == {p.name: p.read_bytes() for p in two.iterdir()}
+
+
+MEASURE = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tests.stages import test_infer
+from tests.helpers import run_stage
+
+def resident(field):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(field)) * 1024
+
+tmp = Path(sys.argv[2])
+fixed = {"engine": tmp / "engine", "buffers": tmp / "buffers"}
+run = lambda name: run_stage("infer", {}, {**fixed, "data": tmp / name}, tmp)
+run("small.npz")
+Path("/proc/self/clear_refs").write_text("5")
+before = resident("VmRSS")
+out = run(sys.argv[3])
+print(json.dumps({"grown": resident("VmHWM") - before, "written": (out / "0.npy").stat().st_size}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("save_as", [np.savez, np.savez_compressed])
+def test_memory_does_not_grow_with_the_data(tmp_path, save_as):
+    built = engine(models.doubling(["batch", 1 << 16]), tmp_path)
+    buffers = run_stage("allocate", {"shapes": {"x": [8, 1 << 16]}}, {"engine": built}, tmp_path)
+    shutil.copytree(buffers, tmp_path / "buffers")
+    np.savez(tmp_path / "small.npz", x=np.ones((16, 1 << 16), np.float32))
+    big = np.zeros((1200, 1 << 16), np.float32)  # 315 MB in, 315 MB out
+    big[:, 0] = np.arange(1200)
+    save_as(tmp_path / "big.npz", x=big)
+    del big
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(PROJECT), str(tmp_path), "big.npz"],
+        capture_output=True, text=True, check=True, cwd=PROJECT,
+    )  # fmt: skip
+    seen = json.loads(run.stdout.splitlines()[-1])
+    assert seen["written"] > 300e6
+    assert seen["grown"] < 100e6
