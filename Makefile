@@ -1,0 +1,67 @@
+# Everything is installed into .venv, in the folder of this file; PYTHON chooses the interpreter it is made with.
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint stale schemas bench install clean
+
+help:
+	@echo 'make demo     install what the demo needs and run it: handwritten digits, from PyTorch to checked predictions'
+	@echo 'make test     install what the tests need and run them'
+	@echo 'make lint     ruff, its formatter, and mypy'
+	@echo 'make stale    fail if schemas/ or docs/stages/ do not fit the code'
+	@echo 'make schemas  write schemas/ and docs/stages/ again from the code'
+	@echo 'make bench    measure; takes ten minutes on a quiet machine'
+	@echo 'make clean    remove .venv and caches (artifacts/ stays)'
+
+demo: .venv/demo.stamp
+	@$(BIN)/trtpipe run pipelines/digits.yaml
+	@echo
+	@cat "$$($(BIN)/trtpipe show pipelines/digits.yaml accuracy/metrics.json)"
+	@echo
+	@echo 'what each stage made:    artifacts/view/digits/'
+	@echo 'the predictions:         artifacts/view/digits/labels/table.txt'
+	@echo 'run it yourself:         .venv/bin/trtpipe run pipelines/digits.yaml'
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest -n 2 $(PYTEST)
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+stale: .venv/test.stamp
+	$(BIN)/trtpipe schema --check
+	$(BIN)/python docs/generate.py --check
+
+schemas: .venv/test.stamp
+	$(BIN)/trtpipe schema --write
+	$(BIN)/python docs/generate.py
+
+bench: .venv/test.stamp
+	$(BIN)/python bench/noop.py
+	$(BIN)/python bench/hash.py
+	$(BIN)/python bench/infer_ort.py
+
+install: .venv/test.stamp
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("trtpipe needs Python 3.10 or newer, this is " + sys.version.split()[0] + "; say which: make PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+# A stamp says that an extra is installed as pyproject.toml has it now.
+.venv/demo.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	@echo 'installing trtpipe with PyTorch and ONNX Runtime into .venv (minutes, once)'
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+.venv/test.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	@echo 'installing trtpipe with what its tests need into .venv (minutes, once)'
+	$(PIP) --editable '.[test,models,rtx]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
