@@ -171,8 +171,8 @@ def run(ctx: Context) -> None:
     dims = _output_dims(params, trials, [outputs for _, outputs in runs])
 
     target = ctx.out / onnxfile.MODEL
-    proto = _export(ctx, module, params, order, runs[0][0], by_name=by_name)
-    _name(proto, params, order, dims)
+    proto, reason = _export(ctx, module, params, order, runs[0][0], by_name=by_name)
+    _name(proto, params, order, dims, reason)
     _clean(proto, params)
     onnxfile.save(proto, target)
     _check(target)
@@ -343,8 +343,11 @@ def _export(
     arrays: Mapping[str, NDArray[Any]],
     *,
     by_name: bool,
-) -> onnx.ModelProto:
-    """Run PyTorch's exporter; give the model with all weights in memory, at the opset asked for."""
+) -> tuple[onnx.ModelProto, str]:
+    """Run PyTorch's exporter; give the model with all weights in memory, at the opset asked for.
+
+    Beside it, why torch.export would not keep all axes free, if it would not.
+    """
     import onnx
     import torch
 
@@ -359,11 +362,12 @@ def _export(
         "output_names": list(params.outputs),
         "verbose": False,
     }
+    reason = ""
     if params.exporter == "legacy":
         with torch.no_grad():
             _legacy(module, path, params, order, common)
     else:
-        _dynamo(module, path, params, order, common, by_name=by_name)
+        reason = _dynamo(module, path, params, order, common, by_name=by_name)
     try:
         proto = onnx.load_model(str(path))
     except Exception as error:
@@ -382,7 +386,7 @@ def _export(
             f"the exporter {params.exporter} wrote opset {found}, asked for {params.opset}; "
             "ask for 17 or 18, or try the other exporter"
         )
-    return proto
+    return proto, reason
 
 
 def _legacy(module: Any, path: Path, params: ExportParams, order: Sequence[str], common: dict[str, Any]) -> None:
@@ -408,7 +412,7 @@ def _legacy(module: Any, path: Path, params: ExportParams, order: Sequence[str],
 
 def _dynamo(
     module: Any, path: Path, params: ExportParams, order: Sequence[str], common: dict[str, Any], *, by_name: bool
-) -> None:
+) -> str:
     import torch
 
     asked = NEWEST_EXACT if params.opset == 17 else params.opset
@@ -432,7 +436,7 @@ def _dynamo(
                     **common,
                 )
                 program.save(str(path), external_data=_large(module))
-            return
+            return _first_lines(failures[0]) if failures else ""
         except Exception as error:  # noqa: BLE001  the exporter raises whatever its passes raise
             failures.append(error)
     raise StageFailed(f"torch.onnx.export (dynamo) fails: {_first_lines(failures[0])}") from failures[0]
@@ -456,7 +460,11 @@ def _first_lines(error: BaseException) -> str:
 
 
 def _name(
-    proto: onnx.ModelProto, params: ExportParams, order: Sequence[str], dims: Mapping[str, Sequence[int | str]]
+    proto: onnx.ModelProto,
+    params: ExportParams,
+    order: Sequence[str],
+    dims: Mapping[str, Sequence[int | str]],
+    reason: str,
 ) -> None:
     """Give inputs and outputs exactly the dims asked for. Raises StageFailed for an axis that was baked in."""
     from trtpipe import onnxfile
@@ -480,6 +488,7 @@ def _name(
                 raise StageFailed(
                     f"axis {dim} of input {value.name} was baked in as {have[axis]}: the module's code fixes it; "
                     f"write a number there, or change the code (often a len(), an int() or a shape kept in Python)"
+                    + (f"\n{reason}" if reason else "")
                 )
     for _, graph in onnxfile.graphs(proto):
         graph.ClearField("value_info")
