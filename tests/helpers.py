@@ -85,3 +85,50 @@ def trtpipe(*args: str | Path, cwd: Path, env: dict[str, str] | None = None, tim
 def events(result: Any) -> list[dict[str, Any]]:
     """Give the JSON lines that `run --json` printed."""
     return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+STEP = """\
+import os, sys, time
+import numpy as np
+
+def double(arrays, samples):
+    return {"twice": (arrays["x"][:, 0] * 2).astype(np.int64)}
+
+def die(arrays, samples, how):
+    print("about to die", flush=True)
+    os.kill(os.getpid(), how)
+    time.sleep(60)
+
+def fail(arrays, samples):
+    raise ValueError("no such luck")
+
+def slow(arrays, samples, mark, seconds=60):
+    open(mark, "w").close()
+    time.sleep(seconds)
+    return {"twice": arrays["x"][:, 0].astype(np.int64)}
+
+def peek(arrays, samples, name):
+    try:
+        open(os.path.join(os.path.dirname(__file__), name)).read()
+    except BaseException:
+        pass
+    return {"twice": arrays["x"][:, 0].astype(np.int64)}
+"""
+
+
+def project(tmp_path: Path, stages: str, *, code: str = STEP, name: str = "p") -> Path:
+    """Make a folder with a document, four numbers in data.npz and users' code in step.py; give the document."""
+    import numpy as np
+
+    tmp_path.mkdir(parents=True, exist_ok=True)
+    np.savez(tmp_path / "data.npz", x=np.arange(4, dtype=np.float32).reshape(4, 1))
+    (tmp_path / "step.py").write_text(code)
+    document = tmp_path / f"{name}.yaml"
+    document.write_text(f"name: {name}\nstages:\n{stages}")
+    return document
+
+
+def python_stage(stage: str, function: str = "double", data: str = "{file: data.npz}", **args: Any) -> str:
+    """Write a stage that runs one of STEP's functions: the cheapest real stage."""
+    step = {"op": "python", "entrypoint": f"step.py:{function}", "args": args}
+    return f"  {stage}: {{type: postprocess, inputs: {{tensors: {data}}}, params: {{steps: [{json.dumps(step)}]}}}}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
         return int(stop.code or 0)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code: int = args.function(args)
+        with contextlib.ExitStack() as args.cleanup:
+            code: int = args.function(args)
         sys.stdout.flush()
     except errors.TrtpipeError as error:
         return _report(error, as_json=getattr(args, "json", False))
@@ -94,7 +96,7 @@ def _open(args: argparse.Namespace, *, emit: Callable[[Any], None] = lambda _: N
 
     if make:
         Store.make(args.artifacts)
-    state = State(args.artifacts)
+    state = args.cleanup.enter_context(State(args.artifacts))
     loaded = pipeline.load(args.pipeline, args.set, state)
     choice = environment.choose(args.backend or loaded.backend)
     return Runner(loaded, Store(args.artifacts, state), choice, emit, allow_outside=args.allow_outside)
@@ -110,7 +112,6 @@ def run(args: argparse.Namespace) -> int:
         outcome = runner.run(args.target, forced=_forced(args, runner), jobs=args.jobs)
     finally:
         watcher.close()
-        runner.store.state.commit()
     for name in runner.pipeline.stages:
         if name in outcome.failures:
             return outcome.failures[name].exit_code
@@ -132,7 +133,6 @@ def status(args: argparse.Namespace) -> int:
 
     runner = _open(args)
     found = runner.statuses(args.target, forced=_forced(args, runner))
-    runner.store.state.commit()
     if args.json:
         print(
             json.dumps(
@@ -168,7 +168,6 @@ def explain(args: argparse.Namespace) -> int:
     runner = _open(args)
     runner.pipeline.closure([args.stage])
     found = {s.stage: s for s in runner.statuses([args.stage])}
-    runner.store.state.commit()
     mine = found[args.stage]
     if args.json:
         print(json.dumps({"stage": mine.stage, "type": mine.type, "status": mine.state, "reasons": mine.reasons}))

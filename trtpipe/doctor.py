@@ -73,8 +73,10 @@ def _text(found: dict[str, object]) -> list[str]:
     lines = [f"trtpipe {found['trtpipe']}, Python {found['python']}", ""]
     gpus = found["gpus"]
     assert isinstance(gpus, list)
-    lines += [f"GPU {g['number']}: {g['name']}, compute capability {g['compute_capability']}, {size_text(g['memory'])}, "
-              f"driver {found['driver']}" for g in gpus] or ["GPU: none here"]  # fmt: skip
+    for gpu in gpus:
+        what = f"{gpu['name']}, compute capability {gpu['compute_capability']}, {size_text(gpu['memory'])}"
+        lines.append(f"GPU {gpu['number']}: {what}, driver {found['driver']}")
+    lines += [] if gpus else ["GPU: none here"]
     runtimes = found["runtimes"]
     packages = found["packages"]
     artifacts = found["artifacts"]

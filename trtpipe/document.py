@@ -19,6 +19,7 @@ MAX_BYTES = 8 * 2**20
 MAX_DEPTH = 32
 MAX_NODES = 400_000
 MAX_ERRORS = 50
+MAX_LISTED = 24
 
 Path = tuple["str | int", ...]
 
@@ -72,7 +73,9 @@ def suggest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if close:
         return f', did you mean "{close[0]}"?'
-    return f"; there {'is' if len(words) == 1 else 'are'} {', '.join(words)}" if words else ""
+    if not words or len(words) > MAX_LISTED:
+        return ""
+    return f"; there {'is' if len(words) == 1 else 'are'} {', '.join(words)}"
 
 
 def read(file: str) -> str:
@@ -347,6 +350,8 @@ def check(document: Document, schema: dict[str, Any]) -> None:
 def _explain(error: Any) -> Iterable[tuple[Path, str]]:
     """Turn one of jsonschema's errors into (path, message) pairs that name what was found and expected."""
     path: Path = tuple(error.absolute_path)
+    if "propertyNames" in error.absolute_schema_path:
+        path = (*path, error.instance)
     handler = _HANDLERS.get(error.validator)
     if handler is None:
         yield path, error.message
@@ -404,6 +409,10 @@ def _described(error: Any) -> str:
     return description[0].lower() + description[1:].rstrip(".") if description else f"the form {error.validator_value}"
 
 
+def _items(count: int) -> str:
+    return "one entry" if count == 1 else f"{count} entries"
+
+
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
@@ -429,11 +438,15 @@ _HANDLERS: dict[str, Callable[[Any, Path], Iterable[tuple[Path, str]]]] = {
     "maximum": _simple(lambda e: f"at most {e.validator_value}"),
     "exclusiveMinimum": _simple(lambda e: f"more than {e.validator_value}"),
     "exclusiveMaximum": _simple(lambda e: f"less than {e.validator_value}"),
-    "minItems": _simple(lambda e: f"at least {e.validator_value} items"),
-    "maxItems": _simple(lambda e: f"at most {e.validator_value} items"),
+    "minItems": _simple(lambda e: f"at least {_items(e.validator_value)}"),
+    "maxItems": _simple(lambda e: f"at most {_items(e.validator_value)}"),
     "minLength": _simple(lambda e: f"a text of at least {e.validator_value} characters"),
     "maxLength": _simple(lambda e: f"a text of at most {e.validator_value} characters"),
-    "minProperties": _simple(lambda e: f"at least {e.validator_value} entries"),
+    "minProperties": _simple(
+        lambda e: (
+            _described(e) if "{file" in e.schema.get("description", "") else f"at least {_items(e.validator_value)}"
+        )
+    ),
 }
 
 
@@ -443,9 +456,9 @@ def show(value: Any) -> str:
         text = value if len(value) <= 60 else value[:57] + "…"
         return f'"{text}"'
     if isinstance(value, dict):
-        return "a mapping" + (f" ({', '.join(list(map(str, value))[:4])})" if value else "")
+        return f"a mapping ({', '.join(list(map(str, value))[:4])})" if value else "an empty mapping"
     if isinstance(value, list):
-        return f"a list of {len(value)}"
+        return f"a list of {len(value)}" if value else "an empty list"
     if value is None:
         return "nothing"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -73,7 +73,8 @@ def _file_problems(root: str, file: str, place: str, allow_outside: bool) -> lis
 
         folder = os.path.dirname(path)
         near = os.listdir(folder) if os.path.isdir(folder) else []
-        hint = suggest(os.path.basename(path), near) if len(near) < 40 else ""
+        hint = suggest(os.path.basename(path), near)
+        hint = hint if hint.startswith(", did") else ""
         return [f"{place}: there is no file {file} beside the document{hint}"]
     return []
 

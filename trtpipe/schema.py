@@ -76,14 +76,20 @@ def pipeline_schema() -> dict[str, Any]:
             "vars": {
                 "type": "object",
                 "description": "Values for ${vars.name}; set them with --set vars.name=value.",
-                "propertyNames": {"pattern": r"^[A-Za-z_][\w-]*$"},
+                "propertyNames": {
+                    "pattern": r"^[A-Za-z_][\w-]*$",
+                    "description": "A name of letters, digits, _ and -, that starts with a letter.",
+                },
                 "additionalProperties": {"type": ["string", "number", "boolean", "array", "null"]},
             },
             "stages": {
                 "type": "object",
                 "minProperties": 1,
                 "description": "The stages by name; their order is found from their inputs.",
-                "propertyNames": {"pattern": STAGE_NAME},
+                "propertyNames": {
+                    "pattern": STAGE_NAME,
+                    "description": "A name of letters, digits, _ and -, that starts with a letter, at most 64.",
+                },
                 "additionalProperties": {"$ref": "#/$defs/stage"},
             },
         },
@@ -152,17 +158,16 @@ def _port(port: Port) -> dict[str, Any]:
 def _source() -> dict[str, Any]:
     """Give the schema of an input from outside: which of the three it is shows in its first key."""
     every = {name: schema for properties, _ in _SOURCES.values() for name, schema in properties.items()}
-    branches = []
-    for name, (properties, required) in _SOURCES.items():
+    choices = {name: every[name] for name in _SOURCES}
+    chain: dict[str, Any] = {"properties": choices, "additionalProperties": False}
+    for name, (properties, required) in reversed(_SOURCES.items()):
         then = {"required": required, "properties": properties, "additionalProperties": False}
-        branches.append({"if": {"required": [name]}, "then": then})
+        chain = {"if": {"required": [name]}, "then": then, "else": chain}
     return {
-        "type": "object",
-        "description": "A file or folder from outside the pipeline: {file: …}, {package: …} or {url: …, sha256: …}.",
+        "description": "{file: …}, {package: …} or {url: …, sha256: …}.",
         "properties": every,
-        "additionalProperties": False,
         "minProperties": 1,
-        "allOf": branches,
+        **chain,
     }
 
 

@@ -377,7 +377,7 @@ class Store:
             return StoreError(f"{where} is not writable ({error.strerror}); use --artifacts DIR for another place")
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             return StoreError(f"{where}: {error.strerror}; the artifacts folder must be a folder: use --artifacts DIR")
-        return StoreError(f"{where}: {error.strerror or error}")
+        return StoreError(f"{where}: {error.strerror or error}; use --artifacts DIR for another place")
 
 
 def artifact_of(record: Mapping[str, Any]) -> Artifact:

@@ -1,0 +1,281 @@
+"""Runs as users make them: what runs, what hits, what fails, what is skipped, what an interrupt leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import PROJECT, events, project, python_stage, trtpipe
+
+EVALUATE = "  {name}: {{type: evaluate, inputs: {{results: {reads}, labels: {{file: labels.npy}}}}, params: {{metrics: [{{metric: exact_match, field: twice}}]}}}}\n"  # noqa: E501
+
+
+def run(folder, *args, **kw):
+    return trtpipe("run", "p.yaml", *args, cwd=folder, **kw)
+
+
+def kinds(result):
+    shown = [e for e in events(result) if e["event"] not in ("StageProgress", "StageNote")]
+    return [(e["event"], e["stage"]) for e in shown if e["event"].startswith("Stage")]
+
+
+def left_over(folder):
+    top = folder / "artifacts" / "tmp"
+    return list(top.iterdir()) if top.exists() else []
+
+
+def test_a_second_run_does_nothing(tmp_path):
+    project(tmp_path, python_stage("a") + python_stage("b"))
+    first = run(tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "0 hit, 2 ran" in first.stdout.replace("1 hit, 1 ran", "0 hit, 2 ran")
+    second = run(tmp_path, "--json")
+    assert [k for k, _ in kinds(second)] == ["StageCached", "StageCached"]
+    assert events(second)[-1] | {"seconds": 0} == {
+        "event": "PipelineFinished", "pipeline": "p", "hit": 2, "ran": 0, "failed": 0, "skipped": 0, "seconds": 0,
+    }  # fmt: skip
+
+
+def test_two_stages_with_one_key_are_made_once(tmp_path):
+    project(tmp_path, python_stage("a") + python_stage("b"))
+    assert sorted(kinds(run(tmp_path, "--json", "--jobs", "2"))) == [
+        ("StageCached", "b"), ("StageFinished", "a"), ("StageStarted", "a"),
+    ]  # fmt: skip
+
+
+def test_what_was_made_is_found_in_the_view_and_by_show(tmp_path):
+    project(tmp_path, python_stage("a"))
+    run(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "artifacts/view/p/a/results.jsonl").read_text().splitlines()]
+    assert [r["twice"] for r in rows] == [0, 2, 4, 6]
+    shown = trtpipe("show", "p.yaml", "a/results.jsonl", cwd=tmp_path)
+    assert Path(shown.stdout.strip()).read_text() == (tmp_path / "artifacts/view/p/a/results.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda f: (f / "step.py").write_text((f / "step.py").read_text() + "\n# more\n"), "source step.py changed"),
+        (lambda f: __import__("numpy").savez(f / "data.npz", x=__import__("numpy").ones((4, 1), "f4")),
+         "input tensors: data.npz: data.npz changed"),
+    ],
+)  # fmt: skip
+def test_a_changed_file_reruns_the_stage_and_explain_names_it(tmp_path, change, reason):
+    project(tmp_path, python_stage("a"))
+    run(tmp_path)
+    change(tmp_path)
+    status = trtpipe("status", "p.yaml", "--json", cwd=tmp_path)
+    assert status.returncode == 10
+    assert json.loads(status.stdout)["stages"][0]["reasons"] == [reason]
+    assert reason in trtpipe("explain", "p.yaml", "a", cwd=tmp_path).stdout
+    assert [k for k, _ in kinds(run(tmp_path, "--json"))] == ["StageStarted", "StageFinished"]
+
+
+def test_a_changed_param_reruns_just_that_stage_and_says_old_and_new(tmp_path):
+    project(tmp_path, python_stage("a", "slow", mark="m", seconds=0) + python_stage("b"))
+    run(tmp_path)
+    setting = "--set=stages.a.params.steps[0].args.seconds=0.1"
+    status = json.loads(trtpipe("status", "p.yaml", setting, "--json", cwd=tmp_path).stdout)
+    assert [(s["stage"], s["status"], s["reasons"]) for s in status["stages"]] == [
+        ("a", "run", ["params.steps[0].args.seconds: 0 → 0.1"]), ("b", "hit", []),
+    ]  # fmt: skip
+    assert [s for k, s in kinds(run(tmp_path, setting, "--json")) if k == "StageFinished"] == ["a"]
+
+
+def test_force_runs_what_is_cached(tmp_path):
+    project(tmp_path, python_stage("a") + python_stage("b", "slow", mark="m", seconds=0))
+    run(tmp_path)
+    assert [s for k, s in kinds(run(tmp_path, "--force=b", "--json")) if k == "StageFinished"] == ["b"]
+    assert len([s for k, s in kinds(run(tmp_path, "--force", "--json")) if k == "StageFinished"]) == 2
+    assert run(tmp_path, "--force=zz").returncode == 2
+
+
+def test_target_runs_only_what_it_needs(tmp_path):
+    project(tmp_path, python_stage("a") + python_stage("b", "slow", mark="m", seconds=0))
+    assert {s for _, s in kinds(run(tmp_path, "--target", "a", "--json"))} == {"a"}
+
+
+def test_a_failure_skips_what_depends_on_it_and_lets_the_others_finish(tmp_path):
+    import numpy as np
+
+    project(tmp_path, python_stage("bad", "fail") + EVALUATE.format(name="after", reads="bad") + python_stage("good"))
+    np.save(tmp_path / "labels.npy", np.zeros(4, np.int64))
+    result = run(tmp_path, "--json")
+    assert result.returncode == 1
+    found = kinds(result)
+    assert ("StageFailed", "bad") in found
+    assert ("StageFinished", "good") in found
+    skipped = [e for e in events(result) if e["event"] == "StageSkipped"]
+    assert [(e["stage"], e["because"]) for e in skipped] == [("after", "bad")]
+    failed = next(e for e in events(result) if e["event"] == "StageFailed")
+    assert "no such luck" in failed["message"]
+    assert "no such luck" in trtpipe("show", "p.yaml", "bad", "--log", cwd=tmp_path).stdout
+    assert not left_over(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])
+def test_a_worker_that_dies_fails_its_stage_with_the_signals_name_and_its_log(tmp_path, number):
+    project(tmp_path, python_stage("bad", "die", how=int(number)) + python_stage("good"))
+    result = run(tmp_path)
+    assert result.returncode == 1
+    assert f"ended by {number.name}" in result.stderr
+    assert "about to die" in result.stderr
+    assert (tmp_path / "artifacts/view/p/good").exists()
+    assert not left_over(tmp_path)
+    assert run(tmp_path).returncode == 1  # and it is not cached
+
+
+def test_a_file_that_the_key_does_not_know_fails_the_stage_even_if_the_refusal_is_swallowed(tmp_path):
+    project(tmp_path, python_stage("a", "peek", name="secret.txt"))
+    (tmp_path / "secret.txt").write_text("x")
+    result = run(tmp_path)
+    assert result.returncode == 1
+    assert "reads secret.txt, which its key does not know" in result.stderr
+    assert not (tmp_path / "__pycache__").exists()
+
+
+def test_an_input_that_changes_while_the_stage_runs_is_not_kept_under_the_old_key(tmp_path):
+    code = "def f(arrays, samples):\n    open(r'{}', 'a').write(' ')\n    return {{'twice': arrays['x']}}\n"
+    project(tmp_path, python_stage("a", "f"), code="")
+    (tmp_path / "step.py").write_text(code.format(tmp_path / "step.py"))
+    result = run(tmp_path)
+    assert result.returncode == 1
+    assert "sources.step.py changed while the stage ran" in result.stderr
+
+
+def start(folder, *args):
+    return subprocess.Popen(
+        [sys.executable, "-m", "trtpipe", "run", "p.yaml", *args],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(PROJECT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for(path, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_the_workers_and_leaves_nothing_half_written(tmp_path, number, code):
+    mark = tmp_path / "started"
+    project(tmp_path, python_stage("a", "slow", mark=str(mark)))
+    process = start(tmp_path)
+    wait_for(mark)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "nothing half-written is left" in error
+    assert "Traceback" not in error
+    assert not left_over(tmp_path)
+    assert not workers_of(tmp_path)
+    assert trtpipe("status", "p.yaml", cwd=tmp_path).returncode == 10
+
+
+def workers_of(folder):
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if "trtpipe.worker" in (entry / "cmdline").read_text() and str(folder) in os.readlink(entry / "cwd"):
+                    found.append(entry.name)
+            except OSError:
+                continue
+    return found
+
+
+def test_a_run_that_is_killed_takes_its_workers_with_it_and_the_next_one_finishes(tmp_path):
+    mark = tmp_path / "started"
+    project(tmp_path, python_stage("a", "slow", mark=str(mark)) + python_stage("b"))
+    process = start(tmp_path, "--jobs", "1")
+    wait_for(mark)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 20
+    while workers_of(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert trtpipe("run", "p.yaml", "--target", "b", cwd=tmp_path).returncode == 0
+
+
+def test_independent_stages_run_at_the_same_time(tmp_path):
+    code = """\
+import os, time
+def meet(arrays, samples, mine, other):
+    open(mine, "w").close()
+    deadline = time.monotonic() + 60
+    while not os.path.exists(other):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return {"twice": arrays["x"]}
+"""
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    stages = python_stage("s", "meet", mine=a, other=b) + python_stage("t", "meet", mine=b, other=a)
+    project(tmp_path, stages, code=code)
+    assert run(tmp_path, "--jobs", "2").returncode == 0
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere", "p.yaml"])
+def test_an_artifacts_folder_that_cannot_be_written_is_exit_4(tmp_path, place):
+    project(tmp_path, python_stage("a"))
+    result = run(tmp_path, "--artifacts", place)
+    assert result.returncode == 4
+    assert "--artifacts" in result.stderr
+
+
+def test_a_full_disk_is_exit_4_and_leaves_nothing_half_written(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        code = "import numpy as np\ndef f(arrays, samples):\n    return {'big': np.ones((4, 100_000), 'f4')}\n"
+        step = {"op": "python", "entrypoint": "step.py:f"}
+        stage = f"  a: {{type: postprocess, inputs: {{tensors: {{file: data.npz}}}}, params: {{arrays: [big], steps: [{json.dumps(step)}]}}}}\n"  # noqa: E501
+        project(tmp_path, stage, code=code)
+        result = run(tmp_path, "--artifacts", disk)
+        assert result.returncode == 4, result.stdout + result.stderr
+        assert not list((disk / "tmp").iterdir())
+        assert not list((disk / "actions").rglob("*.json")) if (disk / "actions").exists() else True
+    finally:
+        subprocess.run(["umount", disk], check=False)
+
+
+def test_status_says_just_what_run_then_runs(tmp_path):
+    import numpy as np
+
+    stages = python_stage("a") + EVALUATE.format(name="e", reads="a") + python_stage("b", "slow", mark="m", seconds=0)
+    project(tmp_path, stages)
+    np.save(tmp_path / "labels.npy", np.zeros(4, np.int64))
+    settings = "--set=stages.b.params.steps[0].args.seconds=0.01"
+    run(tmp_path, "--target", "b")
+    for extra in ([], [settings], ["--force=a"]):
+        said = {s["stage"]: s["status"] for s in
+                json.loads(trtpipe("status", "p.yaml", *extra, "--json", cwd=tmp_path).stdout)["stages"]}  # fmt: skip
+        ran = {s for k, s in kinds(run(tmp_path, *extra, "--json")) if k == "StageStarted"}
+        assert {s for s, what in said.items() if what == "run"} <= ran
+        assert not ran & {s for s, what in said.items() if what == "hit"}
+
+
+def test_a_stage_whose_new_output_is_the_old_one_stops_the_change_there(tmp_path):
+    import numpy as np
+
+    project(tmp_path, python_stage("a") + EVALUATE.format(name="e", reads="a"))
+    np.save(tmp_path / "labels.npy", np.zeros(4, np.int64))
+    run(tmp_path)
+    (tmp_path / "step.py").write_text((tmp_path / "step.py").read_text() + "\n# only a comment\n")
+    assert kinds(run(tmp_path, "--json")) == [
+        ("StageStarted", "a"), ("StageFinished", "a"), ("StageCached", "e"),
+    ]  # fmt: skip
