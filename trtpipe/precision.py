@@ -289,7 +289,8 @@ def _large_activations(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]])
         return None
     limit = LARGEST / HEADROOM
     large = {name: float(values[f"__max_{index}"]) for index, name in enumerate(watched)}
-    large = {name: size for name, size in large.items() if size > limit}
+    # An infinity (an attention mask) is one in float16 too.
+    large = {name: size for name, size in large.items() if limit < size < float("inf")}
     kept = []
     for node in model.graph.node:
         name = next((n for n in (*node.output, *node.input) if n in large), None)

@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from trtpipe.backends import Binding, trtrules
 from trtpipe.errors import EnvironmentMissing, StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from trtpipe.backends import Session
@@ -114,13 +115,16 @@ class TrtBackend:
         self.version: str = trt.__version__
         self.trt = trt
         self.errors: deque[str] = deque(maxlen=KEPT)
+        self.warnings = 0
+        """How many warnings and errors the runtime has logged: some failures are only told there."""
         self.logger = self._make_logger()
         self.rtx = name == trtrules.RTX
         self.title = f"{trtrules.TITLES[name]} {self.version}"
 
     def _make_logger(self) -> Any:
-        from polygraphy.backend.trt import util
-        from polygraphy.logger import G_LOGGER
+        with contextlib.redirect_stdout(sys.stderr):  # it prints as it is imported, too
+            from polygraphy.backend.trt import util
+            from polygraphy.logger import G_LOGGER
 
         G_LOGGER.use_python_logging_system = True  # it would print to stdout
         python = logging.getLogger("Polygraphy")
@@ -128,7 +132,7 @@ class TrtBackend:
             python.addHandler(_Stderr())
         python.propagate = False
         python.setLevel(logging.INFO)
-        trt, errors = self.trt, self.errors
+        trt, backend = self.trt, self
         severity = trt.ILogger.Severity
         worst = (severity.INTERNAL_ERROR, severity.ERROR)
         names = {severity.INTERNAL_ERROR: "internal error", severity.ERROR: "error", severity.WARNING: "warning"}
@@ -140,8 +144,10 @@ class TrtBackend:
             def log(self, level: Any, message: str) -> None:
                 # Called from native code, also from its threads: nothing may escape.
                 with contextlib.suppress(Exception):
+                    if level in names:
+                        backend.warnings += 1
                     if level in worst:
-                        errors.append(message)
+                        backend.errors.append(message)
                     if level != severity.VERBOSE:
                         sys.stderr.write(f"[{names.get(level, 'info')}] {message}\n")
 
@@ -166,7 +172,10 @@ class TrtBackend:
         """Turn a Polygraphy or TensorRT exception into a StageFailed with the native errors of these calls."""
         self.errors.clear()
         try:
-            yield
+            with warnings.catch_warnings():
+                # Polygraphy serves every version, and so calls what newer ones deprecate.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                yield
         except (StageFailed, EnvironmentMissing):
             raise
         except Exception as error:
@@ -231,14 +240,13 @@ class TrtBackend:
             where = f" ({error.func()})" if error.func() else ""
             found[number if number >= 0 else -1 - index] = (name, op, why + where)
         if not hasattr(self.trt.ParserError, "node_name") and hasattr(parser, "supports_model"):
-            # 8.6 stops at its first error; its support query lists the others, without reasons.
+            # 8.6 stops at its first error; its support query leaves out all that it rejects, without reasons.
             with contextlib.suppress(Exception):
                 parser.clear_errors()
                 _, parts = parser.supports_model(model.read_bytes(), str(model))
-                for nodes, supported in parts:
-                    for number in () if supported else nodes:
-                        name, op = names.get(number, ("", ""))
-                        found.setdefault(number, (name, op, "not supported by this version's parser"))
+                taken = {number for nodes, _ in parts for number in nodes}
+                for number in names.keys() - taken:
+                    found.setdefault(number, (*names[number], "not supported by this version's parser"))
         lines = []
         for number, (name, op, why) in sorted(found.items()):
             where = f"node {number} {name or '(unnamed)'} [{op or 'unknown op'}]" if number >= 0 else "the model"
@@ -286,17 +294,15 @@ class TrtBackend:
         Gives `bindings`, `target`, `precision_proof` and `timing_cache` for the manifest. Raises StageFailed with
         the runtime's own last errors. On RTX this needs no GPU.
         """
-        from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath, PostprocessNetwork
+        from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath
 
         strong = bool(config["strongly_typed"])
         cache = None if self.rtx or config["timing_cache"] == "off" else _TimingCache(self, shared, note)
         with self._calls(f"{model.name} cannot be built"):
-            load_network: Any = NetworkFromOnnxPath(str(model), strongly_typed=strong)
-            if "OBEY_PRECISION_CONSTRAINTS" in config["flags"]:
-                keep = list(config["keep_fp32"])
-                load_network = PostprocessNetwork(load_network, lambda network: self._keep_fp32(network, keep))
-            parts = load_network()
+            parts = NetworkFromOnnxPath(str(model), strongly_typed=strong)()
             network = parts[1]
+            if "OBEY_PRECISION_CONSTRAINTS" in config["flags"]:
+                self._keep_fp32(network, config["keep_fp32"])
             io = self._io(network)
             self._check_shape_tensors(network)
         with self._calls(self._failed_build(model, config)):
@@ -324,7 +330,9 @@ class TrtBackend:
     def _failed_build(self, model: Path, config: Mapping[str, Any]) -> str:
         asked = f"{model.name} cannot be built (precision {config['precision']}"
         if config["workspace"] is not None:
-            asked += f", workspace {config['workspace']} bytes: if it says out of memory, give more"
+            asked += f"; workspace {config['workspace']} bytes: if that is too little for it, give more"
+        if self.rtx and "REFIT" in config["flags"] and not environment.gpus():
+            asked += "; refit and strip_plan are known to fail on TensorRT-RTX where there is no GPU"
         return asked + ")"
 
     def _builder_config(self, config: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
@@ -386,7 +394,7 @@ class TrtBackend:
 
         return configured
 
-    def _keep_fp32(self, network: Any, names: list[str]) -> Any:
+    def _keep_fp32(self, network: Any, names: Iterable[str]) -> None:
         """Hold the layers of named ONNX nodes in float32 (weakly typed networks only)."""
         wanted, seen = set(names), set()
         floating = (self.trt.float32, self.trt.float16)
@@ -404,7 +412,6 @@ class TrtBackend:
         missing = sorted(wanted - seen)
         if missing:
             raise StageFailed(f"{self.title}: no layer could be kept in float32 for the nodes {', '.join(missing)}")
-        return network
 
     def _check_shape_tensors(self, network: Any) -> None:
         shapes = [network.get_input(i).name for i in range(network.num_inputs) if network.get_input(i).is_shape_tensor]
@@ -498,8 +505,10 @@ class _TimingCache:
     def attach(self, builder_config: Any) -> None:
         """Give the cache to a builder config; a torn or foreign one is ignored, loudly."""
         data = self._read()
+        before = self.backend.warnings
         cache = self._make(builder_config, data) if data else None
-        if cache is not None and builder_config.set_timing_cache(cache, False):
+        # A torn cache is made into an empty one, with no other sign than a warning.
+        if cache is not None and builder_config.set_timing_cache(cache, False) and self.backend.warnings == before:
             return
         if data:
             self.note(f"ignored the timing cache {self.path.name}: it is torn, or of another TensorRT or GPU")

@@ -28,7 +28,7 @@ def _type(text: str) -> tuple[str, float]:
 
 
 def table(information: str) -> dict[str, Any]:
-    """Reduce the inspector's JSON to `layers` and `weight_bytes` by data type, with `status` "inspected".
+    """Reduce the inspector's JSON to `layers` and `weight_bytes` by data type, with `status` "proven".
 
     A layer counts under the type of its first output. Where the plan holds layer names only, the status is
     "unproven" and `why` says what would help.
@@ -50,7 +50,8 @@ def table(information: str) -> dict[str, Any]:
                 name, size = _type(str(held.get("Type", "")))
                 weights[name] += int(size * int(held["Count"]))
     return {
-        "status": "inspected",
+        "status": "proven",
+        "source": "the engine inspector",
         "layers": dict(sorted(count.items())),
         "weight_bytes": dict(sorted(weights.items())),
     }

@@ -178,6 +178,8 @@ class TrtSession:
                 f"not enough device memory: {buffers} bytes of buffers and {activations} of activations, "
                 f"{free} of {total} are free; use smaller shapes or a smaller profile"
             )
+        # Outputs whose size nobody could tell from the inputs' dims: the engine tells it once a batch is set.
+        self._elastic = {b.name for b in self.bindings if b.mode == "output" and wanted[b.name]["bytes"] is None}
         slot = Slot(self._cuda)
         self._slots.append(slot)
         for b in self.bindings:
@@ -212,7 +214,10 @@ class TrtSession:
             raise StageFailed("the session is closed")
         self._backend.errors.clear()
         alive = self._copy_in(slot, feed)
-        lacking = self._context.infer_shapes()
+        try:
+            lacking = self._context.infer_shapes()
+        except RuntimeError as error:
+            raise StageFailed(self._native(f"shapes cannot be inferred ({error})")) from error
         if lacking:
             raise StageFailed(self._native(f"shapes cannot be inferred: {', '.join(lacking)} not set"))
         shapes = self._bind_outputs(slot)
@@ -298,7 +303,9 @@ class TrtSession:
                 address = slot.host[b.name].ctypes.data
             else:
                 address, capacity = slot.device[b.name]
-                if size > capacity:
+                if size > capacity and b.name in self._elastic:
+                    address = slot.grow(b.name, size)
+                elif size > capacity:
                     raise StageFailed(
                         f"{b.name}: an output of shape {list(shape)} takes {size} bytes, the buffers hold {capacity}; "
                         "allocate for this shape"

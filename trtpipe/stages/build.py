@@ -32,7 +32,8 @@ def run(ctx: Context) -> None:
         "runtime": backend.name,
         "runtime_version": backend.version,
         "plan": plan.name,
-        "plan_bytes": os.stat(plan).st_size,
+        # onnxruntime puts large weights beside its plan.
+        "plan_bytes": sum(entry.stat().st_size for entry in os.scandir(ctx.out)),
         "bindings": [_named(binding, network) for binding in part["bindings"]],
         "profiles": config["profiles"],
         "precision": config["precision"],
@@ -51,7 +52,7 @@ def _named(binding: dict[str, Any], network: dict[str, Any]) -> dict[str, Any]:
     known = {entry["name"]: entry["dims"] for entry in [*network["inputs"], *network["outputs"]]}
     dims = known.get(binding["name"])
     shape = binding["shape"]
-    if dims is None or len(dims) != len(shape):
+    if dims is None or binding["dims"] is None or len(dims) != len(shape):
         return binding
     named = [size if size >= 0 else dim for size, dim in zip(shape, dims, strict=True)]
     # A dim that the model fixes and the runtime calls dynamic stays what the runtime says.

@@ -228,8 +228,9 @@ def run(ctx: Context) -> None:
         )
         for name in config["rewrite"]["kept"]:
             ctx.note(f"stays float32: {name['node']} [{name['op']}], {name['why']}")
+    usual = ConfigureParams()
     for name in part["not_applicable"]:
-        if getattr(params, name, None) not in (None, "auto"):
+        if getattr(params, name) != getattr(usual, name):
             ctx.note(f"{name} has no meaning on {backend.name} {backend.version}")
     ctx.write_json("config.json", config)
     ctx.write_json("network.json", network)

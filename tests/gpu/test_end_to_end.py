@@ -1,0 +1,334 @@
+"""On a GPU: build, load and run with the TensorRT that is installed, against onnxruntime on the same inputs.
+
+Runs on TensorRT 8.6 (CPython 3.10, NumPy 1.26) and on TensorRT-RTX 1.4 alike; the flavour is whichever is
+installed (TRTPIPE_TEST_BACKEND chooses where both are).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from tests import models
+from tests.helpers import run_stage
+from trtpipe import backends, environment, planheader
+from trtpipe.errors import StageFailed
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not environment.gpus(), reason="there is no NVIDIA GPU here"),
+    pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed"),
+    pytest.mark.timeout(600),
+]
+
+
+def flavour():
+    asked = os.environ.get("TRTPIPE_TEST_BACKEND")
+    if asked:
+        return asked
+    if importlib.util.find_spec("tensorrt"):
+        return "tensorrt"
+    if any(importlib.util.find_spec(m) for m in ("tensorrt_rtx", "tensorrt_rtx_bindings")):
+        return "tensorrt_rtx"
+    pytest.skip("no TensorRT is installed: pip install 'trtpipe[rtx]' or 'trtpipe[tensorrt]'")
+
+
+@pytest.fixture(scope="module")
+def backend():
+    name = flavour()
+    made = backends.load(name)
+    capability = environment.gpus()[0].compute_capability
+    if name == "tensorrt_rtx" and not environment.rtx_supports(made.version, capability):
+        pytest.skip(f"{made.title} does not run on compute capability {capability}")
+    return made
+
+
+def old(backend):
+    return backend.name == "tensorrt" and int(backend.version.split(".")[0]) < 9
+
+
+class Chain:
+    """parse, configure, build, allocate, open: each by its stage's own body."""
+
+    def __init__(self, backend, tmp_path, proto, *, shapes=None, slots=1, host="auto", **params):
+        self.backend, self.tmp, self.proto = backend, tmp_path, proto
+        self.notes = []
+        self.model = models.save(proto, tmp_path / "model.onnx")
+        self.network = self.stage("parse", {}, model=self.model)
+        self.config = self.stage("configure", params, network=self.network)
+        self.engine = self.stage("build", {}, config=self.config)
+        self.manifest = json.loads((self.engine / "manifest.json").read_text())
+        self.plan = self.engine / self.manifest["plan"]
+        allocate = {"shapes": shapes or {}, "slots": slots, "host": host}
+        self.buffers = json.loads((self.stage("allocate", allocate, engine=self.engine) / "buffers.json").read_text())
+
+    def stage(self, name, params, **inputs):
+        return run_stage(name, params, inputs, self.tmp, backend=self.backend.name, notes=self.notes)
+
+    def open(self, **changed):
+        return self.backend.open(self.plan, self.manifest, {**self.buffers, **changed}, self.notes.append)
+
+    def expected(self, feed):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(str(self.model), options, providers=["CPUExecutionProvider"])
+        names = [o.name for o in session.get_outputs()]
+        return dict(zip(names, session.run(names, feed), strict=True))
+
+
+def image(rows, side=8, seed=0):
+    return {"image": np.random.default_rng(seed).standard_normal((rows, 3, side, side)).astype(np.float32)}
+
+
+PROFILE = {"image": {"min": [1, 3, 8, 8], "opt": [4, 3, 8, 8], "max": [8, 3, 8, 8]}}
+BATCH = {"image": [8, 3, 8, 8]}
+
+
+def free_memory():
+    from trtpipe.backends.cuda import Runtime
+
+    return Runtime().free_memory()[0]
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("model", 1e-5), ("fp32", 1e-5), ("tf32", 5e-3), ("fp16", 1e-2), ("bf16", 5e-2)]
+)
+def test_results_agree_with_onnxruntime_in_every_precision(backend, tmp_path, precision, tolerance):
+    if precision == "bf16" and old(backend):
+        with pytest.raises(StageFailed, match="it knows no bfloat16"):
+            Chain(backend, tmp_path, models.conv(), profiles=[PROFILE], precision=precision, shapes=BATCH)
+        return
+    chain = Chain(backend, tmp_path, models.conv(), profiles=[PROFILE], precision=precision, shapes=BATCH)
+    session = chain.open()
+    try:
+        for rows in (1, 8, 3):
+            feed = image(rows, seed=rows)
+            got, want = session.run(feed)["logits"], chain.expected(feed)["logits"]
+            assert got.shape == want.shape == (rows, 5)
+            assert got.dtype == np.float32
+            assert np.linalg.norm(got - want) / np.linalg.norm(want) < tolerance
+    finally:
+        session.close()
+
+
+@pytest.mark.parametrize("host", ["pageable", "pinned"])
+def test_a_stream_of_batches_gives_what_single_runs_give(backend, tmp_path, host):
+    chain = Chain(backend, tmp_path, models.conv(8), host=host, shapes=BATCH)
+    feeds = [image(8, seed=s) for s in range(5)]
+    session = chain.open()
+    try:
+        streamed = [out["logits"].copy() for out in session.stream(iter(feeds))]
+        single = [session.run(feed)["logits"].copy() for feed in feeds]
+    finally:
+        session.close()
+    for one, other in zip(streamed, single, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_the_plan_says_who_built_it(backend, tmp_path):
+    chain = Chain(backend, tmp_path, models.conv(2))
+    header = planheader.read_header(chain.plan)
+    assert header["flavour"] == backend.name
+    assert header["version"].startswith(".".join(backend.version.split(".")[:3]))
+    planheader.check(chain.plan, backend.name, backend.version)
+    if backend.name == "tensorrt":
+        assert chain.manifest["target"]["gpu"] == environment.gpus()[0].name
+
+
+def test_the_inspector_proves_the_precision_of_a_tensorrt_engine(backend, tmp_path):
+    if backend.name != "tensorrt":
+        pytest.skip("a TensorRT-RTX plan is compiled when it is loaded")
+    proto = models.conv(64, side=64, channels=64)
+    chain = Chain(backend, tmp_path, proto, precision="fp16", verbosity="detailed")
+    proof = chain.manifest["precision_proof"]
+    assert proof["status"] == "proven", proof
+    assert "unknown" not in proof["layers"], proof
+    assert proof["layers"].get("float16", 0) > 0, proof
+
+
+def test_integer_half_and_boolean_tensors_pass_through(backend, tmp_path):
+    nodes = [
+        helper.make_node("Add", ["ids", "ids"], ["twice"], name="twice"),
+        helper.make_node("Greater", ["ids", "zero"], ["mask"], name="greater"),
+        helper.make_node("Add", ["half", "half"], ["double"], name="double"),
+    ]
+    kind = TensorProto.INT32 if old(backend) else TensorProto.INT64
+    integer = np.int32 if old(backend) else np.int64
+    proto = models.model(
+        nodes,
+        [models.value("ids", ["n"], kind), models.value("half", ["n"], TensorProto.FLOAT16)],
+        [
+            models.value("twice", ["n"], kind),
+            models.value("mask", ["n"], TensorProto.BOOL),
+            models.value("double", ["n"], TensorProto.FLOAT16),
+        ],
+        {"zero": np.zeros(1, integer)},
+    )
+    profile = {name: {"min": [1], "opt": [4], "max": [9]} for name in ("ids", "half")}
+    precision = "fp16" if old(backend) else "model"
+    shapes = {"ids": [9], "half": [9]}
+    chain = Chain(backend, tmp_path, proto, profiles=[profile], shapes=shapes, precision=precision)
+    session = chain.open()
+    try:
+        feed = {"ids": np.array([-3, 0, 5], integer), "half": np.array([1, 2.5, -4], np.float16)}
+        got = {name: array.copy() for name, array in session.run(feed).items()}
+    finally:
+        session.close()
+    assert got["twice"].tolist() == [-6, 0, 10]
+    assert got["mask"].tolist() == [False, False, True]
+    assert got["double"].tolist() == [2, 5, -8]
+    assert {name: str(a.dtype) for name, a in got.items()} == {
+        "twice": str(np.dtype(integer)), "mask": "bool", "double": "float16",
+    }  # fmt: skip
+
+
+def test_an_output_whose_size_depends_on_the_data_is_given_in_its_real_size(backend, tmp_path):
+    nodes = [helper.make_node("NonZero", ["x"], ["where"], name="nonzero")]
+    proto = models.model(nodes, [models.value("x", [16])], [models.value("where", [1, "found"], TensorProto.INT64)])
+    chain = Chain(backend, tmp_path, proto)
+    session = chain.open()
+    try:
+        for places in ([1, 5, 15], [0], list(range(16))):
+            x = np.zeros(16, np.float32)
+            x[places] = 1
+            assert session.run({"x": x})["where"].tolist() == [places]
+    finally:
+        session.close()
+
+
+def test_each_profile_takes_its_own_shapes(backend, tmp_path):
+    small = {"image": {"min": [1, 3, 8, 8], "opt": [1, 3, 8, 8], "max": [2, 3, 8, 8]}}
+    large = {"image": {"min": [4, 3, 8, 8], "opt": [8, 3, 8, 8], "max": [8, 3, 8, 8]}}
+    chain = Chain(backend, tmp_path, models.conv(), profiles=[small, large], shapes={"image": [2, 3, 8, 8]})
+    session = chain.open()
+    try:
+        assert session.run(image(2))["logits"].shape == (2, 5)
+        with pytest.raises(StageFailed, match=r"image: the shape \[8, 3, 8, 8\] lies outside profile 0"):
+            session.run(image(8))
+    finally:
+        session.close()
+    allocate = {"shapes": BATCH, "slots": 1, "profile": 1}
+    buffers = json.loads((chain.stage("allocate", allocate, engine=chain.engine) / "buffers.json").read_text())
+    session = chain.backend.open(chain.plan, chain.manifest, buffers, chain.notes.append)
+    try:
+        feed = image(8)
+        np.testing.assert_allclose(session.run(feed)["logits"], chain.expected(feed)["logits"], rtol=1e-3, atol=1e-4)
+    finally:
+        session.close()
+
+
+def test_bad_feeds_are_refused_and_the_session_stays_usable(backend, tmp_path):
+    chain = Chain(backend, tmp_path, models.conv(), profiles=[PROFILE], shapes={"image": [4, 3, 8, 8]})
+    session = chain.open()
+    try:
+        for feed, message in (
+            ({"other": image(1)["image"]}, "found data for other, expected image"),
+            ({"image": image(1)["image"].astype(np.float64)}, "image: found float64, expected float32"),
+            ({"image": np.zeros((1, 3, 9, 8), np.float32)}, "found the shape"),
+            (image(9), "outside profile 0"),
+            (image(8), "the buffers hold"),
+        ):
+            with pytest.raises(StageFailed, match=message):
+                session.run(feed)
+        assert session.run(image(4))["logits"].shape == (4, 5)
+    finally:
+        session.close()
+
+
+def test_all_device_memory_is_given_back(backend, tmp_path):
+    chain = Chain(backend, tmp_path, models.conv(8), shapes=BATCH, host="pinned")
+    session = chain.open()
+    session.run(image(8))
+    session.close()
+    before = free_memory()
+    for _ in range(5):
+        session = chain.open()
+        session.run(image(8))
+        session.close()
+        session.close()
+    assert before - free_memory() < 16 << 20
+    with pytest.raises(StageFailed, match="the session is closed"):
+        session.run(image(8))
+
+
+def test_buffers_beyond_the_free_memory_are_refused_with_the_numbers(backend, tmp_path):
+    chain = Chain(backend, tmp_path, models.conv(8), shapes=BATCH)
+    huge = [{**b, "bytes": 1 << 50} for b in chain.buffers["bindings"]]
+    before = free_memory()
+    with pytest.raises(StageFailed, match="not enough device memory: .* are free"):
+        chain.open(bindings=huge)
+    assert before - free_memory() < 64 << 20
+
+
+def test_a_torn_plan_is_refused_without_a_crash(backend, tmp_path):
+    chain = Chain(backend, tmp_path, models.conv(8), shapes=BATCH)
+    torn = tmp_path / "torn.plan"
+    torn.write_bytes(chain.plan.read_bytes()[:2000])
+    chain.plan = torn
+    with pytest.raises(StageFailed, match=r"truncated|cannot be loaded"):
+        chain.open()
+
+
+def test_every_rejected_node_is_listed(backend, tmp_path):
+    nodes = [
+        helper.make_node("Frobnicate", ["x"], ["b"], name="odd", domain="mine"),
+        helper.make_node("Det", ["x"], ["y"], name="det"),
+    ]
+    outputs = [models.value("y", None), models.value("b", None)]
+    proto = models.model(nodes, [models.value("x", [1, 4, 4])], outputs, domains=("mine",))
+    with pytest.raises(StageFailed, match=r"(?s)rejects 2 nodes.*odd \[Frobnicate\].*det \[Det\]"):
+        backend.parse(models.save(proto, tmp_path / "m.onnx"))
+
+
+def test_a_workspace_that_is_too_small_or_not_is_never_silent(backend, tmp_path):
+    """TensorRT may find a kernel that needs none; RTX does not. Either a plan, or the builder's words."""
+    try:
+        chain = Chain(backend, tmp_path, models.conv(8, side=32), workspace="1B")
+    except StageFailed as error:
+        assert "says:" in str(error)
+        assert "workspace 1 bytes" in str(error)
+    else:
+        assert chain.plan.stat().st_size
+
+
+def test_keep_fp32_is_honoured(backend, tmp_path):
+    chain = Chain(backend, tmp_path, models.conv(8), precision="fp16", keep_fp32=["head"], shapes=BATCH)
+    session = chain.open()
+    try:
+        feed = image(8)
+        np.testing.assert_allclose(session.run(feed)["logits"], chain.expected(feed)["logits"], rtol=2e-2, atol=2e-2)
+    finally:
+        session.close()
+
+
+def test_the_timing_cache_makes_builds_equal_and_survives_damage(backend, tmp_path):
+    if backend.name != "tensorrt":
+        pytest.skip("TensorRT-RTX has no timing cache")
+    chain = Chain(backend, tmp_path, models.conv(8, side=32, channels=32), precision="fp16")
+    config = json.loads((chain.config / "config.json").read_text())
+    model, shared = chain.config / "model.onnx", tmp_path / "timing"
+
+    def build(name):
+        notes = []
+        backend.build(model, config, tmp_path / name, shared, notes.append)
+        return (tmp_path / name).read_bytes(), notes
+
+    first, notes = build("a.plan")
+    assert notes == []
+    (cache,) = shared.glob("*/timing.cache")
+    second, notes = build("b.plan")
+    assert notes == []
+    third, _ = build("c.plan")
+    assert second == third
+    assert len(first) > 0
+    cache.write_bytes(b"torn")
+    _, notes = build("d.plan")
+    assert notes == ["ignored the timing cache timing.cache: it is torn, or of another TensorRT or GPU"]
+    assert cache.stat().st_size > len(b"torn")

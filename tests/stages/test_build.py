@@ -1,0 +1,79 @@
+"""`build`: the plan and the manifest beside it, on onnxruntime and on the real TensorRT-RTX."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+
+from tests import models
+from tests.helpers import run_stage
+from trtpipe import planheader
+from trtpipe.errors import StageFailed
+
+RTX = any(importlib.util.find_spec(m) for m in ("tensorrt_rtx", "tensorrt_rtx_bindings"))
+needs_rtx = pytest.mark.skipif(not RTX, reason="TensorRT-RTX is not installed: pip install 'trtpipe[rtx]'")
+BACKENDS = ["onnxruntime", pytest.param("tensorrt_rtx", marks=needs_rtx)]
+IMAGE = {"image": {"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}}
+
+
+def configured(tmp_path, *, backend="tensorrt_rtx", proto=None, **params):
+    model = models.save(proto or models.conv(), tmp_path / "model.onnx")
+    network = run_stage("parse", {}, {"model": model}, tmp_path, backend=backend)
+    return run_stage("configure", params, {"network": network}, tmp_path, backend=backend)
+
+
+def build(tmp_path, config, backend="tensorrt_rtx"):
+    out = run_stage("build", {}, {"config": config}, tmp_path, backend=backend)
+    return out, json.loads((out / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_manifest_says_what_the_plan_is(tmp_path, backend):
+    out, manifest = build(tmp_path, configured(tmp_path, backend=backend, profiles=[IMAGE]), backend)
+    assert sorted(p.name for p in out.iterdir()) == sorted([manifest["plan"], "manifest.json"])
+    assert manifest["format"] == 1
+    assert manifest["runtime"] == backend
+    assert manifest["plan"] == ("engine.onnx" if backend == "onnxruntime" else "engine.plan")
+    assert manifest["plan_bytes"] == (out / manifest["plan"]).stat().st_size
+    assert manifest["profiles"] == [IMAGE]
+    assert manifest["precision"] == "model"
+    assert manifest["precision_proof"]["status"] == ("proven" if backend == "onnxruntime" else "unproven")
+    assert manifest["key"] == "0" * 64
+    assert [(b["name"], b["mode"], b["dtype"], b["dims"]) for b in manifest["bindings"]] == [
+        ("image", "input", "float32", ["batch", 3, 8, 8]),
+        ("logits", "output", "float32", ["batch", 5]),
+    ]
+
+
+@needs_rtx
+@pytest.mark.parametrize("precision", ["model", "fp32", "tf32", "fp16", "bf16"])
+def test_every_precision_builds_a_real_plan(tmp_path, precision):
+    out, manifest = build(tmp_path, configured(tmp_path, profiles=[IMAGE], precision=precision))
+    assert planheader.read_header(out / "engine.plan")["flavour"] == "tensorrt_rtx"
+    assert manifest["precision"] == precision
+    assert [b["dtype"] for b in manifest["bindings"]] == ["float32", "float32"]
+
+
+@needs_rtx
+@pytest.mark.parametrize("precision", ["model", "fp16"])
+def test_a_static_network_builds_to_the_same_artifact_twice(tmp_path, precision):
+    config = configured(tmp_path, proto=models.conv(2), precision=precision)
+    first, second = (build(tmp_path, config)[0] for _ in range(2))
+    for name in ("engine.plan", "manifest.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+@needs_rtx
+def test_a_failing_build_shows_the_builders_own_errors(tmp_path):
+    with pytest.raises(StageFailed, match=r"(?s)workspace 1 bytes.*TensorRT-RTX .* says:.*workspace limit"):
+        build(tmp_path, configured(tmp_path, profiles=[IMAGE], workspace="1B"))
+
+
+@needs_rtx
+def test_a_config_of_another_runtime_is_refused(tmp_path):
+    pytest.importorskip("onnxruntime")
+    config = configured(tmp_path, backend="onnxruntime")
+    with pytest.raises(StageFailed, match="checked for onnxruntime .*, and this is tensorrt_rtx .*configure again"):
+        build(tmp_path, config)

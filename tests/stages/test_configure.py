@@ -1,0 +1,214 @@
+"""`configure`: settings are checked against network and runtime; on RTX the precision is really set."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import msgspec
+import pytest
+
+from tests import models
+from tests.helpers import run_stage
+from trtpipe import onnxfile
+from trtpipe.errors import StageFailed
+from trtpipe.stages.configure import ConfigureParams, check_profiles
+
+RTX = any(importlib.util.find_spec(m) for m in ("tensorrt_rtx", "tensorrt_rtx_bindings"))
+needs_rtx = pytest.mark.skipif(not RTX, reason="TensorRT-RTX is not installed: pip install 'trtpipe[rtx]'")
+BACKENDS = ["onnxruntime", pytest.param("tensorrt_rtx", marks=needs_rtx)]
+IMAGE = {"image": {"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}}
+
+
+def network(tmp_path, proto=None, external=False):
+    folder = tmp_path / "network"
+    proto = proto or models.conv()
+    path = folder / "model.onnx"
+    if external:
+        models.with_external(path, proto)
+    else:
+        models.save(proto, path)
+    record = onnxfile.describe(onnxfile.load(path))
+    (folder / "network.json").write_text(json.dumps({**record, "layers": {}}))
+    return folder
+
+
+def configure(tmp_path, *, backend="tensorrt_rtx", proto=None, external=False, notes=None, **params):
+    folder = network(tmp_path, proto, external)
+    out = run_stage("configure", params, {"network": folder}, tmp_path, backend=backend, notes=notes)
+    return out, json.loads((out / "config.json").read_text())
+
+
+def problems(**params):
+    return list(msgspec.convert(params, ConfigureParams).problems())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_config_names_the_runtime_that_it_was_checked_for(tmp_path, backend):
+    out, config = configure(tmp_path, backend=backend, profiles=[IMAGE], workspace="64MiB")
+    assert config["runtime"] == backend
+    assert config["workspace"] == 64 << 20
+    assert config["profiles"] == [IMAGE]
+    assert config["rewrite"] is None
+    assert (out / "model.onnx").read_bytes() == (tmp_path / "network" / "model.onnx").read_bytes()
+    assert json.loads((out / "network.json").read_text())["inputs"][0]["name"] == "image"
+
+
+@needs_rtx
+def test_fp16_rewrites_the_model_and_says_what_it_did(tmp_path):
+    notes = []
+    out, config = configure(tmp_path, precision="fp16", profiles=[IMAGE], keep_fp32=["head"], notes=notes)
+    assert config["strongly_typed"] is True
+    assert config["flags"] == []
+    assert config["keep_fp32"] == ["head"]
+    assert [k["node"] for k in config["rewrite"]["kept"]] == ["head"]
+    assert config["rewrite"]["check"]["outputs"]["logits"]["relative_l2"] < 0.01
+    assert notes == ["stays float32: head [MatMul], keep_fp32: head"]
+    kinds = {t.name: onnxfile.dtype_name(t.data_type) for t in onnxfile.load(out / "model.onnx").graph.initializer}
+    assert kinds["w"] == "float16"
+    assert kinds["head"] == "float32"
+
+
+@needs_rtx
+def test_the_same_params_give_the_same_bytes(tmp_path):
+    outs = [configure(tmp_path / str(n), precision="fp16", profiles=[IMAGE])[0] for n in (1, 2)]
+    for name in ("config.json", "network.json", "model.onnx"):
+        assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_external_data_comes_along(tmp_path, backend):
+    out, _ = configure(tmp_path, backend=backend, profiles=[IMAGE], external=True)
+    assert (out / "weights.bin").read_bytes() == (tmp_path / "network" / "weights.bin").read_bytes()
+    assert onnxfile.external_files(onnxfile.load(out / "model.onnx"), out, label="m") == ("weights.bin",)
+
+
+@needs_rtx
+def test_the_input_files_are_left_alone(tmp_path):
+    before = network(tmp_path / "x", models.conv()) / "model.onnx"
+    configure(tmp_path, precision="fp16", profiles=[IMAGE])
+    assert (tmp_path / "network" / "model.onnx").read_bytes() == before.read_bytes()
+
+
+@needs_rtx
+def test_settings_without_meaning_on_a_runtime_are_noted(tmp_path):
+    notes = []
+    _, config = configure(tmp_path, profiles=[IMAGE], optimization_level=3, notes=notes)
+    assert config["not_applicable"] == ["optimization_level", "timing_cache"]
+    assert len(notes) == 1
+    assert notes[0].startswith("optimization_level has no meaning on tensorrt_rtx")
+
+
+def test_settings_that_nobody_asked_for_are_not_noted(tmp_path):
+    pytest.importorskip("onnxruntime")
+    notes = []
+    configure(tmp_path, backend="onnxruntime", notes=notes)
+    assert notes == []
+
+
+@needs_rtx
+def test_what_the_runtime_cannot_honour_is_refused_by_name(tmp_path):
+    with pytest.raises(StageFailed, match=r"TensorRT-RTX .* cannot honour version_compatible: .*Instead: "):
+        configure(tmp_path, profiles=[IMAGE], version_compatible=True)
+
+
+@needs_rtx
+def test_a_dynamic_input_without_a_profile_is_refused(tmp_path):
+    with pytest.raises(StageFailed, match=r"needs a profile for dynamic inputs.*image \[batch, 3, 8, 8\]"):
+        configure(tmp_path)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_profiles_are_checked_on_every_runtime(tmp_path, backend):
+    wrong = {"image": {"min": [4, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}}
+    with pytest.raises(StageFailed, match=r"axis 0: found min 4, opt 2, max 4; expected min ≤ opt ≤ max"):
+        configure(tmp_path, backend=backend, profiles=[wrong])
+
+
+def test_keep_fp32_that_fits_nothing_fails_here(tmp_path):
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(StageFailed, match="keep_fp32: 'nowhere' fits no node's name or op"):
+        configure(tmp_path, precision="fp16", profiles=[IMAGE], keep_fp32=["nowhere"], backend="tensorrt_rtx")
+
+
+# -- profiles ----------------------------------------------------------------------------------------------------
+
+TWO = {
+    "inputs": [
+        {"name": "ids", "dtype": "int64", "dims": ["batch", "tokens"]},
+        {"name": "mask", "dtype": "int64", "dims": ["batch", "tokens"]},
+        {"name": "fixed", "dtype": "float32", "dims": [3]},
+    ]
+}
+
+
+def shapes(low, best, high):
+    return {"min": low, "opt": best, "max": high}
+
+
+def test_good_profiles_have_no_problems():
+    whole = shapes([1, 1], [2, 8], [4, 16])
+    assert check_profiles([{"ids": whole, "mask": whole}], TWO) == []
+    assert check_profiles([{"ids": whole, "mask": whole, "fixed": shapes([3], [3], [3])}], TWO) == []
+    assert check_profiles([], TWO) == []
+
+
+def test_every_problem_of_every_profile_is_told_at_once_with_its_numbers():
+    found = check_profiles(
+        [
+            {"ids": shapes([1, 1], [2, 8], [4, 16]), "mask": shapes([1, 1], [2, 8], [8, 16])},
+            {"ids": shapes([1], [2, 8], [4, 16]), "fixed": shapes([1], [2], [3])},
+            {"idz": shapes([1], [1], [1])},
+        ],
+        TWO,
+    )
+    assert found == [
+        (
+            "profiles[0].mask: axis 0 is batch, found min 1, opt 2, max 8; "
+            "ids axis 0 has the same batch with min 1, opt 2, max 4"
+        ),
+        "profiles[1].ids: found min [1], expected 2 axes: the model has [batch, tokens]",
+        "profiles[1].fixed: axis 0: found min 1, opt 2, max 3; the model fixes it at 3",
+        "profiles[1]: the dynamic input mask [batch, tokens] is missing",
+        "profiles[2].idz: the network has no such input; it has ids, mask, fixed",
+        "profiles[2]: the dynamic input ids [batch, tokens] is missing",
+        "profiles[2]: the dynamic input mask [batch, tokens] is missing",
+    ]
+
+
+def test_an_input_of_unknown_rank_cannot_have_a_profile():
+    unknown = {"inputs": [{"name": "x", "dtype": "float32", "dims": None}]}
+    assert "does not say how many axes" in check_profiles([{"x": shapes([1], [1], [1])}], unknown)[0]
+
+
+# -- params ------------------------------------------------------------------------------------------------------
+
+
+def test_keep_fp32_and_tolerance_need_half_precision():
+    assert [p for p, _ in problems(keep_fp32=["a"], tolerance=0.1)] == ["keep_fp32", "tolerance"]
+    assert problems(keep_fp32=["a"], tolerance=0.1, precision="bf16") == []
+
+
+def test_profiles_must_name_the_same_inputs():
+    one = {"x": shapes([1], [1], [1])}
+    assert problems(profiles=[one, {**one, "z": shapes([1], [1], [1])}]) == [
+        ("profiles[1]", "found the inputs x, z, expected x as in profiles[0]")
+    ]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"precision": "int8"}, {"workspace": "1GB"}, {"workspace": 5}, {"optimization_level": 6}, {"tolerance": 0.0},
+        {"profiles": [{}]}, {"profiles": [{"x": {"min": [1], "opt": [1]}}]}, {"compute_capabilities": []},
+        {"hardware_compatibility": "all"}, {"verbosity": "loud"}, {"keep_fp32": [""]}, {"precsion": "fp16"},
+    ],
+)  # fmt: skip
+def test_what_the_schema_forbids_is_refused(params):
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(params, ConfigureParams)
+
+
+def test_onnxruntime_is_in_the_key_only_where_it_rewrites():
+    assert msgspec.convert({"precision": "fp16"}, ConfigureParams).packages() == ("onnx", "onnxruntime")
+    assert msgspec.convert({}, ConfigureParams).packages() == ("onnx",)
