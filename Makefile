@@ -18,7 +18,7 @@ help:
 demo: .venv/demo.stamp
 	@$(BIN)/trtpipe run pipelines/digits.yaml
 	@echo
-	@cat "$$($(BIN)/trtpipe show pipelines/digits.yaml accuracy/metrics.json)"
+	@head -n 6 "$$($(BIN)/trtpipe show pipelines/digits.yaml labels/table.txt)"
 	@echo
 	@echo 'what each stage made:    artifacts/view/digits/'
 	@echo 'the predictions:         artifacts/view/digits/labels/table.txt'
