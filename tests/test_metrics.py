@@ -62,9 +62,7 @@ def test_classes_do_not_match_each_other():
 
 
 def test_mean_iou_counts_what_was_not_found_as_0():
-    value, total = metrics.mean_iou(
-        [boxes([HALF_A], [0], [1]), boxes([], [], [])], [boxes([A], [0]), boxes([B], [0])]
-    )
+    value, total = metrics.mean_iou([boxes([HALF_A], [0], [1]), boxes([], [], [])], [boxes([A], [0]), boxes([B], [0])])
     assert (value, total) == (0.25, 2)
     assert math.isnan(metrics.mean_iou([boxes([], [], [])], [boxes([], [])])[0])
 
@@ -88,9 +86,7 @@ def test_average_precision_is_the_mean_over_the_true_classes():
 def slow_average_precision(right, there):
     """Area under the non-rising precision, by its definition: at each recall the best precision from there on."""
     points = [(sum(right[: i + 1]) / there, sum(right[: i + 1]) / (i + 1)) for i in range(len(right))]
-    return sum(
-        max(p for r, p in points if r >= level / there) / there for level in range(1, sum(right) + 1)
-    )
+    return sum(max(p for r, p in points if r >= level / there) / there for level in range(1, sum(right) + 1))
 
 
 @FEW

@@ -54,12 +54,12 @@ def test_a_palette_with_a_transparent_colour_lies_on_white(tmp_path):
     assert pictures.read(path, "a.gif").getpixel((0, 0)) == (255, 255, 255)
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK"])
 def test_every_usual_mode_becomes_rgb(mode, tmp_path):
     path = tmp_path / "a.tiff"
-    Image.new("RGB", (4, 3), (255, 255, 255)).convert(mode).save(path)
+    Image.new("RGB", (16, 8), (255, 255, 255)).convert(mode).save(path)
     found = pictures.read(path, "a.tiff")
-    assert (found.mode, found.size) == ("RGB", (4, 3))
+    assert (found.mode, found.size) == ("RGB", (16, 8))
     assert min(found.getpixel((0, 0))) > 250
 
 

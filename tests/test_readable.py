@@ -66,6 +66,11 @@ def test_values_in_one_line(value, expected):
     assert readable.text(value) == expected
 
 
+def test_amounts_in_words():
+    words = [readable.count(1, "box"), readable.count(2, "box"), readable.count(0, "sample")]
+    assert words == ["1 box", "2 boxes", "0 samples"]
+
+
 def test_a_table_is_aligned_and_says_what_it_leaves_out():
     records = [{"id": "a", "n": 5, "t": "\u4f60\u597d"}, {"id": "bcd", "n": 1000, "t": "x", "u": 1.0}]
     assert readable.table(records, total=9).splitlines() == [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from trtpipe import steps
+from trtpipe import readable, steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Figure(NamedTuple):
     """One metric's value, of how many it was counted, and what else people should know.
 
-    `passed` is how many of `total` were right, for metrics that count.
+    `unit` is what was counted, in the singular; `passed` is how many of `total` were right, if that was counted.
     """
 
     name: str
@@ -30,7 +30,8 @@ class Figure(NamedTuple):
 
     def __str__(self) -> str:
         """Say it in a line, such as `top1 = 0.9833 (354 of 360)`."""
-        counted = f"over {self.total} {self.unit}" if self.passed is None else f"{self.passed} of {self.total}"
+        over = f"over {readable.count(self.total, self.unit)}"
+        counted = over if self.passed is None else f"{self.passed} of {self.total}"
         return f"{self.name} = {self.value:.4f} ({counted}{'; ' + self.remark if self.remark else ''})"
 
 
@@ -49,7 +50,7 @@ def counted(name: str, right: Sequence[bool], ids: Sequence[str], remark: Callab
     if passed < len(right):
         first = next(i for i, ok in enumerate(right) if not ok)
         text = f"first wrong: {ids[first]}" + (f", {remark(first)}" if remark else "")
-    return Figure(name, passed / len(right), len(right), "samples", passed, text)
+    return Figure(name, passed / len(right), len(right), "sample", passed, text)
 
 
 def cosine(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:

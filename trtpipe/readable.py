@@ -82,6 +82,12 @@ def text(value: Any) -> str:
     return str(value)
 
 
+def count(amount: int, noun: str) -> str:
+    """Give an amount of things in words, such as `1 sample`, `2 boxes`."""
+    ending = "" if amount == 1 else "es" if noun.endswith("x") else "s"
+    return f"{amount} {noun}{ending}"
+
+
 def number(value: float) -> str:
     """Give a number with 4 significant digits, or all that are before the point."""
     return f"{value:.0f}" if 10_000 <= abs(value) < 1e15 else f"{value:.4g}"
@@ -119,9 +125,7 @@ def table(records: Sequence[Mapping[str, Any]], *, total: int) -> str:
 
 def _width(line: str) -> int:
     """Columns on a terminal: East Asian wide characters take two, marks that combine none."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line
-    )
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line)
 
 
 def _cut(cell: str) -> str:

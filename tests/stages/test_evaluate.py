@@ -56,8 +56,8 @@ def test_top_k_counts_the_right_classes_and_says_the_figure(judge):
     assert made == {
         "metrics": {"top1": 0.5, "top2": 0.75},
         "counts": {
-            "top1": {"passed": 2, "total": 4, "unit": "samples"},
-            "top2": {"passed": 3, "total": 4, "unit": "samples"},
+            "top1": {"passed": 2, "total": 4, "unit": "sample"},
+            "top2": {"passed": 3, "total": 4, "unit": "sample"},
         },
         "require": {
             "top1": {"rule": ">= 0.5", "value": 0.5, "passed": True},
@@ -111,9 +111,7 @@ def test_what_is_no_rule_is_refused(rule):
 
 def problems(*metrics, **params):
     # Not through the pattern of the schema: what problems() itself finds.
-    typed = evaluate.EvaluateParams(
-        metrics=tuple(msgspec.convert(m, evaluate.Metric) for m in metrics), **params
-    )
+    typed = evaluate.EvaluateParams(metrics=tuple(msgspec.convert(m, evaluate.Metric) for m in metrics), **params)
     return list(typed.problems())
 
 
@@ -235,7 +233,7 @@ def test_boxes_compare_by_what_the_labels_have(kind, judge):
     metrics = [{"metric": "mean_iou"}, precision, {**precision, "iou_threshold": 0.6}]
     made, notes = judge(*metrics, results=BOXES, labels=labels)
     assert made["metrics"] == {"mean_iou": 0.5, "ap50": 1, "ap60": 0}
-    assert notes[0] == "mean_iou = 0.5000 (over 1 boxes)"
+    assert notes[0] == "mean_iou = 0.5000 (over 1 box)"
 
 
 @pytest.mark.parametrize(

@@ -317,14 +317,14 @@ class _Evaluation:
         from trtpipe.metrics import Figure, mean_iou
 
         value, total = mean_iou(*self.boxes(metric.field))
-        return [Figure(metric.figures()[0], value, total, "boxes")]
+        return [Figure(metric.figures()[0], value, total, "box")]
 
     def average_precision(self, metric: AveragePrecision) -> list[Figure]:
         """Measure how many boxes are found, and how many beside them."""
         from trtpipe.metrics import Figure, average_precision
 
         value, total = average_precision(*self.boxes(metric.field), metric.iou_threshold)
-        return [Figure(metric.figures()[0], value, total, "boxes")]
+        return [Figure(metric.figures()[0], value, total, "box")]
 
     def cosine(self, metric: Cosine) -> list[Figure]:
         """Compare a tensor with the reference's, row by row."""
@@ -353,8 +353,8 @@ class _Evaluation:
         name, least = metric.figures()
         worst = int(found.argmin())
         return [
-            metrics.Figure(name, float(found.mean()), len(found), "samples"),
-            metrics.Figure(least, float(found[worst]), len(found), "samples", remark=f"least: {ids[worst]}"),
+            metrics.Figure(name, float(found.mean()), len(found), "sample"),
+            metrics.Figure(least, float(found[worst]), len(found), "sample", remark=f"least: {ids[worst]}"),
         ]
 
 

@@ -605,13 +605,9 @@ STAGE = StageType(
             required=False,
             outside=True,
         ),
-        "images": Port(
-            kinds=(), doc="The pictures that preprocess read, to draw on.", required=False, outside=True
-        ),
+        "images": Port(kinds=(), doc="The pictures that preprocess read, to draw on.", required=False, outside=True),
         "labels": Port(kinds=(), doc="A text file with a class name a line.", required=False, outside=True),
-        "network": Port(
-            kinds=("network", "config"), doc="The model, for names from its metadata.", required=False
-        ),
+        "network": Port(kinds=("network", "config"), doc="The model, for names from its metadata.", required=False),
     },
     output="results",
     doc="Turns tensors into decisions: JSON lines, a readable table, and pictures with the result drawn on them.",

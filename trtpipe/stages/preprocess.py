@@ -454,7 +454,7 @@ def _described(value: Any) -> str:
 
 def run(ctx: Context) -> None:
     """Write the tensors and samples.jsonl, one picture in memory at a time."""
-    from trtpipe import tensors
+    from trtpipe import readable, tensors
 
     source = ctx.inputs["images"]
     names = _pictures(source, ctx.params)
@@ -476,7 +476,7 @@ def run(ctx: Context) -> None:
             lines.write(msgspec.json.encode(sample).decode() + "\n")
             ctx.progress(done, len(plan), "samples")
     shapes = "; ".join(f"{name} {a.dtype} {list(a.shape)}" for name, a in arrays.items())
-    ctx.note(f"{len(plan)} samples from {len(names)} pictures: {shapes}")
+    ctx.note(f"{readable.count(len(plan), 'sample')} from {readable.count(len(names), 'picture')}: {shapes}")
 
 
 def _check_alike(arrays: dict[str, Any], made: dict[str, np.ndarray], first: str, identity: str) -> None:
