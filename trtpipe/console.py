@@ -122,7 +122,6 @@ class Console:
             self._live.progress(event)
 
     def _StageNote(self, event: events.StageNote) -> None:  # noqa: N802
-        self._notes.append((event.stage, event.message))
         self._line(f"      {event.stage}: {event.message}")
 
     def _StageFinished(self, event: events.StageFinished) -> None:  # noqa: N802

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from trtpipe.state import State
 
 
+_GLANCE = 2**24  # characters: more than any document that is read
+
+
 class Source(NamedTuple):
     """An input from outside; just one of `file`, `package` and `url` (with `sha256`) is set."""
 
@@ -95,20 +98,33 @@ def load(file: str, settings: Sequence[str], state: State | None) -> Pipeline:
 
     Raises PipelineInvalid or one of its kinds with everything that is wrong.
     """
-    from trtpipe import document
+    stamp = [code_stamp(), os.path.abspath(file), file, *settings]
+    if state is not None and (text := _glance(file)) is not None:
+        resolved = state.resolved(_known(stamp, text))
+        if resolved:
+            return from_json(file, json.loads(resolved))
+    from trtpipe import document, schema
 
     text = document.read(file)
-    known = hashlib.sha256("\0".join([code_stamp(), os.path.abspath(file), file, *settings, text]).encode()).hexdigest()
-    if state is not None and (resolved := state.resolved(known)):
-        return from_json(file, json.loads(resolved))
-    from trtpipe import schema
-
     parsed = document.substitute(document.override(document.parse(text, file), settings))
     document.check(parsed, schema.pipeline_schema())
     pipeline = resolve(parsed)
     if state is not None:
-        state.remember_resolved(known, json.dumps(to_json(pipeline)))
+        state.remember_resolved(_known(stamp, text), json.dumps(to_json(pipeline)))
     return pipeline
+
+
+def _glance(file: str) -> str | None:
+    """Read a document that may have passed before; what is wrong with it is `document.read`'s to say."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            return stream.read(_GLANCE)
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _known(stamp: list[str], text: str) -> str:
+    return hashlib.sha256("\0".join([*stamp, text]).encode()).hexdigest()
 
 
 def code_stamp() -> str:

@@ -91,8 +91,7 @@ def _first_sentence(doc: str) -> str:
 
 def _inputs(stage_type: StageType) -> Iterator[tuple[str, str, str, str]]:
     for name, port in stage_type.inputs.items():
-        takes = " or ".join(port.kinds) + (", or a file from outside" if port.outside else "")
-        yield name, takes, "" if port.required else "optional", port.doc
+        yield name, schema.takes(port), "" if port.required else "optional", port.doc
 
 
 def _fields(definition: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, str, str, str]]:

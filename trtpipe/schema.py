@@ -6,6 +6,7 @@ instead of saying that a stage fits none of many.
 
 from __future__ import annotations
 
+import inspect
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -141,9 +142,13 @@ def _fields(stage_type: StageType) -> Any:
     return msgspec.structs.fields(stage_type.Params)
 
 
+def takes(port: Port) -> str:
+    """Say what a port takes: kinds of artifact, files from outside, or both."""
+    return " or ".join([*port.kinds, *(["a file from outside"] if port.outside else [])])
+
+
 def _port(port: Port) -> dict[str, Any]:
-    kinds = " or ".join(port.kinds)
-    description = f"{port.doc} Takes {kinds}{', or a file from outside' if port.outside else ''}."
+    description = f"{port.doc} Takes {takes(port)}."
     if not port.outside:
         return {"description": description, "type": "string", "pattern": STAGE_NAME}
     return {
@@ -179,6 +184,8 @@ def _readable(schema: Any) -> Any:
         return schema
     schema = {name: _readable(item) for name, item in schema.items()}
     schema.pop("title", None)
+    if isinstance(schema.get("description"), str):
+        schema["description"] = inspect.cleandoc(schema["description"])
     tag = schema.get("discriminator")
     if not tag or "anyOf" not in schema:
         return schema
