@@ -170,6 +170,8 @@ def test_a_built_model_says_what_it_is_and_computes_the_same(backend, tmp_path):
         "name": "image", "mode": "input", "dtype": "float32", "shape": [-1, 3, 8, 8], "dims": ["batch", 3, 8, 8]
     }  # fmt: skip
     assert made["precision_proof"]["status"] == "proven"
+    assert {kind for row in made["precision_proof"]["rows"].values() for kind in row} == {"float32"}
+    assert "FusedConv" in made["precision_proof"]["rows"]
     x = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
     session = backend.open(plan, made, buffers(made, {}), lambda _: None)
     plain = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])

@@ -44,6 +44,7 @@ _ORT_LEVEL = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 _DTYPES = {"float": "float32", "double": "float64"}
+_ONNX_NAME = {"float": "FLOAT", "double": "DOUBLE"}
 _ALTERNATIVES = "tensorrt or tensorrt_rtx"
 
 
@@ -312,6 +313,9 @@ def precision_proof(model: onnx.ModelProto) -> dict[str, Any]:
     types = {t.name: t.data_type for t in inferred.graph.initializer}
     for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
         types[value.name] = value.type.tensor_type.elem_type
+    opset = onnxfile.opsets(model).get("ai.onnx", 1)
+    for node in model.graph.node:  # in order, so that types flow past operators that ONNX's inference does not know
+        _infer_types(node, opset, types)
     up: set[str] = set()
     rows: dict[str, Counter[str]] = {}
     total = between = 0
@@ -336,6 +340,33 @@ def precision_proof(model: onnx.ModelProto) -> dict[str, Any]:
         "fp32_between_casts": between,
         "rows": {op: dict(sorted(kinds.items())) for op, kinds in sorted(rows.items())},
     }
+
+
+def _infer_types(node: onnx.NodeProto, opset: int, types: dict[str, int]) -> None:
+    """Fill in the types of a node's outputs where they follow from its inputs, or are the same always."""
+    import onnx
+
+    formal: list[str] = []
+    wanted: list[str] = []
+    if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, ""):
+        schema = onnx.defs.get_schema(node.op_type, opset, "")
+        formal = [p.type_str for p in schema.inputs]
+        wanted = [p.type_str for p in schema.outputs]
+    for index, name in enumerate(node.output):
+        if not name or types.get(name):
+            continue
+        if node.op_type == "Cast":
+            types[name] = next(a.i for a in node.attribute if a.name == "to")
+            continue
+        kind = wanted[index] if index < len(wanted) else None
+        if kind is not None and kind.startswith("tensor("):
+            types[name] = int(onnx.TensorProto.DataType.Value(_ONNX_NAME.get(kind[7:-1], kind[7:-1].upper())))
+            continue
+        # Contrib operators, which are ONNX Runtime's own fusions, give what their first input is.
+        same = [i for i, f in enumerate(formal) if f == kind] if formal else [0]
+        known = [types[node.input[i]] for i in same if i < len(node.input) and types.get(node.input[i])]
+        if known:
+            types[name] = known[0]
 
 
 class Rejected(NamedTuple):
