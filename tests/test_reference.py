@@ -40,7 +40,7 @@ def test_a_page_has_as_many_cells_in_every_row_of_a_table(name):
 
 def test_the_terminal_shows_defaults_and_choices(tmp_path):
     shown = trtpipe("stages", "configure", cwd=tmp_path).stdout
-    assert "precision: model · fp32 · tf32 · fp16 · bf16" in shown
+    assert 'precision: bf16 · fp16 · fp32 · model · tf32 = "model"' in shown
     assert 'timing_cache: auto · off = "auto"' in shown
 
 

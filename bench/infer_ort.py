@@ -1,0 +1,120 @@
+"""ResNet-50 at batch 8: the infer stage's own loop against a bare ONNX Runtime loop with the same threads.
+
+The stage's loop reads the data, looks for NaN, fills batches, runs the session and writes what comes out to disk; the
+bare loop calls `InferenceSession.run` on arrays in memory and drops the result. Making the session is in neither.
+The goal is that the stage takes at most 5 % longer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import common
+
+sys.path.insert(0, str(common.PROJECT))
+BATCH, GOAL = 8, 1.05
+RUN = ["pipelines/resnet50.yaml", "--backend", "onnxruntime", "--set", "stages.config.params.precision=model",
+       "--set", f"vars.batch={BATCH}"]  # fmt: skip
+
+
+def prepared(artifacts: str) -> dict[str, Path]:
+    """Bring what is needed up to date; give the folder of each stage's artifact."""
+    base = [sys.executable, "-m", "trtpipe"]
+    subprocess.run(
+        [*base, "run", *RUN, "--artifacts", artifacts, "--target", "buffers", "--target", "model"],
+        cwd=common.PROJECT, check=True, stdout=sys.stderr,
+    )  # fmt: skip
+    found = {}
+    for stage in ("model", "engine", "buffers"):
+        command = [*base, "show", *RUN, stage, "--json", "--artifacts", artifacts]
+        shown = subprocess.run(command, cwd=common.PROJECT, check=True, capture_output=True, text=True).stdout
+        found[stage] = Path(json.loads(shown)["folder"])
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=9)
+    parser.add_argument("--batches", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--artifacts", default=str(common.PROJECT / "artifacts"))
+    args = parser.parse_args()
+    folders = prepared(args.artifacts)
+    os.environ["TRTPIPE_ORT_THREADS"] = str(args.threads)
+
+    import numpy as np
+    import onnxruntime
+
+    from trtpipe import backends, tensors
+    from trtpipe.stage import Input
+    from trtpipe.stages import infer
+
+    manifest = json.loads((folders["engine"] / "manifest.json").read_text())
+    buffers = json.loads((folders["buffers"] / "buffers.json").read_text())
+    samples = BATCH * args.batches
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = args.threads
+    bare = onnxruntime.InferenceSession(
+        str(folders["model"] / "model.onnx"), options, providers=["CPUExecutionProvider"]
+    )
+    with tempfile.TemporaryDirectory() as top:
+        data = Path(top) / "data.npz"
+        images = np.random.default_rng(0).standard_normal((samples, 3, 224, 224), np.float32)
+        np.savez(data, image=images)
+        session = backends.load("onnxruntime").open(folders["engine"] / manifest["plan"], manifest, buffers, print)
+
+        def stage(out: Path) -> float:
+            started = time.perf_counter()
+            given = Input(name="data", kind="file", folder=data.parent, files=(data.name,), label=data.name)
+            feeds = infer.match(buffers, tensors.open_input(given), {}, data.name)
+            ctx: Any = SimpleNamespace(out=out, progress=lambda *_: None)
+            with tensors.Writer(out) as writer:
+                infer._stream(ctx, session, writer, infer.Batches(feeds, manifest, buffers, allow_nan=False), samples)  # noqa: SLF001
+            return time.perf_counter() - started
+
+        def loop() -> float:
+            started = time.perf_counter()
+            for start in range(0, samples, BATCH):
+                bare.run(None, {"image": images[start : start + BATCH]})
+            return time.perf_counter() - started
+
+        mine, peer = [], []
+        for turn in range(args.times + 1):
+            out = Path(top) / f"out{turn}"
+            out.mkdir()
+            a, b = (stage(out), loop()) if turn % 2 else (loop(), stage(out))[::-1]
+            if turn:
+                mine.append(a / args.batches)
+                peer.append(b / args.batches)
+        made = np.load(out / "0.npy")
+        expected = bare.run(None, {"image": images[:BATCH]})[0]
+        if not np.allclose(made[:BATCH], expected, rtol=1e-3, atol=1e-3):
+            sys.exit("the two give different results")
+    ratio = statistics.median(mine) / statistics.median(peer)
+    rows = [
+        ["ResNet-50, batch 8", "ms a batch", "of bare", "goal"],
+        ["bare InferenceSession.run", common.spread(peer, 1000), "1.00", ""],
+        ["the infer stage's loop", common.spread(mine, 1000), f"{ratio:.3f}",
+         f"≤ {GOAL}: {'met' if ratio <= GOAL else 'MISSED'}"],
+    ]  # fmt: skip
+    notes = [
+        f"Median (lowest to highest) of {args.times} turns of {args.batches} batches, {args.threads} threads, float32; "
+        "the results agree.",
+        common.versions("onnxruntime", "numpy") + "; " + common.machine(),
+    ]
+    common.show("Inference on ONNX Runtime", rows, notes)
+
+
+if __name__ == "__main__":
+    main()
