@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from tests import models
+from tests.helpers import PROJECT
 from trtpipe import onnxfile, precision
 from trtpipe.errors import StageFailed
 
@@ -296,3 +300,20 @@ def test_the_text_detector_with_the_huge_variance_comes_out_right(tmp_path):
     assert (right > 0.3).sum() > 100
     assert np.linalg.norm(right - half) / np.linalg.norm(right) < 0.02
     assert ((right > 0.3) != (half > 0.3)).mean() < 0.002
+
+
+def test_without_onnxruntime_the_command_that_installs_it_is_told(tmp_path):
+    models.save(models.conv(2), tmp_path / "m.onnx")
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from pathlib import Path; from trtpipe import precision; from trtpipe.errors import EnvironmentMissing\n"
+        "try: precision.rewrite(Path('m.onnx'), Path('o.onnx'), 'fp16', network={'inputs': []})\n"
+        "except EnvironmentMissing as error: print(error)"
+    )
+    paths = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": paths, "PATH": ""}, capture_output=True,
+        text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert "pip install 'trtpipe[cpu]'" in said.stdout
+    assert not (tmp_path / "o.onnx").exists()

@@ -21,7 +21,7 @@ from trtpipe import onnxfile
 from trtpipe.errors import EnvironmentMissing, StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -44,7 +44,6 @@ output with this root mean square."""
 SEED = 20240229
 GUESSES = (1, 64, 224, 16, 320, 8)
 """Sizes tried for dynamic axes when there is no profile to take them from."""
-_CASTS = ("_cast_to_fp16_node", "_cast_to_fp32_node")
 
 
 class Kept(NamedTuple):
@@ -142,6 +141,7 @@ def rewrite(
     for entry in kept:
         unique.setdefault(entry.node, entry)
     weights = _float_tensors(work)
+    own = {found.node.name for found in onnxfile.walk(work)}
     float_ops = sorted({*DEFAULT_OP_BLOCK_LIST, *FLOAT_OPS[precision]})
     try:
         converted = convert_float_to_float16(
@@ -152,7 +152,7 @@ def rewrite(
             f"precision: {precision}: onnxruntime's converter fails on this model "
             f"({type(error).__name__}: {error}); use precision: model, or export it in {precision}"
         ) from error
-    _drop_round_trips(converted)
+    _drop_round_trips(converted, own)
     if precision == "bf16":
         _retarget(converted, weights)
     for _, graph in onnxfile.graphs(converted):
@@ -307,22 +307,22 @@ def _cast_to(node: onnx.NodeProto) -> int:
     return next((int(a.i) for a in node.attribute if a.name == "to"), 0) if node.op_type == "Cast" else 0
 
 
-def _ours(node: onnx.NodeProto) -> bool:
-    name: str = node.name
-    return name.endswith(_CASTS) or name.startswith(("graph_input_cast", "graph_output_cast"))
-
-
-def _drop_round_trips(model: onnx.ModelProto) -> None:
+def _drop_round_trips(model: onnx.ModelProto, own: Collection[str]) -> None:
     """Hand float32 straight from one kept node to the next: the converter casts to float16 and back between them.
 
-    Only its own casts are touched. Beyond float16's range such a round trip would undo the range guard.
+    `own` are the names of the model's own nodes; only other casts are touched. Beyond float16's range such a round
+    trip would undo the range guard.
     """
     graph = model.graph
-    down = {n.output[0]: n.input[0] for n in graph.node if _ours(n) and _cast_to(n) == TensorProto.FLOAT16}
+
+    def added(node: onnx.NodeProto) -> bool:
+        return node.op_type == "Cast" and node.name not in own
+
+    down = {n.output[0]: n.input[0] for n in graph.node if added(n) and _cast_to(n) == TensorProto.FLOAT16}
     outputs = {value.name for value in graph.output}
     renamed: dict[str, str] = {}
     for node in graph.node:
-        if _ours(node) and _cast_to(node) == TensorProto.FLOAT and node.input[0] in down:
+        if added(node) and _cast_to(node) == TensorProto.FLOAT and node.input[0] in down:
             if node.output[0] in outputs:
                 node.input[0] = down[node.input[0]]
             else:
@@ -338,7 +338,7 @@ def _drop_round_trips(model: onnx.ModelProto) -> None:
     seen: set[str] = set()
     kept = []
     for node in graph.node:
-        if _ours(node) and (node.output[0] not in used or node.output[0] in seen):
+        if added(node) and (node.output[0] not in used or node.output[0] in seen):
             continue
         seen.update(node.output)
         kept.append(node)
