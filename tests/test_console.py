@@ -1,0 +1,84 @@
+"""What people see."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import subprocess
+import sys
+
+from tests.helpers import PROJECT, project, python_stage, trtpipe
+from trtpipe import console
+
+
+def test_sizes_and_times_are_written_as_people_read_them():
+    assert [console.size_text(n) for n in (0, 1023, 1024, 3 * 2**20, 5 * 2**40)] == [
+        "0 B", "1023 B", "1.0 KiB", "3.0 MiB", "5120.0 GiB",
+    ]  # fmt: skip
+    assert [console.seconds_text(s) for s in (0.123, 12.3, 125)] == ["0.12 s", "12 s", "2 min 05 s"]
+
+
+def test_a_table_aligns_its_columns():
+    assert console.table([["a", "1"], ["bbb", "22"]], right=[1]) == ["a     1", "bbb  22"]
+
+
+def test_a_pipe_gets_plain_lines_and_a_closing_table(tmp_path):
+    project(tmp_path, python_stage("a"))
+    lines = trtpipe("run", "p.yaml", cwd=tmp_path).stdout.splitlines()
+    assert lines[0].startswith("p · onnxruntime ")
+    assert lines[1] == "  run a (postprocess): never built"
+    assert lines[3].split() == ["stage", "type", "result", "time", "size", "artifact"]
+    assert lines[4].split()[:3] == ["a", "postprocess", "ran"]
+    assert lines[-1].startswith("0 hit, 1 ran in ")
+    assert not any("\033" in line for line in lines)
+
+
+def on_a_terminal(folder, *args, env=None):
+    primary, secondary = pty.openpty()
+    settings = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trtpipe", *args], cwd=folder, stdout=secondary, stderr=secondary, close_fds=True,
+        env={**settings, "PYTHONPATH": str(PROJECT), "TERM": "xterm-256color", "COLUMNS": "100", **(env or {})},
+    )  # fmt: skip
+    os.close(secondary)
+    seen = bytearray()
+    while True:
+        try:
+            chunk = os.read(primary, 4096)
+        except OSError:
+            break
+        if not chunk:
+            break
+        seen += chunk
+    os.close(primary)
+    return process.wait(), seen.decode()
+
+
+def test_a_terminal_gets_a_live_display_that_says_what_it_took_last_time(tmp_path):
+    project(tmp_path, python_stage("a", "slow", mark="m", seconds=1))
+    code, first = on_a_terminal(tmp_path, "run", "p.yaml")
+    assert code == 0
+    assert "a (postprocess)" in first
+    assert "\033[" in first
+    code, again = on_a_terminal(tmp_path, "run", "p.yaml", "--force")
+    assert code == 0
+    assert "last time" in again
+    assert "forced" in again
+
+
+def test_a_terminal_that_wants_no_colour_gets_none(tmp_path):
+    project(tmp_path, python_stage("a"))
+    code, text = on_a_terminal(tmp_path, "run", "p.yaml", env={"NO_COLOR": "1"})
+    assert code == 0
+    assert "\033" not in text
+
+
+def test_json_lines_are_one_event_a_line():
+    from trtpipe import events
+
+    stream = io.StringIO()
+    watcher = console.JsonLines(stream)
+    watcher(events.StageNote("a", "line\nbreak"))
+    watcher.close()
+    assert stream.getvalue() == '{"event": "StageNote", "stage": "a", "message": "line\\nbreak"}\n'

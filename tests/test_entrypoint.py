@@ -1,0 +1,93 @@
+"""Users' own code: how it is found, and that it reads nothing behind the key's back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers import project, python_stage, trtpipe
+
+
+@pytest.mark.parametrize(
+    ("code", "function", "message"),
+    [
+        ("def f(:\n", "f", "step.py fails to import: SyntaxError"),
+        ("import no_such_module\n", "f", "step.py fails to import: ModuleNotFoundError"),
+        ("x = 1\n", "f", "step.py has no callable f"),
+        ("f = 1\n", "f", "step.py has no callable f"),
+    ],
+)
+def test_an_entrypoint_that_cannot_be_loaded_fails_its_stage_by_name(tmp_path, code, function, message):
+    project(tmp_path, python_stage("a", function), code=code)
+    result = trtpipe("run", "p.yaml", cwd=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr
+
+
+NEIGHBOUR = """\
+from neighbour import factor
+def f(arrays, samples):
+    return {"y": (arrays["x"][:, 0] * factor).astype(int)}
+"""
+
+
+def test_a_neighbour_that_is_imported_must_be_declared(tmp_path):
+    project(tmp_path, python_stage("a", "f"), code=NEIGHBOUR)
+    (tmp_path / "neighbour.py").write_text("factor = 3\n")
+    result = trtpipe("run", "p.yaml", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "neighbour.py, which its key does not know; add it to the stage's params.sources" in result.stderr
+
+
+def test_a_declared_neighbour_counts(tmp_path):
+    document = project(tmp_path, python_stage("a", "f"), code=NEIGHBOUR)
+    document.write_text(document.read_text().replace('"args"', '"sources": ["neighbour.py"], "args"'))
+    (tmp_path / "neighbour.py").write_text("factor = 3\n")
+    assert trtpipe("run", "p.yaml", cwd=tmp_path).returncode == 0
+    (tmp_path / "neighbour.py").write_text("factor = 4\n")
+    assert "source neighbour.py changed" in trtpipe("explain", "p.yaml", "a", cwd=tmp_path).stdout
+
+
+def test_a_module_of_a_package_works_and_its_files_are_in_the_key(tmp_path):
+    document = project(tmp_path / "p", python_stage("a"))
+    package = tmp_path / "lib" / "mypackage"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "steps.py").write_text(
+        "from mypackage.other import k\ndef f(arrays, samples):\n    return {'y': [k] * 4}\n"
+    )
+    (package / "other.py").write_text("k = 1\n")
+    document.write_text(document.read_text().replace("step.py:double", "mypackage.steps:f"))
+    env = {"PYTHONPATH": f"{tmp_path / 'lib'}:{sys.path[0] or '.'}:{__file__.rsplit('/', 2)[0]}"}
+    assert trtpipe("run", "p.yaml", cwd=tmp_path / "p", env=env).returncode == 0
+    (package / "other.py").write_text("k = 2\n")
+    explained = trtpipe("explain", "p.yaml", "a", cwd=tmp_path / "p", env=env).stdout
+    assert "source mypackage/other.py changed" in explained
+
+
+def test_a_module_that_is_not_there_is_exit_3(tmp_path):
+    document = project(tmp_path, python_stage("a"))
+    document.write_text(document.read_text().replace("step.py:double", "no_such_package.steps:f"))
+    result = trtpipe("run", "p.yaml", cwd=tmp_path)
+    assert result.returncode == 3
+    assert "no_such_package" in result.stderr
+
+
+def test_the_users_folder_gets_no_bytecode(tmp_path):
+    project(tmp_path, python_stage("a"))
+    env = {"PYTHONDONTWRITEBYTECODE": ""}
+    assert trtpipe("run", "p.yaml", cwd=tmp_path, env=env).returncode == 0
+    assert not list(tmp_path.glob("__pycache__"))
+
+
+def test_stale_bytecode_beside_a_source_is_not_what_runs(tmp_path):
+    project(tmp_path, python_stage("a", "f"), code="def f(arrays, samples):\n    return {'y': [2] * 4}\n")
+    old = tmp_path / "old.py"
+    old.write_text("def f(arrays, samples):\n    return {'y': [1] * 4}\n")
+    cached = tmp_path / "__pycache__"
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", old], check=True)
+    (next(cached.glob("old.*.pyc"))).rename(cached / f"step.{sys.implementation.cache_tag}.pyc")
+    assert trtpipe("run", "p.yaml", cwd=tmp_path).returncode == 0
+    assert '"y": 2' in (tmp_path / "artifacts/view/p/a/results.jsonl").read_text()
