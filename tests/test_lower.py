@@ -45,7 +45,8 @@ CASES = {
 def test_a_lowered_graph_is_valid_at_opset_17_and_computes_the_same(name):
     model = onnx.ModelProto.FromString(CASES[name].SerializeToString())
     x = np.random.default_rng(0).standard_normal((2, 4, 6)).astype(np.float32)
-    before = answers(model, x)
+    # Reducing over nothing is the identity; onnxruntime 1.21 itself fails on it.
+    before = [x] if name == "ReduceMean over nothing" else answers(model, x)
     lower.to_opset_17(model)
     assert onnxfile.opsets(model) == {"ai.onnx": 17}
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(model, strict_mode=True), full_check=True)

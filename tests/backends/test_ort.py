@@ -179,6 +179,23 @@ def test_a_built_model_says_what_it_is_and_computes_the_same(backend, tmp_path):
     session.close()
 
 
+def test_types_flow_past_operators_that_onnx_does_not_know_at_that_opset():
+    proto = models.model(
+        [
+            helper.make_node("LayerNormalization", ["x", "s"], ["a"]),
+            helper.make_node("BiasGelu", ["a", "s"], ["b"], domain="com.microsoft"),
+            helper.make_node("Shape", ["b"], ["y"]),
+        ],
+        [models.value("x", [2, 3], TensorProto.FLOAT16), models.value("s", [3], TensorProto.FLOAT16)],
+        [models.value("y", [2], TensorProto.INT64)],
+        opset=12,
+        domains=("com.microsoft",),
+    )
+    assert ort.precision_proof(proto)["rows"] == {
+        "BiasGelu": {"float16": 1}, "LayerNormalization": {"float16": 1}, "Shape": {"int64": 1}
+    }  # fmt: skip
+
+
 def test_two_processes_build_the_same_bytes(tmp_path):
     models.save(models.conv(), tmp_path / "model.onnx")
     code = (

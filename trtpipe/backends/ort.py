@@ -6,6 +6,7 @@ to be TensorRT: settings that only TensorRT knows are refused, or listed as not 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from dataclasses import asdict
@@ -348,10 +349,12 @@ def _infer_types(node: onnx.NodeProto, opset: int, types: dict[str, int]) -> Non
 
     formal: list[str] = []
     wanted: list[str] = []
-    if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, ""):
-        schema = onnx.defs.get_schema(node.op_type, opset, "")
-        formal = [p.type_str for p in schema.inputs]
-        wanted = [p.type_str for p in schema.outputs]
+    if node.domain in ("", "ai.onnx"):
+        # Its fusions may use an operator of ONNX before the opset that it came with.
+        with contextlib.suppress(onnx.defs.SchemaError):
+            schema = onnx.defs.get_schema(node.op_type, opset, "")
+            formal = [p.type_str for p in schema.inputs]
+            wanted = [p.type_str for p in schema.outputs]
     for index, name in enumerate(node.output):
         if not name or types.get(name):
             continue
