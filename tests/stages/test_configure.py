@@ -99,6 +99,14 @@ def test_settings_without_meaning_on_a_runtime_are_noted(tmp_path):
     assert notes[0].startswith("optimization_level has no meaning on tensorrt_rtx")
 
 
+def test_many_kept_nodes_are_told_in_one_sentence(tmp_path):
+    pytest.importorskip("onnxruntime")
+    notes = []
+    configure(tmp_path, backend="onnxruntime", precision="fp16", keep_fp32=["*"], notes=notes)
+    assert len(notes) == 6
+    assert notes[-1] == "1 further nodes stay float32; config.json lists all, with the reasons"
+
+
 def test_settings_that_nobody_asked_for_are_not_noted(tmp_path):
     pytest.importorskip("onnxruntime")
     notes = []

@@ -13,6 +13,8 @@ from trtpipe.stage import Context, Params, Port, Size, StageType, size_in_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+TOLD = 5
+"""Nodes kept in float32 that are told one by one."""
 Shape = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(description="One size an axis.")]
 
 
@@ -226,8 +228,11 @@ def run(ctx: Context) -> None:
             keep=params.keep_fp32,
             tolerance=params.tolerance,
         )
-        for name in config["rewrite"]["kept"]:
-            ctx.note(f"stays float32: {name['node']} [{name['op']}], {name['why']}")
+        kept = config["rewrite"]["kept"]
+        for entry in kept[:TOLD]:
+            ctx.note(f"stays float32: {entry['node']} [{entry['op']}], {entry['why']}")
+        if len(kept) > TOLD:
+            ctx.note(f"{len(kept) - TOLD} further nodes stay float32; config.json lists all, with the reasons")
     usual = ConfigureParams()
     for name in part["not_applicable"]:
         if getattr(params, name) != getattr(usual, name):
