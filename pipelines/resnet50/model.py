@@ -69,7 +69,7 @@ def load(weights: str | None = None, classes: int = 1000, seed: int = 0) -> nn.M
         path = Path(__file__).parent / weights
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         return model.eval()
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = ResNet50(classes)
         return randomized(model).eval()
