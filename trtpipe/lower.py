@@ -25,7 +25,7 @@ REDUCE = {
 }  # fmt: skip
 
 
-class _Refused(Exception):  # noqa: N818  not an error that leaves this module
+class _Refused(Exception):
     """A node says what opset 17 cannot."""
 
 
@@ -56,7 +56,7 @@ def to_opset_17(model: onnx.ModelProto) -> None:
         for node in graph.node:
             try:
                 nodes += _lower(node, constant)
-            except _Refused as reason:  # noqa: PERF203  every refusal is listed
+            except _Refused as reason:
                 label = onnxfile.node_label(onnxfile.Located(node, scope, graph))
                 problems.append(f"{label} ({node.op_type}): {reason}")
         kept = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
