@@ -136,6 +136,14 @@ def test_a_description_counts_parameters_and_names_axes():
     assert (found["opset"], found["ir_version"]) == ({"ai.onnx": 17}, 8)
 
 
+def test_weights_in_constant_nodes_are_parameters_too():
+    weight = helper.make_tensor("w", onnx.TensorProto.FLOAT16, [3, 2], [0.5] * 6)
+    nodes = [helper.make_node("Constant", [], ["w"], value=weight), helper.make_node("Mul", ["x", "w"], ["y"])]
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT16, [3, 2]) for name in "xy"]
+    found = onnxfile.describe(helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:])))
+    assert (found["parameters"], found["dtypes"]) == (6, {"float16": 12})
+
+
 def test_unnamed_axes_get_names_that_reach_the_outputs():
     inputs, outputs = onnxfile.signature(models.doubling([None, 3]))
     assert inputs[0]["dims"] == ["x_0", 3]

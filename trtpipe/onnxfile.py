@@ -460,7 +460,7 @@ def describe(model: onnx.ModelProto) -> dict[str, Any]:
     inputs, outputs = signature(model)
     dtypes: Counter[str] = Counter()
     count = 0
-    for tensor in initializers(model):
+    for _, tensor in constants(model):  # some exporters keep all weights in Constant nodes
         dtypes[dtype_name(tensor.data_type)] += tensor_bytes(tensor)
         count += math.prod(tensor.dims)
     nodes: Counter[str] = Counter()

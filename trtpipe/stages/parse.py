@@ -161,7 +161,7 @@ def _text(dims: Sequence[Any]) -> str:
 
 STAGE = StageType(
     name="parse",
-    version=1,
+    version=2,
     Params=ParseParams,
     inputs={"model": Port(kinds=("model",), doc="An ONNX model, with its external data.", outside=True)},
     output="network",
