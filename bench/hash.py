@@ -18,8 +18,8 @@ from pathlib import Path
 import common
 
 sys.path.insert(0, str(common.PROJECT))
-from trtpipe import key  # noqa: E402
-from trtpipe.state import State  # noqa: E402
+from trtpipe import key
+from trtpipe.state import State
 
 GOAL = 0.85
 RACY_SECONDS = 2.5
@@ -55,8 +55,7 @@ def main() -> None:
         size = int(args.gigabytes * 1e9)
         block = os.urandom(1 << 20)
         with open(path, "wb") as stream:
-            for _ in range(size // len(block)):
-                stream.write(block)
+            stream.writelines(block for _ in range(size // len(block)))
         size = os.path.getsize(path)
         key.digest_file(path)  # into the page cache
         mine, peer = [], []
@@ -81,12 +80,15 @@ def main() -> None:
         [f"trtpipe.key.digest_file, {size / 1e9:.1f} GB", common.spread(mine, 1e-6), f"{ratio:.2f}",
          f"≥ {GOAL}: {'met' if ratio >= GOAL else 'MISSED'}"],
     ]  # fmt: skip
+    openssl_version = subprocess.run(["openssl", "version"], check=True, capture_output=True, text=True).stdout.strip()
     notes = [
-        f"Median (lowest to highest) of {args.times}, in turns. The same file again, unchanged, with the state opened anew: "
-        f"{took * 1000:.2f} ms and {read:,} bytes read, all of them the state's.",
-        subprocess.run(["openssl", "version"], check=True, capture_output=True, text=True).stdout.strip()
-        + "; " + common.machine(),
-    ]  # fmt: skip
+        f"Median (lowest to highest) of {args.times}, in turns.",
+        (
+            f"The same file again, unchanged, with the state opened anew: {took * 1000:.2f} ms and {read:,} bytes read, "
+            "all of them the state's."
+        ),
+        f"{openssl_version}; {common.machine()}",
+    ]
     common.show("Digest of a file", rows, notes)
 
 

@@ -109,9 +109,8 @@ def main() -> None:
          f"≤ {GOAL}: {'met' if ratio <= GOAL else 'MISSED'}"],
     ]  # fmt: skip
     notes = [
-        f"Median (lowest to highest) of {args.times} turns of {args.batches} batches, {args.threads} threads, float32; "
-        "the results agree.",
-        common.versions("onnxruntime", "numpy") + "; " + common.machine(),
+        f"Median (lowest to highest) of {args.times} turns of {args.batches} batches, {args.threads} threads.",
+        f"float32; the results agree. {common.versions('onnxruntime', 'numpy')}; {common.machine()}",
     ]
     common.show("Inference on ONNX Runtime", rows, notes)
 

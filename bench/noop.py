@@ -92,7 +92,7 @@ def populate(document: Path, artifacts: Path) -> None:
             runner.remember(stage, assessed.digest, 0.0)
 
 
-def measure(title: str, folder: Path, document: str, stages: int, times: int, home: Path) -> list[str]:
+def measure(title: str, document: str, *, folder: Path, home: Path, stages: int, times: int) -> list[str]:
     """Time trtpipe and doit with nothing to do; give a row."""
     command = [sys.executable, "-m", "trtpipe"]
     env = {**os.environ, "PYTHONPATH": str(common.PROJECT), "TRTPIPE_ARTIFACTS": str(folder / "artifacts")}
@@ -136,7 +136,8 @@ def main() -> None:
         env = {**os.environ, "PYTHONPATH": str(common.PROJECT), "TRTPIPE_ARTIFACTS": str(folder / "artifacts")}
         run = [sys.executable, "-m", "trtpipe", "run", "pipelines/digits.yaml", "--backend", "onnxruntime", "--quiet"]
         subprocess.run(run, cwd=common.PROJECT, env=env, check=True)
-        rows.append(measure("digits", folder, "pipelines/digits.yaml", 8, args.times, common.PROJECT))
+        row = measure("digits", "pipelines/digits.yaml", folder=folder, home=common.PROJECT, stages=8, times=args.times)
+        rows.append(row)
         for chains in args.chains:
             folder = Path(top) / str(chains)
             folder.mkdir()
@@ -145,7 +146,10 @@ def main() -> None:
             document.write_text("name: many\nstages:\n" + "".join(CHAIN.format(i=i) for i in range(chains)))
             populate(document, folder / "artifacts")
             times = max(5, args.times // (1 if chains <= 25 else 3))
-            rows.append(measure(f"{8 * chains:,} stages", folder, "many.yaml", 8 * chains, times, folder))
+            row = measure(
+                f"{8 * chains:,} stages", "many.yaml", folder=folder, home=folder, stages=8 * chains, times=times
+            )
+            rows.append(row)
             a_stage[8 * chains] = float(rows[-1][1].split()[0])
     notes = [f"Median (lowest to highest) of {args.times} runs in turns; a third as many above 200 stages."]
     base = float(rows[1][1].split()[0])

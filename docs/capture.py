@@ -81,24 +81,24 @@ def left_on_screen(written: str) -> str:
     lines: list[str] = [""]
     row = 0
     start = False
-    for token in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
-        if token == "\n":
+    for piece in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
+        if piece == "\n":
             row += 1
             if row == len(lines):
                 lines.append("")
-        elif token == "\r":
+        elif piece == "\r":
             start = True
             continue
-        elif token.endswith("A") and token.startswith("\x1b"):
-            row = max(0, row - int(token[2:-1] or 1))
-        elif token in ("\x1b[2K", "\x1b[K"):
+        elif piece.endswith("A") and piece.startswith("\x1b"):
+            row = max(0, row - int(piece[2:-1] or 1))
+        elif piece in ("\x1b[2K", "\x1b[K"):
             lines[row] = ""
-        elif token.endswith(("h", "l")) and token.startswith("\x1b"):
+        elif piece.endswith(("h", "l")) and piece.startswith("\x1b"):
             pass
         else:
-            if start and not token.startswith("\x1b"):
+            if start and not piece.startswith("\x1b"):
                 lines[row] = ""
-            lines[row] += token
+            lines[row] += piece
         start = False
     return "\n".join(line.rstrip() for line in lines).rstrip()
 

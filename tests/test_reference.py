@@ -28,7 +28,7 @@ def test_every_param_and_every_input_is_described(name):
     assert all(port.doc for port in stage_type.inputs.values())
     fields = list(reference._fields(stage_type.Params.__name__))
     assert [path for path, _, _, doc in fields if not doc] == []
-    assert {path for path, *_ in fields} >= {path for path in stage_type.Params.__struct_fields__}
+    assert {path for path, *_ in fields} >= set(stage_type.Params.__struct_fields__)
 
 
 @pytest.mark.parametrize("name", stages.NAMES)
