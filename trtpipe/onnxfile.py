@@ -508,6 +508,23 @@ def save(model: onnx.ModelProto, path: Path, *, limit: int | None = None) -> Non
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
+def inline(path: Path, origin: Path) -> None:
+    """Make a saved model stand alone: weights that it still names in the folder `origin` move in, or beside it.
+
+    onnxruntime's optimised model goes on naming the external data of the model that it was made from.
+    """
+    model = load(path)
+    own = path.name + ".data"
+    for _, tensor in constants(model):
+        if is_external(tensor):
+            folder = path.parent if _place(tensor)[0] == own else origin
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+    (path.parent / own).unlink(missing_ok=True)
+    save(model, path)
+
+
 def external_locations(path: str | Path) -> list[str]:
     """List the external data files that an ONNX file names, unchecked and sorted; none if it is no ONNX file.
 

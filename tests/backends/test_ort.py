@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -218,6 +219,22 @@ def test_large_weights_go_outside_and_the_engine_still_opens(backend, tmp_path, 
     session = backend.open(plan, made, buffers(made, {}), lambda _: None)
     np.testing.assert_array_equal(session.run({"x": np.ones(2000, np.float32)})["y"], np.full(2000, 2))
     session.close()
+
+
+def test_an_engine_stands_alone_when_its_model_had_external_data(backend, tmp_path):
+    origin, other = tmp_path / "origin", tmp_path / "other"
+    origin.mkdir()
+    other.mkdir()
+    model = models.with_external(origin / "model.onnx", models.conv())
+    made = backend.build(model, {}, other / "engine.onnx", tmp_path, lambda _: None)
+    expected = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    want = expected.run(None, {"image": x})[0]
+    shutil.rmtree(origin)
+    session = backend.open(other / "engine.onnx", made, buffers(made, {}), lambda _: None)
+    np.testing.assert_allclose(session.run({"image": x})["logits"], want, atol=1e-5)
+    session.close()
+    assert [p.name for p in other.iterdir()] == ["engine.onnx"]
 
 
 def test_a_float16_model_says_where_it_computes_in_float32(backend, tmp_path):

@@ -198,6 +198,8 @@ class OnnxRuntime:
             session = _session(model, options)
         except Exception as error:
             raise StageFailed(_explain(proto, model, files, error)) from error
+        if files:
+            onnxfile.inline(plan, model.parent)
         bindings = _signature(proto, session)
         proof = precision_proof(onnxfile.load(plan))
         if proof["fp32_between_casts"]:
