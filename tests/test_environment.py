@@ -82,7 +82,7 @@ def test_the_facets_of_a_key_name_the_runtime_and_the_gpu():
     found = environment.facets(("numpy",), Choice("tensorrt", "8.6.0", ""), H100)
     assert found == {
         "numpy": environment.version("numpy"), "backend": "tensorrt", "backend_version": "8.6.0",
-        "gpu": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0",
+        "polygraphy": environment.version("polygraphy"), "gpu": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0",
     }  # fmt: skip
 
 

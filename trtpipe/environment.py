@@ -213,6 +213,9 @@ def facets(packages: tuple[str, ...], choice: Choice | None, gpu: Gpu | None) ->
         found["backend_version"] = choice.version
     if choice is not None and choice.backend == "onnxruntime":
         found["machine"] = os.uname().machine
+    if choice is not None and choice.backend != "onnxruntime":
+        # What Polygraphy sets by default is part of a plan's recipe.
+        found["polygraphy"] = version("polygraphy")
     if gpu is not None:
         found["gpu"] = gpu.name
         found["compute_capability"] = gpu.compute_capability
