@@ -12,7 +12,7 @@ LAYERS = [
     {"errors", "events", "key", "__init__"},
     {"state", "environment", "store", "backends"},
     {"stage", "entrypoint", "onnxfile", "tensors", "steps", "precision", "planheader", "pictures", "draw", "metrics",
-     "lower", "working", "readable", "truth", "runtimes"},
+     "lower", "working", "readable", "truth", "gates", "runtimes"},
     {"stages", "stage types"},
     {"document", "pipeline", "schema", "inputs"},
     {"runner", "worker"},

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import difflib
 import json
-import operator
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from trtpipe.errors import GateFailed, StageFailed
+from trtpipe.gates import Rule, Verdict, holds, judge, malformed, unknown
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
@@ -21,11 +21,8 @@ if TYPE_CHECKING:
     from trtpipe.metrics import Boxes, Figure
     from trtpipe.tensors import Source
 
-RULE = r"^\s*(>=|>|<=|<|==)\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*$"
-OPERATORS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt, "==": operator.eq}
 BATCH_BYTES = 1 << 25
 
-Rule = Annotated[str, Meta(pattern=RULE, description="What the figure must be: >=, >, <=, < or ==, and a number.")]
 Name = Annotated[str | None, Meta(description="The figure's name; by default the metric's.")]
 BoxField = Annotated[str, Meta(description="The field of nms in the results.")]
 
@@ -117,21 +114,10 @@ class EvaluateParams(Params, frozen=True):
         for index, metric in enumerate(self.metrics):
             if isinstance(metric, TopKAccuracy) and metric.field and metric.tensor:
                 yield f"metrics[{index}]", "found field and tensor, expected one of them"
-        for name, rule in self.require.items():
+        for name in self.require:
             if name not in names:
-                near = difflib.get_close_matches(name, names, 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                yield f"require.{name}", f"found {name}, expected one of {', '.join(names)}{hint}"
-            if not re.match(RULE, rule):
-                yield f"require.{name}", f'found {rule!r}, expected an operator and a number, such as ">= 0.97"'
-
-
-def holds(value: float, rule: str) -> bool:
-    """Tell whether a value keeps a rule such as `>= 0.97`. Raises ValueError for what is no rule."""
-    parts = re.match(RULE, rule)
-    if parts is None:
-        raise ValueError(f'found {rule!r}, expected an operator and a number, such as ">= 0.97"')
-    return bool(OPERATORS[parts[1]](value, float(parts[2])))
+                yield f"require.{name}", unknown(name, names)
+        yield from malformed(self.require)
 
 
 class _Evaluation:
@@ -387,12 +373,6 @@ def _brief(found: Sequence[Hashable]) -> str:
     return ", ".join(map(str, found[:5])) or "nothing"
 
 
-class _Verdict(NamedTuple):
-    rule: str
-    value: float
-    passed: bool
-
-
 def run(ctx: Context) -> None:
     """Write metrics.json and say every figure. Raises GateFailed for figures that are not what they must be."""
     params: EvaluateParams = ctx.params
@@ -407,10 +387,7 @@ def run(ctx: Context) -> None:
         figures.update({figure.name: figure for figure in made})
         for figure in made:
             ctx.note(str(figure))
-    verdicts = {
-        name: _Verdict(rule, figures[name].value, holds(figures[name].value, rule))
-        for name, rule in params.require.items()
-    }
+    verdicts = judge({name: figure.value for name, figure in figures.items()}, params.require)
     ctx.write_json(
         "metrics.json",
         {
@@ -427,7 +404,7 @@ def run(ctx: Context) -> None:
         raise GateFailed("; ".join(_broken(figures[name], verdicts[name]) for name in broken))
 
 
-def _broken(figure: Figure, verdict: _Verdict) -> str:
+def _broken(figure: Figure, verdict: Verdict) -> str:
     # Four digits may look as if they kept the rule.
     exact = f" (exactly {figure.value!r})" if holds(round(figure.value, 4), verdict.rule) else ""
     return f"{figure}{exact}, but require says {verdict.rule}"
