@@ -69,7 +69,8 @@ def task_stage():
 def populate(document: Path, artifacts: Path) -> None:
     """Put an artifact for every stage of a document into the store, each file with a content of its own."""
     sys.path.insert(0, str(common.PROJECT))
-    from trtpipe import environment, pipeline
+    from trtpipe import pipeline
+    from trtpipe.environment import choose
     from trtpipe.runner import Runner
     from trtpipe.state import State
     from trtpipe.store import Store
@@ -79,7 +80,7 @@ def populate(document: Path, artifacts: Path) -> None:
     with State(str(artifacts)) as state:
         loaded = pipeline.load(document.name, [], state)
         store = Store(str(artifacts), state)
-        runner = Runner(loaded, store, environment.choose("onnxruntime"))
+        runner = Runner(loaded, store, choose("onnxruntime"))
         made = {}
         for name, stage in loaded.stages.items():
             assessed = runner.assess(stage, made)
@@ -92,10 +93,16 @@ def populate(document: Path, artifacts: Path) -> None:
             runner.remember(stage, assessed.digest, 0.0)
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """Give the variables of both tools; what keeps Python from storing bytecode would be measured in their place."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": str(common.PROJECT), "TRTPIPE_ARTIFACTS": str(folder / "artifacts")}
+
+
 def measure(title: str, document: str, *, folder: Path, home: Path, stages: int, times: int) -> list[str]:
     """Time trtpipe and doit with nothing to do; give a row."""
     command = [sys.executable, "-m", "trtpipe"]
-    env = {**os.environ, "PYTHONPATH": str(common.PROJECT), "TRTPIPE_ARTIFACTS": str(folder / "artifacts")}
+    env = environment(folder)
     status = subprocess.run(
         [*command, "status", document, "--backend", "onnxruntime"], cwd=home, env=env, capture_output=True, check=False
     )
@@ -133,7 +140,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as top:
         folder = Path(top) / "digits"
         folder.mkdir()
-        env = {**os.environ, "PYTHONPATH": str(common.PROJECT), "TRTPIPE_ARTIFACTS": str(folder / "artifacts")}
+        env = environment(folder)
         run = [sys.executable, "-m", "trtpipe", "run", "pipelines/digits.yaml", "--backend", "onnxruntime", "--quiet"]
         subprocess.run(run, cwd=common.PROJECT, env=env, check=True)
         row = measure("digits", "pipelines/digits.yaml", folder=folder, home=common.PROJECT, stages=8, times=args.times)
