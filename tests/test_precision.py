@@ -17,11 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests import models
 from tests.helpers import PROJECT
-from trtpipe import onnxfile, precision
+from trtpipe import onnxfile, precision, trial
 from trtpipe.errors import StageFailed
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'trtpipe[cpu]'")
-RUN = precision._run
+RUN = trial.run
 
 
 def rewrite(proto, tmp_path, kind="fp16", **more):

@@ -9,7 +9,6 @@ and the weights are rounded anew from the originals.
 from __future__ import annotations
 
 import difflib
-import os
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,8 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from trtpipe import onnxfile
-from trtpipe.errors import EnvironmentMissing, StageFailed
+from trtpipe import onnxfile, trial
+from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -38,12 +37,6 @@ TOLERANCES = {"fp16": 5e-2, "bf16": 2e-1}
 FLOAT_OPS = {"fp16": (), "bf16": ("ConvTranspose", "HardSwish", "Mish")}
 """Ops that stay float32 beside those that onnxruntime's converter always keeps.
 Source: each op tried alone on TensorRT-RTX 1.7.1; its parser or its builder refuses these in bfloat16."""
-FLOOR = 1e-4
-"""The relative difference of an output that is almost nothing (a detector that sees noise) is taken against an
-output with this root mean square."""
-SEED = 20240229
-GUESSES = (1, 64, 224, 16, 320, 8)
-"""Sizes tried for dynamic axes when there is no profile to take them from."""
 
 
 class Kept(NamedTuple):
@@ -106,7 +99,7 @@ def rewrite(
     Raises StageFailed if the model cannot be converted, or the result differs more than the tolerance or is not
     finite; EnvironmentMissing without onnxruntime.
     """
-    _onnxruntime()
+    trial.onnxruntime()
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     original = onnxfile.load(path)
@@ -131,7 +124,7 @@ def rewrite(
     _name_nodes(work)
     _hoist_constants(work)
     kept = [Kept(n, _op(work, n), f"keep_fp32: {p}") for n, p in matching_nodes(work, keep).items()]
-    feeds = _feeds(original, network, profiles)
+    feeds = trial.random_feeds(original, network["inputs"], profiles)
     measured = None
     if precision == "fp16":
         kept += _large_weights(work)
@@ -173,17 +166,6 @@ def rewrite(
 
 
 # -- before the conversion ---------------------------------------------------------------------------------------
-
-
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EnvironmentMissing(
-            "this runtime's precision is the model's own, so fp16 and bf16 need onnxruntime to rewrite and check the "
-            f"model, and it is not there ({error}): pip install 'trtpipe[cpu]'"
-        ) from error
-    return onnxruntime
 
 
 def _op(model: onnx.ModelProto, name: str) -> str:
@@ -231,9 +213,7 @@ def _hoist_constants(model: onnx.ModelProto) -> None:
 
 def _float_tensors(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     """Give the float32 values of all initialisers, and of tensors in attributes as `node.attribute`."""
-    found = {
-        t.name: numpy_helper.to_array(t) for t in onnxfile.initializers(model) if t.data_type == TensorProto.FLOAT
-    }
+    found = {t.name: numpy_helper.to_array(t) for t in onnxfile.initializers(model) if t.data_type == TensorProto.FLOAT}
     for located in onnxfile.walk(model):
         for attribute in located.node.attribute:
             if attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
@@ -284,7 +264,7 @@ def _large_activations(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]])
         )
         probe.graph.output.append(helper.make_tensor_value_info(f"__max_{index}", TensorProto.FLOAT, []))
     try:
-        values = _run(probe.SerializeToString(), feed)
+        values = trial.run(probe.SerializeToString(), feed)
     except Exception:  # noqa: BLE001 - as above: the check that follows judges the result anyway
         return None
     limit = LARGEST / HEADROOM
@@ -437,69 +417,6 @@ def _changes(weights: Mapping[str, NDArray[Any]], precision: str) -> dict[str, A
 # -- the check ---------------------------------------------------------------------------------------------------
 
 
-def _feeds(
-    model: onnx.ModelProto, network: Mapping[str, Any], profiles: Sequence[Mapping[str, Mapping[str, Sequence[int]]]]
-) -> list[dict[str, NDArray[Any]]]:
-    """Make two feeds of seeded random inputs: floats normal, then uniform in [0, 1); integers 0 or 1."""
-    inputs = network["inputs"]
-    profile = profiles[0] if profiles else {}
-    named: dict[str, int] = {}
-    for entry in inputs:
-        shapes = profile.get(entry["name"])
-        for axis, dim in enumerate(entry["dims"]):
-            if isinstance(dim, str) and shapes is not None:
-                size = shapes["opt"][axis]
-                if axis == 0:
-                    size = max(shapes["min"][0], min(size, 2))
-                named.setdefault(dim, size)
-    missing = [d for e in inputs for d in e["dims"] if isinstance(d, str) and d not in named]
-    if not missing:
-        return _random(inputs, named)
-    batches = {e["dims"][0] for e in inputs if e["dims"] and isinstance(e["dims"][0], str)}
-    said = ""
-    for guess in GUESSES:
-        sizes = {d: 1 if d in batches else guess for d in missing} | named
-        feeds = _random(inputs, sizes)
-        try:
-            _run(model.SerializeToString(), feeds[0])
-        except Exception as error:  # noqa: BLE001 - each guess may fail in any way; the last one is told
-            said = str(error)
-        else:
-            return feeds
-    raise StageFailed(
-        f"the rewritten model cannot be checked: no size of {', '.join(sorted(set(missing)))} out of "
-        f"{', '.join(map(str, GUESSES))} runs in onnxruntime; give params.profiles ({said})"
-    )
-
-
-def _random(inputs: Sequence[Mapping[str, Any]], named: Mapping[str, int]) -> list[dict[str, NDArray[Any]]]:
-    feeds = []
-    for uniform in (False, True):
-        random = np.random.default_rng(SEED)
-        feed: dict[str, NDArray[Any]] = {}
-        for entry in inputs:
-            shape = [named[d] if isinstance(d, str) else d for d in entry["dims"]]
-            dtype = np.dtype(entry["dtype"])
-            values: NDArray[Any]
-            if dtype.kind == "f":
-                values = random.random(shape) if uniform else random.standard_normal(shape)
-            else:
-                values = random.integers(0, 2, shape)
-            feed[entry["name"]] = np.asarray(values).astype(dtype)
-        feeds.append(feed)
-    return feeds
-
-
-def _run(model: bytes | str, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    onnxruntime = _onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = min(4, os.cpu_count() or 1)
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(feed)), strict=True))
-
-
 def _emulated(path: Path) -> tuple[bytes, bool]:
     """Give the bfloat16 model in float32, with the weights rounded to bfloat16, and whether activations are too.
 
@@ -558,18 +475,18 @@ def _check(
     problems = []
     for feed in feeds:
         try:
-            expected = _run(source, feed)
+            expected = trial.run(source, feed)
         except Exception as error:
             raise StageFailed(f"onnxruntime cannot run the original model to check against: {error}") from error
         try:
-            found = _run(target, feed)
+            found = trial.run(target, feed)
         except Exception as error:
             raise StageFailed(
                 f"precision: {precision}: onnxruntime cannot run the rewritten model ({error}); "
                 "use precision: model, or name nodes in keep_fp32"
             ) from error
         for name, wanted in expected.items():
-            figures = _compare(wanted, found[name])
+            figures = trial.compare(wanted, found[name])
             before = outputs.setdefault(name, figures)
             for key, value in figures.items():
                 before[key] = max(before[key], value) if key in before else value
@@ -584,22 +501,4 @@ def _check(
             + "\nName the nodes that need float32 in keep_fp32, raise tolerance, or choose another precision"
         )
     shapes = {name: list(value.shape) for name, value in feeds[0].items()}
-    return {"how": how, "seed": SEED, "shapes": shapes, "tolerance": limit, "outputs": outputs}
-
-
-def _compare(wanted: NDArray[Any], found: NDArray[Any]) -> dict[str, Any]:
-    """Compare one output. Only floats of equal shape get a `relative_l2`: a label may flip on a random input."""
-    if wanted.shape != found.shape:
-        return {"shape_differs": True}
-    if wanted.dtype.kind != "f":
-        return {"differing": float(f"{np.mean(wanted != found) if wanted.size else 0.0:.3g}")}
-    a, b = wanted.astype(np.float64), found.astype(np.float64)
-    judged = np.isfinite(a)
-    if not np.isfinite(b[judged]).all():
-        return {"finite": False}
-    difference = a[judged] - b[judged]
-    size = max(float(np.linalg.norm(a[judged])), FLOOR * difference.size**0.5)
-    relative = float(np.linalg.norm(difference)) / size if size else 0.0
-    largest = float(np.abs(difference).max()) if difference.size else 0.0
-    # Three digits: what follows differs from one processor to the next.
-    return {"max_abs": float(f"{largest:.3g}"), "relative_l2": float(f"{relative:.3g}")}
+    return {"how": how, "seed": trial.SEED, "shapes": shapes, "tolerance": limit, "outputs": outputs}
