@@ -10,11 +10,12 @@ from tests.helpers import PROJECT
 
 LAYERS = [
     {"errors", "events", "key", "__init__"},
-    {"state", "environment", "store", "backends"},
+    {"state", "environment", "store", "measure", "backends"},
     {"stage", "entrypoint", "onnxfile", "tensors", "steps", "precision", "planheader", "pictures", "draw", "metrics",
-     "lower", "working", "readable", "truth", "gates", "runtimes"},
+     "lower", "working", "readable", "truth", "gates", "trial", "quantization",
+     "runtimes"},
     {"stages", "stage types"},
-    {"document", "pipeline", "schema", "inputs"},
+    {"document", "matrix", "pipeline", "schema", "inputs"},
     {"runner", "worker"},
     {"cli", "__main__", "console", "doctor", "reference"},
 ]  # fmt: skip

@@ -275,7 +275,7 @@ def show(args: argparse.Namespace) -> int:
         if any(u not in artifacts for u in one.upstream):
             raise errors.StageFailed(f"{stage} waits for {', '.join(u for u in one.upstream if u not in artifacts)}; "
                                      f"run it: trtpipe run {args.pipeline} --target {stage}")  # fmt: skip
-        assessed = runner.assess(one, artifacts)
+        assessed = runner.assess(one, artifacts, latest=True)
         if assessed.hit:
             artifacts[name] = assessed.hit.artifact
     assert assessed is not None

@@ -135,6 +135,48 @@ def _nvml() -> tuple[tuple[Gpu, ...], str | None]:
         nvml.nvmlShutdown()
 
 
+def gpu_state() -> dict[str, Any] | None:
+    """Give the first visible GPU's clocks (MHz), temperature (°C), power (W) and throttle reasons, as NVML says them.
+
+    A figure that NVML does not give is left out; None without a GPU. Source: NVIDIA's NVML API reference.
+    """
+    here = gpus()
+    if not here:
+        return None
+    import ctypes
+
+    nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    if nvml.nvmlInit_v2() != 0:
+        return None
+    found: dict[str, Any] = {"name": here[0].name, "uuid": here[0].uuid, "driver": driver()}
+    try:
+        handle = ctypes.c_void_p()
+        if nvml.nvmlDeviceGetHandleByIndex_v2(here[0].number, ctypes.byref(handle)) != 0:
+            return found
+        number = ctypes.c_uint()
+        for kind, clock in (("sm", 1), ("memory", 2)):
+            if nvml.nvmlDeviceGetClockInfo(handle, clock, ctypes.byref(number)) == 0:
+                found[f"{kind}_clock_mhz"] = number.value
+            if nvml.nvmlDeviceGetMaxClockInfo(handle, clock, ctypes.byref(number)) == 0:
+                found[f"{kind}_clock_max_mhz"] = number.value
+        if nvml.nvmlDeviceGetTemperature(handle, 0, ctypes.byref(number)) == 0:
+            found["temperature_c"] = number.value
+        if nvml.nvmlDeviceGetPowerUsage(handle, ctypes.byref(number)) == 0:
+            found["power_w"] = round(number.value / 1000, 1)
+        if nvml.nvmlDeviceGetCurrPcieLinkGeneration(
+            handle, ctypes.byref(number)
+        ) == 0:
+            found["pcie_generation"] = number.value
+        if nvml.nvmlDeviceGetCurrPcieLinkWidth(handle, ctypes.byref(number)) == 0:
+            found["pcie_width"] = number.value
+        reasons = ctypes.c_ulonglong()
+        if nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle, ctypes.byref(reasons)) == 0:
+            found["throttle_reasons"] = hex(reasons.value)
+    finally:
+        nvml.nvmlShutdown()
+    return found
+
+
 def driver() -> str | None:
     """Give the NVIDIA driver's version, or None."""
     return _nvml()[1]

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trtpipe.errors import Cycle, KindMismatch, PipelineInvalid, UnknownReference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from trtpipe.document import Document
+    from trtpipe.matrix import Variant
+    from trtpipe.stage import Params
     from trtpipe.state import State
 
 
@@ -43,8 +45,10 @@ class Source(NamedTuple):
 class Stage(NamedTuple):
     """One stage of a resolved pipeline. `params` have their defaults filled in.
 
-    `inputs` maps a port to a stage's name or a Source. `sources` are files beside the document and
+    `inputs` maps a port to a stage's name or a Source; a port that takes many is there once for each stage that it
+    reads, as `port[stage]`. A stage of a matrix is one variant: `engine@precision=fp16`. `sources` are files beside the document and
     `modules` importable modules whose content is in the key; `packages` are distributions whose versions are.
+    What is not `cacheable` runs each time.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Stage(NamedTuple):
     packages: tuple[str, ...]
     backend: bool
     gpu_on: tuple[str, ...]
+    cacheable: bool
     place: str
 
     @property
@@ -79,14 +84,38 @@ class Pipeline(NamedTuple):
         """The document's folder, which paths in it start from."""
         return os.path.dirname(os.path.abspath(self.file))
 
-    def closure(self, targets: Sequence[str]) -> tuple[str, ...]:
-        """Give the targets (none: all stages) and all they need, in order. Raises UnknownReference."""
+    def match(self, targets: Sequence[str]) -> tuple[str, ...]:
+        """Give the stages that targets name, in order: `engine` names all its variants, `engine@batch=1` some.
+
+        Raises UnknownReference with every target that names none.
+        """
+        found: set[str] = set()
+        unknown = []
+        for target in targets:
+            named = {target} & self.stages.keys() or self._variants(target)
+            found |= named
+            if not named:
+                unknown.append(f"--target {target}: unknown stage{self._near(target)}")
+        if unknown:
+            raise UnknownReference(unknown)
+        return tuple(name for name in self.stages if name in found)
+
+    def _variants(self, target: str) -> set[str]:
+        from trtpipe import matrix
+
+        reference = matrix.split(target)
+        return {name for name in self.stages if "@" in name and reference.fits(name)}
+
+    def _near(self, target: str) -> str:
         from trtpipe.document import suggest
 
-        wanted = set(targets) or set(self.stages)
-        unknown = [t for t in targets if t not in self.stages]
-        if unknown:
-            raise UnknownReference([f"--target {t}: unknown stage{suggest(t, self.stages)}" for t in unknown])
+        stage = target.partition("@")[0]
+        variants = [name for name in self.stages if name.partition("@")[0] == stage]
+        return suggest(target, variants or dict.fromkeys(name.partition("@")[0] for name in self.stages))
+
+    def closure(self, targets: Sequence[str]) -> tuple[str, ...]:
+        """Give the targets (none: all stages) and all they need, in order. Raises UnknownReference."""
+        wanted = set(self.match(targets)) or set(self.stages)
         for name in reversed(self.stages):
             if name in wanted:
                 wanted.update(self.stages[name].upstream)
@@ -107,8 +136,7 @@ def load(file: str, settings: Sequence[str], state: State | None) -> Pipeline:
 
     text = document.read(file)
     parsed = document.substitute(document.override(document.parse(text, file), settings))
-    document.check(parsed, schema.pipeline_schema())
-    pipeline = resolve(parsed)
+    pipeline = resolve(parsed, expand(parsed, schema.pipeline_schema()))
     if state is not None:
         state.remember_resolved(_known(stamp, text), json.dumps(to_json(pipeline)))
     return pipeline
@@ -161,55 +189,156 @@ def from_json(file: str, value: dict[str, Any]) -> Pipeline:
     return Pipeline(value["name"], value["backend"], file, stages)
 
 
-def resolve(document: Document) -> Pipeline:
-    """Resolve a document that fits the schema.
+def expand(document: Document, schema: dict[str, Any]) -> dict[str, list[Variant]]:
+    """Check a document against the schema, and give the variants of each stage: without a matrix just one.
+
+    Raises SchemaViolation with everything that does not fit, and what `matrix.expand` raises.
+    """
+    from trtpipe import matrix
+    from trtpipe.document import Document, check, refuse, violations
+    from trtpipe.schema import matrix_schema
+
+    if not isinstance(document.value, dict) or "matrix" not in document.value:
+        check(document, schema)
+        return {name: [matrix.Variant(name, name, {}, given)] for name, given in document.value["stages"].items()}
+    section = {"matrix": document.value["matrix"]}
+    check(Document(document.file, section, document.places), {"properties": {"matrix": matrix_schema()}})
+    expanded = matrix.expand(document)
+    problems = _Problems(document, expanded)
+    # Each turn checks a document with one variant of each stage under the stage's own name, so that paths are right.
+    for turn in range(max(map(len, expanded.values()), default=1)):
+        here = {name: variants[turn] for name, variants in expanded.items() if turn < len(variants)}
+        stages = {"stages": {name: variant.given for name, variant in here.items()}} if here else {}
+        for path, message in violations({**document.value, **stages}, schema):
+            problems.add(path, message, here.get(str(path[1])) if path[:1] == ("stages",) and path[1:] else None)
+    refuse(document, problems.found())
+    return expanded
+
+
+class _Problems:
+    """Problems of variants, told once for each stage; those of some variants only say of which."""
+
+    def __init__(self, document: Document, expanded: dict[str, list[Variant]]) -> None:
+        self._document, self._expanded = document, expanded
+        self._found: dict[tuple[tuple[str | int, ...], str], dict[str, Variant]] = {}
+
+    def add(self, path: tuple[str | int, ...], message: str, variant: Variant | None) -> None:
+        """Add what is wrong at a path of the document, in one variant of a stage."""
+        variants = self._found.setdefault((path, message), {})
+        if variant is not None:
+            variants[variant.name] = variant
+
+    def found(self) -> list[tuple[tuple[str | int, ...], str]]:
+        """Give (path, line) of each problem."""
+        lines = []
+        for (path, message), variants in self._found.items():
+            hint = ""
+            first = next(iter(variants.values()), None)
+            if first is not None and len(variants) < len(self._expanded[first.stage]):
+                more = f" and {len(variants) - 3} more" if len(variants) > 3 else ""
+                hint = f" (in {', '.join([*variants][:3])}{more})"
+            lines.append((path, self._document.problem(path, message + hint)))
+        return lines
+
+    def lines(self) -> list[str]:
+        """Give a line for each problem."""
+        return [line for _, line in self.found()]
+
+
+def resolve(document: Document, expanded: dict[str, list[Variant]]) -> Pipeline:
+    """Resolve a document that fits the schema, with the variants of its stages.
 
     Raises UnknownReference, KindMismatch, PipelineInvalid or Cycle, each with every problem of its sort.
     """
-    given: dict[str, Any] = document.value["stages"]
-    _check_references(document, given)
-    order = _order(document, given)
+    inputs = _references(document, expanded)
+    variants = {v.name: v for each in expanded.values() for v in each}
+    order = _order(document, {name: {"inputs": inputs[name]} for name in variants})
     stages = {}
-    problems: list[str] = []
+    params: dict[str, Params] = {}
+    problems = _Problems(document, expanded)
     for name in order:
-        stage, found = _stage(document, name, given[name])
-        problems += found
-        stages[name] = stage
-    if problems:
-        raise PipelineInvalid(problems)
+        stages[name], params[name] = _stage(document, variants[name], inputs[name], problems)
+    for name in order:
+        _check_upstream(stages[name], params, variants[name], problems)
+    if lines := problems.lines():
+        raise PipelineInvalid(lines)
     return Pipeline(document.value["name"], document.value.get("backend", "auto"), document.file, stages)
 
 
-def _inputs(given: dict[str, Any]) -> Iterable[tuple[str, str, Any]]:
-    for name, stage in given.items():
-        for port, value in (stage.get("inputs") or {}).items():
-            yield name, port, value
+def _check_upstream(stage: Stage, params: dict[str, Params], variant: Variant, problems: _Problems) -> None:
+    from trtpipe.stage import Upstream
+
+    reads: dict[str, list[Upstream]] = {}
+    for port, source in stage.inputs.items():
+        if isinstance(source, str):
+            reads.setdefault(port.partition("[")[0], []).append(Upstream(source, params[source]))
+    for inner, message in params[stage.name].mismatches(reads):
+        problems.add(("stages", variant.stage, "params", *_path(inner)), message, variant)
 
 
-def _check_references(document: Document, given: dict[str, Any]) -> None:
+def _references(document: Document, expanded: dict[str, list[Variant]]) -> dict[str, dict[str, Any]]:
+    """Give each variant's inputs, in which names of variants stand for what the document calls stages.
+
+    A port that takes many becomes one input for each stage or variant that it reads.
+    """
     from trtpipe import stages
+    from trtpipe.stage import many_port
+
+    makes = {name: stages.get(variants[0].given["type"]).output for name, variants in expanded.items()}
+    unknown, mismatched = _Problems(document, expanded), _Problems(document, expanded)
+    resolved: dict[str, dict[str, Any]] = {}
+    for variant in (v for each in expanded.values() for v in each):
+        mine = resolved[variant.name] = {}
+        ports = stages.get(variant.given["type"]).inputs
+        for port, value in (variant.given.get("inputs") or {}).items():
+            kinds = ports[port].kinds
+            path = ("stages", variant.stage, "inputs", port)
+            if isinstance(value, dict):
+                mine[port] = value
+                continue
+            for index, text in enumerate(value if isinstance(value, list) else [value]):
+                where = (*path, index) if isinstance(value, list) else path
+                named = _named(text, variant, expanded, many=ports[port].many)
+                if isinstance(named, ValueError):
+                    unknown.add(where, str(named), variant)
+                    continue
+                kind = makes[named[0].stage]
+                if kind not in kinds:
+                    message = f"found {text}, which makes {_a(kind)}, expected {' or '.join(map(_a, kinds))}"
+                    makers = [name for name, made in makes.items() if made in kinds and name != variant.stage]
+                    hint = f"; {', '.join(makers)} would fit" if makers else ""
+                    mismatched.add(where, message + hint, variant)
+                for one in named:
+                    mine[many_port(port, one.name) if ports[port].many else port] = one.name
+    if lines := unknown.lines():
+        raise UnknownReference(lines)
+    if lines := mismatched.lines():
+        raise KindMismatch(lines)
+    return resolved
+
+
+def _named(text: str, reader: Variant, expanded: dict[str, list[Variant]], *, many: bool) -> list[Variant] | ValueError:
+    """Give the variants that an input names (one, unless it takes many), or say why there is none."""
+    from trtpipe import matrix
     from trtpipe.document import suggest
 
-    types = {t: stages.get(t) for t in {stage["type"] for stage in given.values()}}
-    unknown, mismatched = [], []
-    for name, port, value in _inputs(given):
-        path = ("stages", name, "inputs", port)
-        if not isinstance(value, str):
-            continue
-        if value not in given:
-            unknown.append(document.problem(path, f"unknown stage {value}{suggest(value, given)}"))
-            continue
-        kind = types[given[value]["type"]].output
-        kinds = types[given[name]["type"]].inputs[port].kinds
-        if kind not in kinds:
-            message = f"found {value}, which makes {_a(kind)}, expected {' or '.join(map(_a, kinds))}"
-            makers = [n for n, s in given.items() if types[s["type"]].output in kinds and n != name]
-            hint = f"; {', '.join(makers)} would fit" if makers else ""
-            mismatched.append(document.problem(path, message + hint))
-    if unknown:
-        raise UnknownReference(unknown)
-    if mismatched:
-        raise KindMismatch(mismatched)
+    reference = matrix.split(text)
+    variants = expanded.get(reference.stage)
+    if variants is None:
+        return ValueError(f"unknown stage {reference.stage}{suggest(reference.stage, expanded)}")
+    for axis, value in reference.pins.items():
+        if axis not in variants[0].values:
+            hint = suggest(axis, variants[0].values) or ": it does not depend on the matrix"
+            return ValueError(f"{reference.stage} has no axis {axis}{hint}")
+        known = dict.fromkeys(v.values[axis] for v in variants)
+        if value not in known:
+            return ValueError(f"{reference.stage} has no variant with {axis}={value}{suggest(value, known)}")
+    found = [
+        v
+        for v in variants
+        if all(reference.pins.get(a, value if many else reader.values.get(a)) == value for a, value in v.values.items())
+    ]
+    return found or ValueError(f"found {text}, which the matrix excludes")
 
 
 def _a(kind: str) -> str:
@@ -222,9 +351,8 @@ def _a(kind: str) -> str:
 def _order(document: Document, given: dict[str, Any]) -> list[str]:
     """Order the stages so that each comes after what it reads, else as written. Raises Cycle with one cycle."""
     needs = {name: [] for name in given}  # type: dict[str, list[str]]
-    for name, _, value in _inputs(given):
-        if isinstance(value, str) and value not in needs[name]:
-            needs[name].append(value)
+    for name, stage in given.items():
+        needs[name] = list(dict.fromkeys(value for value in stage["inputs"].values() if isinstance(value, str)))
     waiting = {name: len(n) for name, n in needs.items()}
     users: dict[str, list[str]] = {name: [] for name in given}
     for name, upstream in needs.items():
@@ -244,40 +372,40 @@ def _order(document: Document, given: dict[str, Any]) -> list[str]:
         while walk[-1] not in walk[:-1]:
             walk.append(next(n for n in needs[walk[-1]] if n in stuck))
         cycle = walk[walk.index(walk[-1]) :][::-1]
-        raise Cycle(document.problem(("stages", cycle[0]), f"found a cycle: {' → '.join(cycle)}"))
+        raise Cycle(document.problem(("stages", cycle[0].partition("@")[0]), f"found a cycle: {' → '.join(cycle)}"))
     return order
 
 
-def _stage(document: Document, name: str, given: dict[str, Any]) -> tuple[Stage, list[str]]:
+def _stage(document: Document, variant: Variant, reads: dict[str, Any], problems: _Problems) -> tuple[Stage, Params]:
     import msgspec
 
     from trtpipe import entrypoint, stages
 
-    stage_type = stages.get(given["type"])
-    path = ("stages", name, "params")
-    problems: list[str] = []
+    stage_type = stages.get(variant.given["type"])
+    path = ("stages", variant.stage, "params")
     try:
-        params = msgspec.convert(given.get("params") or {}, stage_type.Params)
+        params = msgspec.convert(variant.given.get("params") or {}, stage_type.Params)
     except (msgspec.ValidationError, ValueError) as error:
         # The schema is stricter than msgspec, so this is seldom reached.
         raise PipelineInvalid(document.problem(path, str(error))) from None
-    problems += [document.problem((*path, *_path(inner)), message) for inner, message in params.problems()]
+    for inner, message in params.problems():
+        problems.add((*path, *_path(inner)), message, variant)
     files = [*params.files()]
     modules: list[str] = []
     for one in params.entrypoints():
         where = entrypoint.split(one)[0]
         (files if entrypoint.is_file(one) else modules).append(where)
     inputs: dict[str, str | Source] = {}
-    for port, value in (given.get("inputs") or {}).items():
-        place = document.problem(("stages", name, "inputs", port), "")[:-2]
+    for port, value in reads.items():
+        if isinstance(value, str):
+            inputs[port] = value
+            continue
+        place = document.problem(("stages", variant.stage, "inputs", port), "")[:-2]
         takes_models = "model" in stage_type.inputs[port].kinds
-        inputs[port] = (
-            value if isinstance(value, str)
-            else Source(**{name: value.get(name) for name in ("file", "package", "url", "sha256")},
-                        place=place, model=takes_models)
-        )  # fmt: skip
+        given = {name: value.get(name) for name in ("file", "package", "url", "sha256")}
+        inputs[port] = Source(**given, place=place, model=takes_models)
     stage = Stage(
-        name=name,
+        name=variant.name,
         type=stage_type.name,
         version=stage_type.version,
         params=json.loads(msgspec.json.encode(params)),
@@ -288,9 +416,10 @@ def _stage(document: Document, name: str, given: dict[str, Any]) -> tuple[Stage,
         packages=tuple(sorted({*stage_type.packages, *params.packages()})),
         backend=stage_type.backend,
         gpu_on=stage_type.gpu_on,
-        place=document.problem(("stages", name), "")[:-2],
+        cacheable=params.cacheable(),
+        place=document.problem(("stages", variant.stage), "")[:-2],
     )
-    return stage, problems
+    return stage, params
 
 
 def _path(inner: str) -> tuple[str | int, ...]:

@@ -84,8 +84,13 @@ class Runner:
 
     # --- keys and look-ups
 
-    def assess(self, stage: Stage, upstream: dict[str, Artifact], *, forced: bool = False) -> Assessed:
-        """Compute a stage's key, look it up, and say why it would run. `upstream` holds what it reads."""
+    def assess(
+        self, stage: Stage, upstream: dict[str, Artifact], *, forced: bool = False, latest: bool = False
+    ) -> Assessed:
+        """Compute a stage's key, look it up, and say why it would run. `upstream` holds what it reads.
+
+        `latest` asks for the last artifact of a stage that runs each time, too.
+        """
         found = {
             port: inputs.find(source, self.pipeline.root, self.store)
             for port, source in stage.inputs.items()
@@ -106,6 +111,8 @@ class Runner:
         digest = key.digest
         if forced:
             return Assessed(key, digest, None, ("forced",), found)
+        if not (stage.cacheable or latest):
+            return Assessed(key, digest, None, ("runs each time",), found)
         result = self.store.lookup(digest)
         if isinstance(result, Hit):
             return Assessed(key, digest, result, (), found)
@@ -310,7 +317,8 @@ class _Work:
                 later.append((stage, assessed))
                 continue
             # Two stages may have one key; the second is a hit once the first is done.
-            again = self.runner.store.lookup(assessed.digest) if stage.name not in self.forced else None
+            may_hit = stage.cacheable and stage.name not in self.forced
+            again = self.runner.store.lookup(assessed.digest) if may_hit else None
             if isinstance(again, Hit):
                 self._hit(stage, assessed, again)
                 continue

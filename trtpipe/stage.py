@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -14,7 +14,7 @@ from msgspec import Meta
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from trtpipe.backends import Backend
 
@@ -60,18 +60,44 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Give further distributions whose versions this stage depends on with these params."""
         return ()
 
+    def cacheable(self) -> bool:
+        """Tell whether an artifact made with these params may stand for a later run."""
+        return True
+
+    def figures(self) -> Iterable[str]:
+        """Give the names of the figures that the stage will measure; `*` stands for what shows only when it runs."""
+        return ()
+
+    def mismatches(self, upstream: Mapping[str, Sequence[Upstream]]) -> Iterable[tuple[str, str]]:
+        """Give what does not fit the stages that each port reads as (path inside the params, `found …, expected …`)."""
+        return ()
+
+
+class Upstream(NamedTuple):
+    """A stage that another one reads, as it is known before anything runs."""
+
+    stage: str
+    params: Params
+
 
 @dataclass(frozen=True, kw_only=True)
 class Port:
     """One input of a stage type: the kinds of artifact that it takes.
 
-    `outside` says that a file or folder from outside the pipeline fits too.
+    `outside` says that a file or folder from outside the pipeline fits too. `many` says that it takes a list of stages,
+    and all variants of each; the body gets them with Context.many.
     """
 
     kinds: tuple[str, ...]
     doc: str
     required: bool = True
     outside: bool = False
+    many: bool = False
+
+
+def many_port(port: str, stage: str) -> str:
+    """Name the input by which a port that takes many reads one stage: `metrics[accuracy@precision=fp16]`."""
+    return f"{port}[{stage}]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +157,11 @@ class Context:
     note: Callable[[str], None]
     shared: Path = field(default_factory=Path)
     """`artifacts/timing`, for state that outlives a run and is no artifact."""
+
+    def many(self, port: str) -> dict[str, Input]:
+        """Give the inputs of a port that takes many, by the names of their stages, sorted."""
+        found = {name[len(port) + 1 : -1]: i for name, i in self.inputs.items() if name.startswith(f"{port}[")}
+        return dict(sorted(found.items()))
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a value as readable JSON with sorted names, the same bytes each time."""

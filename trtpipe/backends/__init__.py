@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from trtpipe.measure import Measured, Settings
+
 NAMES = ("tensorrt", "tensorrt_rtx", "onnxruntime")
 
 
@@ -41,6 +43,10 @@ class Session(Protocol):
 
     def stream(self, feeds: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
         """Run batches in order; each result is valid until the next one is asked for."""
+        ...
+
+    def measure(self, feed: Mapping[str, np.ndarray], settings: Settings) -> Measured:
+        """Run one batch again and again and time it by trtexec's definitions; see trtpipe.measure."""
         ...
 
     def close(self) -> None:

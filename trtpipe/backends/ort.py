@@ -7,7 +7,10 @@ to be TensorRT: settings that only TensorRT knows are refused, or listed as not 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import tempfile
+import time
 from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +20,7 @@ import numpy as np
 from trtpipe import onnxfile
 from trtpipe.backends import Binding
 from trtpipe.errors import EnvironmentMissing, StageFailed
+from trtpipe.measure import Measured, Query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
     import onnx
     from numpy.typing import NDArray
+
+    from trtpipe.measure import Settings
 
 try:
     import onnxruntime
@@ -44,6 +50,8 @@ _ORT_LEVEL = {
     "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
+PROFILED = 25
+"""Runs of a profile; the first fifth warms up."""
 _DTYPES = {"float": "float32", "double": "float64"}
 _ONNX_NAME = {"float": "FLOAT", "double": "DOUBLE"}
 _ALTERNATIVES = "tensorrt or tensorrt_rtx"
@@ -67,6 +75,11 @@ def _options(level: str) -> Any:
             raise EnvironmentMissing(f"{THREADS} is {text!r}; expected a number (0: ONNX Runtime's own choice)")
         options.intra_op_num_threads = int(text)
     return options
+
+
+def _run_level(manifest: Mapping[str, Any]) -> str:
+    level = str(manifest.get("target", {}).get("graph_optimization", "extended"))
+    return "all" if level == "extended" else level
 
 
 def _session(path: Path, options: Any) -> Any:
@@ -221,19 +234,20 @@ class OnnxRuntime:
         note: Callable[[str], None],  # noqa: ARG002
     ) -> OrtSession:
         """Load an optimised model; layouts for this machine's CPU are chosen now."""
-        level = str(manifest.get("target", {}).get("graph_optimization", "extended"))
-        options = _options("all" if level == "extended" else level)
+        options = _options(_run_level(manifest))
         try:
             session = _session(plan, options)
         except Exception as error:
             raise StageFailed(f"{plan.name}: onnxruntime {self.version} cannot load it: {_reason(error)}") from error
-        return OrtSession(session, manifest, buffers)
+        return OrtSession(session, manifest, buffers, plan)
 
 
 class OrtSession:
     """A loaded model with its buffers: outputs of known shape are written into arrays that are made once."""
 
-    def __init__(self, session: Any, manifest: Mapping[str, Any], buffers: Mapping[str, Any]) -> None:
+    def __init__(self, session: Any, manifest: Mapping[str, Any], buffers: Mapping[str, Any], plan: Path) -> None:
+        self._plan = plan
+        self._level = _run_level(manifest)
         self.bindings: Sequence[Binding] = [
             Binding(
                 name=b["name"], mode=b["mode"], dtype=b["dtype"], shape=tuple(b["shape"]), dims=tuple(b["dims"])
@@ -294,6 +308,42 @@ class OrtSession:
         """Run batches in order; the CPU is busy with one batch at a time, so more slots would gain nothing."""
         for feed in feeds:
             yield self.run(feed)
+
+    def measure(self, feed: Mapping[str, NDArray[Any]], settings: Settings) -> Measured:
+        """Time runs by the host's clock: there is nothing to transfer, and enqueueing is running."""
+        feed = {name: np.ascontiguousarray(array) for name, array in feed.items()}
+        queries: list[Query] = []
+        begun = time.perf_counter()
+        counted = 0
+        while True:
+            start = (time.perf_counter() - begun) * 1000
+            self.run(feed)
+            end = (time.perf_counter() - begun) * 1000
+            queries.append(Query(start, end, start, start, start, end, end, end))
+            counted += start >= settings.warm_up_ms
+            if counted >= settings.iterations and end - settings.warm_up_ms >= settings.duration_ms:
+                break
+        layers, notes = self._profile(feed) if settings.profile else ((), ())
+        return Measured(
+            queries=queries, device="cpu", cuda_graph=False, transfers=False, layers=layers, notes=notes
+        )  # fmt: skip
+
+    def _profile(self, feed: Mapping[str, NDArray[Any]]) -> tuple[Sequence[tuple[str, Sequence[float]]], Sequence[str]]:
+        """Time each node in a session of its own: ONNX Runtime chooses to profile when a session is made."""
+        options = _options(self._level)
+        with tempfile.TemporaryDirectory() as folder:
+            options.enable_profiling = True
+            options.profile_file_prefix = os.path.join(folder, "profile")
+            session = _session(self._plan, options)
+            for _ in range(PROFILED):
+                session.run(self._outputs, dict(feed))
+            with open(session.end_profiling(), encoding="utf-8") as stream:
+                events = json.load(stream)
+        layers: dict[str, list[float]] = {}
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                layers.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"] / 1000)
+        return [(name, runs[PROFILED // 5 :] or runs) for name, runs in layers.items()], ()
 
     def close(self) -> None:
         """Free the session and the buffers."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from trtpipe.backends import Binding
     from trtpipe.backends.trt import TrtBackend
+    from trtpipe.measure import Measured, Settings
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -350,6 +351,10 @@ class TrtSession:
         return {
             b.name: _from_engine(b, slot.host[b.name], final[b.name]) for b in self.bindings if b.mode == "output"
         }
+
+    def measure(self, feed: Mapping[str, Array], settings: Settings) -> Measured:
+        """Time one batch again and again by trtexec's definitions."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Free all memory, in an order that TensorRT allows; safe to call twice."""

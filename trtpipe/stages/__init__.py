@@ -18,6 +18,7 @@ NAMES = (
     "infer",
     "postprocess",
     "evaluate",
+    "benchmark",
 )
 
 

@@ -1,0 +1,233 @@
+"""`benchmark`: measure an engine as trtexec does, and say what was measured on what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from trtpipe.errors import StageFailed
+from trtpipe.stage import Context, Params, Port, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+
+class BenchmarkParams(Params, frozen=True, kw_only=True):
+    """What is measured, and how long."""
+
+    preset: Annotated[
+        Literal["trtexec-10", "trtexec-11"],
+        Meta(
+            description=(
+                "Whose defaults count. `trtexec-10`: with transfers, no CUDA graph, blocking waits. `trtexec-11`: "
+                "without transfers, CUDA graph, spinning waits."
+            )
+        ),
+    ] = "trtexec-11"
+    warm_up: Annotated[float, Meta(ge=0, description="Milliseconds of queries that are not counted.")] = 200
+    duration: Annotated[float, Meta(ge=0, description="Seconds to measure, at least.")] = 3
+    iterations: Annotated[int, Meta(ge=1, description="Queries to measure, at least.")] = 10
+    transfers: Annotated[
+        bool | None, Meta(description="Whether copies to and from the device are measured; default: the preset's.")
+    ] = None
+    cuda_graph: Annotated[
+        bool | None, Meta(description="Whether queries are launched as a CUDA graph; default: the preset's.")
+    ] = None
+    spin_wait: Annotated[
+        bool | None, Meta(description="Whether the host waits without sleeping; default: the preset's.")
+    ] = None
+    percentiles: Annotated[
+        list[Annotated[float, Meta(gt=0, le=100)]], Meta(description="Percentiles beside the median.", min_length=1)
+    ] = msgspec.field(default_factory=lambda: [90, 95, 99])
+    profile: Annotated[
+        bool, Meta(description="Time each layer too, in runs of their own: profile.json, as trtexec's exportProfile.")
+    ] = False
+    names: Annotated[
+        dict[str, str],
+        Meta(description="Where they differ: the data's tensor name for an engine's input, by the input's name."),
+    ] = msgspec.field(default_factory=dict)
+    keep: Annotated[
+        bool,
+        Meta(description="Keep the figures as other artifacts are kept; by default each run measures anew."),
+    ] = False
+
+    def cacheable(self) -> bool:
+        """Figures are of the hour in which they were taken, unless someone asks to keep them."""
+        return self.keep
+
+
+def run(ctx: Context) -> None:
+    """Write `benchmark.json`, `times.json`, `table.txt` and, if asked for, `profile.json`."""
+    from trtpipe import measure
+
+    params: BenchmarkParams = ctx.params
+    engine = ctx.inputs["engine"]
+    manifest = engine.json("manifest.json")
+    buffers = ctx.inputs["buffers"].json("buffers.json")
+    if manifest["runtime"] != ctx.backend_name:
+        raise StageFailed(f"the engine was built by {manifest['runtime']}; it cannot run on {ctx.backend_name}")
+    usual = measure.PRESETS[params.preset]
+    asked = {name: getattr(params, name) for name in usual}
+    settings = measure.Settings(
+        warm_up_ms=params.warm_up,
+        iterations=params.iterations,
+        duration_ms=params.duration * 1000,
+        profile=params.profile,
+        **{name: usual[name] if value is None else value for name, value in asked.items()},
+    )
+    feed = _feed(ctx, buffers, params)
+    session = ctx.backend().open(engine.path(manifest["plan"]), manifest, buffers, ctx.note)
+    try:
+        before = _device(ctx.backend_name)
+        measured = session.measure(feed, settings)
+        after = _device(ctx.backend_name)
+        info = dict(session.info)
+    finally:
+        session.close()
+    for note in measured.notes:
+        ctx.note(note)
+    found = measure.summary(measured, settings, buffers["batch"], params.percentiles)
+    for warning in found["warnings"]:
+        ctx.note(warning)
+    record = {
+        "format": 1,
+        **found,
+        "batch": buffers["batch"],
+        "shapes": {b["name"]: b["shape"] for b in buffers["bindings"]},
+        "preset": params.preset,
+        "settings": {
+            **measure.settings_record(settings), "cuda_graph": measured.cuda_graph, "transfers": measured.transfers,
+        },
+        "data": ctx.inputs["data"].label if "data" in ctx.inputs else "random",
+        "engine": {
+            "precision": manifest["precision"], "precision_proof": manifest["precision_proof"].get("status"),
+            "plan_bytes": manifest["plan_bytes"],
+        },
+        "environment": {**info, "device_before": before, "device_after": after, "host": _host()},
+    }  # fmt: skip
+    ctx.write_json("benchmark.json", record)
+    ctx.write_json("times.json", measure.times(measured.queries))
+    if params.profile:
+        ctx.write_json("profile.json", measure.profile(measured.layers))
+    (ctx.out / "table.txt").write_text(table(record), "utf-8")
+
+
+def _feed(ctx: Context, buffers: Mapping[str, Any], params: BenchmarkParams) -> dict[str, NDArray[Any]]:
+    """Give one batch: the data's first, or random values (seeded) of the buffers' shapes."""
+    import numpy as np
+
+    if "data" in ctx.inputs:
+        from trtpipe import tensors
+        from trtpipe.stages.infer import match
+
+        given = ctx.inputs["data"]
+        feed = {}
+        for one in match(buffers, tensors.open_input(given), params.names, given.label):
+            if one.how == "constant":
+                feed[one.name] = one.source.read()
+                continue
+            rows = buffers["batch"] if one.how == "batch" else 1
+            first = next(iter(tensors.batches({one.name: one.source}, rows)))[one.name]
+            # A small file is repeated to fill the batch.
+            whole = np.resize(first, (rows, *first.shape[1:]))
+            feed[one.name] = whole[0] if one.how == "run" else whole
+        return feed
+    random = np.random.default_rng(0)
+    feed = {}
+    for b in buffers["bindings"]:
+        if b["mode"] != "input":
+            continue
+        dtype = np.dtype("float32" if b["dtype"] == "bfloat16" else b["dtype"])
+        shape = tuple(b["shape"])
+        # Integers are often indices or lengths, of which only the smallest are safe.
+        values = random.uniform(-1, 1, shape) if dtype.kind == "f" else random.integers(0, 2, shape)
+        feed[b["name"]] = np.asarray(values).astype(dtype)
+    return feed
+
+
+def _device(backend: str) -> dict[str, Any] | None:
+    from trtpipe import environment
+
+    return None if backend == "onnxruntime" else environment.gpu_state()
+
+
+def _host() -> dict[str, Any]:
+    import os
+
+    from trtpipe import environment
+
+    model = ""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as stream:
+            model = next((line.split(":", 1)[1].strip() for line in stream if line.startswith("model name")), "")
+    except OSError:
+        pass
+    known = environment.record()
+    return {
+        "cpu": model, "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "os": known["os"], "python": known["python"], "driver": known["driver"],
+    }  # fmt: skip
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """Give the figures as a table that people read."""
+    metrics = record["metrics"]
+    where = record["environment"]
+    device = where.get("device") or where["host"]["cpu"] or "CPU"
+    columns = ["min", "mean", *sorted((n[8:-3] for n in metrics if n.startswith("latency_p")), key=_percent), "max"]
+    rows = [["ms", *columns]]
+    rows += [
+        [name.replace("_", " "), *(f"{metrics[f'{name}_{c}_ms']:.3f}" for c in columns)]
+        for name in ("latency", "gpu_compute", "compute", "h2d", "d2h", "enqueue")
+        if f"{name}_mean_ms" in metrics
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    how = record["settings"]
+    what = [
+        "with transfers" if how["transfers"] else "without transfers",
+        "CUDA graph" if how["cuda_graph"] else "no CUDA graph",
+    ]
+    if "gpu_compute_mean_ms" not in metrics:
+        what = ["no device: nothing is transferred"]
+    span = f"{record['queries']} queries in {metrics['wall_ms'] / 1000:.2f} s, {record['warm_up_queries']} to warm up"
+    lines = [
+        f"{where['runtime']} {where['runtime_version']} on {device}, precision {record['engine']['precision']}",
+        f"batch {record['batch']}, {span}, {', '.join(what)} ({record['preset']})",
+        f"throughput: {metrics['throughput_qps']:.1f} queries/s, {metrics['throughput_samples']:.1f} samples/s",
+        "",
+        *("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w)
+                    for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in rows),
+    ]  # fmt: skip
+    if record["warnings"]:
+        lines += ["", *(f"warning: {text}" for text in record["warnings"])]
+    return "\n".join(lines) + "\n"
+
+
+def _percent(name: str) -> float:
+    return float(name[1:])
+
+
+STAGE = StageType(
+    name="benchmark",
+    version=1,
+    Params=BenchmarkParams,
+    inputs={
+        "engine": Port(kinds=("engine",), doc="The engine that is measured."),
+        "buffers": Port(kinds=("buffers",), doc="Its shapes and buffers."),
+        "data": Port(
+            kinds=("tensors",),
+            doc="Whose first batch is fed; without it, seeded random values.",
+            required=False,
+            outside=True,
+        ),
+    },
+    output="benchmark",
+    doc="Measures an engine by trtexec's definitions: latency, compute, transfers, throughput, and its warnings.",
+    run=run,
+    backend=True,
+    gpu_on=("tensorrt", "tensorrt_rtx"),
+)
