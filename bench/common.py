@@ -29,7 +29,7 @@ def machine() -> str:
         ]
         model = names[0] if names else model
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {count} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{model}, {count} cores, {platform.system()}, Python {platform.python_version()}"
 
 
 def versions(*names: str) -> str:
