@@ -9,8 +9,8 @@ import pytest
 from tests.helpers import PROJECT
 
 LAYERS = [
-    {"errors", "events", "key", "__init__"},
-    {"state", "environment", "store", "measure", "backends"},
+    {"errors", "events", "key", "variant", "__init__"},
+    {"state", "environment", "store", "measure", "parallel", "backends"},
     {"stage", "entrypoint", "onnxfile", "tensors", "steps", "precision", "planheader", "pictures", "draw", "metrics",
      "lower", "working", "readable", "truth", "gates", "trial", "quantization",
      "runtimes"},

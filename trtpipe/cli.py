@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
-    from trtpipe.runner import Runner
+    from trtpipe.runner import Assessed, Runner, Status
 
 INTERNAL, INTERRUPTED, TERMINATED, WOULD_RUN = 70, 130, 143, 10
 _ISSUES = "https://github.com/trtpipe/trtpipe/issues"
@@ -123,8 +123,7 @@ def _forced(args: argparse.Namespace, runner: Runner) -> tuple[str, ...]:
         return ()
     if "*" in args.force:
         return tuple(runner.pipeline.closure(args.target))
-    runner.pipeline.closure(args.force)  # an unknown stage is an error
-    return tuple(args.force)
+    return runner.pipeline.match(args.force)
 
 
 def status(args: argparse.Namespace) -> int:
@@ -166,15 +165,19 @@ def status(args: argparse.Namespace) -> int:
 def explain(args: argparse.Namespace) -> int:
     """Say why a stage would run, field by field, or that it would not."""
     runner = _open(args)
-    runner.pipeline.closure([args.stage])
     found = {s.stage: s for s in runner.statuses([args.stage])}
-    mine = found[args.stage]
-    if args.json:
+    for name in runner.pipeline.match([args.stage]):
+        _explain(runner, found[name], found, as_json=args.json)
+    return 0
+
+
+def _explain(runner: Runner, mine: Status, found: dict[str, Status], *, as_json: bool) -> None:
+    if as_json:
         print(json.dumps({"stage": mine.stage, "type": mine.type, "status": mine.state, "reasons": mine.reasons}))
-        return 0
+        return
     print(f"{mine.stage} ({mine.type}): {mine.state}")
     if mine.state == "hit" and mine.artifact:
-        last = runner.store.state.last(runner.pipeline.name).get(args.stage)
+        last = runner.store.state.last(runner.pipeline.name).get(mine.stage)
         record = runner.store.action(last[0]) if last else None
         print("  nothing that its key holds has changed")
         if record:
@@ -184,10 +187,10 @@ def explain(args: argparse.Namespace) -> int:
     for reason in mine.reasons:
         print(f"  {reason}")
     if mine.state == "unknown":
+        needs = runner.pipeline.closure([mine.stage])
         for other in found.values():
-            if other.state == "run":
+            if other.state == "run" and other.stage in needs:
                 print(f"  {other.stage} ({other.type}) would run: {'; '.join(other.reasons)}")
-    return 0
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -222,7 +225,7 @@ def graph(args: argparse.Namespace) -> int:
     with State(args.artifacts) as state:
         loaded = pipeline.load(args.pipeline, args.set, state)
     stages = loaded.stages.values()
-    edges = [(up if isinstance(up, str) else up.label, s.name, port, not isinstance(up, str))
+    edges = [(up if isinstance(up, str) else up.label, s.name, port.partition("[")[0], not isinstance(up, str))
              for s in stages for port, up in s.inputs.items()]  # fmt: skip
     if args.json:
         nodes = [{"stage": s.name, "type": s.type, "makes": s.output} for s in stages]
@@ -230,7 +233,7 @@ def graph(args: argparse.Namespace) -> int:
         print(json.dumps({"pipeline": loaded.name, "stages": nodes, "edges": links}))
     elif args.format == "text":
         for stage in stages:
-            reads = [f"{port} ← {up if isinstance(up, str) else up.label}" for port, up in stage.inputs.items()]
+            reads = [f"{port} ← {up}" for up, user, port, _ in edges if user == stage.name]
             print(f"{stage.name} ({stage.type} → {stage.output})")
             for index, line in enumerate(reads):
                 print(f"  {'└─' if index == len(reads) - 1 else '├─'} {line}")
@@ -269,16 +272,21 @@ def show(args: argparse.Namespace) -> int:
     from trtpipe import inputs
 
     inputs.check(runner.pipeline, order, allow_outside=args.allow_outside)
-    assessed = None
+    known: dict[str, Assessed] = {}
     for name in order:
         one = runner.pipeline.stages[name]
         if any(u not in artifacts for u in one.upstream):
             raise errors.StageFailed(f"{stage} waits for {', '.join(u for u in one.upstream if u not in artifacts)}; "
                                      f"run it: trtpipe run {args.pipeline} --target {stage}")  # fmt: skip
-        assessed = runner.assess(one, artifacts, latest=True)
-        if assessed.hit:
-            artifacts[name] = assessed.hit.artifact
-    assert assessed is not None
+        known[name] = runner.assess(one, artifacts, latest=True)
+        if hit := known[name].hit:
+            artifacts[name] = hit.artifact
+    for name in runner.pipeline.match([stage]):
+        _show(args, runner, name, file, known[name])
+    return 0
+
+
+def _show(args: argparse.Namespace, runner: Runner, stage: str, file: str, assessed: Assessed) -> None:
     if args.log:
         path = runner.store.action_path(assessed.digest, ".log")
         if not os.path.exists(path):
@@ -289,11 +297,11 @@ def show(args: argparse.Namespace) -> int:
             with open(path, "rb") as stream:
                 while chunk := stream.read(1 << 16):
                     sys.stdout.buffer.write(chunk)
-        return 0
-    if stage not in artifacts:
+        return
+    if assessed.hit is None:
         raise errors.StageFailed(f"{stage} is not built ({'; '.join(assessed.reasons)}); "
                                  f"run it: trtpipe run {args.pipeline} --target {stage}")  # fmt: skip
-    artifact = artifacts[stage]
+    artifact = assessed.hit.artifact
     folder = runner.store.tree(artifact)
     if file and file not in artifact.files:
         from trtpipe.document import suggest
@@ -305,7 +313,6 @@ def show(args: argparse.Namespace) -> int:
                           "files": files}))  # fmt: skip
     else:
         print(os.path.join(folder, file) if file else folder)
-    return 0
 
 
 def stages(args: argparse.Namespace) -> int:

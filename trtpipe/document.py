@@ -27,7 +27,8 @@ _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
 _WORDS = {"null": None, "~": None, "": None, "true": True, "false": False}
 _REFERENCE = re.compile(r"\$\{(?:vars\.)?([A-Za-z_][\w-]*)\}")
-_BROKEN_REFERENCE = re.compile(r"\$\{[^}]*\}?")
+_MATRIX_REFERENCE = re.compile(r"\$\{matrix\.([A-Za-z_][\w-]*)(?:\.([A-Za-z_][\w-]*))?\}")
+_SIGN = re.compile(r"\$\$\{|\$\{[^}]*\}?")
 
 
 class Place(NamedTuple):
@@ -57,6 +58,22 @@ class Document(NamedTuple):
     def problem(self, path: Path, message: str) -> str:
         """Give one line: place, path in the document, message."""
         return f"{self.place(path)} {dotted(path) or 'document'}: {message}"
+
+
+class Cell(NamedTuple):
+    """What a text asks of the matrix: the value of an axis, or one of the fields of that value."""
+
+    axis: str
+    field: str | None
+
+    def __str__(self) -> str:
+        return f"${{matrix.{self.axis}{'.' + self.field if self.field else ''}}}"
+
+
+class Pending(NamedTuple):
+    """A text that waits for values of the matrix; a single Cell takes that value's type."""
+
+    pieces: tuple[str | Cell, ...]
 
 
 def dotted(path: Iterable[str | int]) -> str:
@@ -274,29 +291,43 @@ def _copy(value: Any) -> Any:
 def substitute(document: Document) -> Document:
     """Put the values of `vars` in place of `${vars.x}` (or `${x}`); `$${` stands for `${`.
 
-    A text that is one reference takes the variable's type; within a text it is written out.
-    Raises UnknownReference with every unknown variable at once.
+    A text that is one reference takes the variable's type; within a text it is written out. Texts of stages with
+    `${matrix.x}` become Pending. Raises UnknownReference with every unknown variable at once.
     """
     if not isinstance(document.value, dict):
         return document
     variables = document.value.get("vars")
     if not isinstance(variables, dict):
         variables = {}
+    has_matrix = "matrix" in document.value
     problems: list[str] = []
 
     def one(text: str, path: Path) -> Any:
         whole = _REFERENCE.fullmatch(text)
         if whole:
             return found(whole[1], path)
-        pieces = []
-        for piece in text.split("$${"):
-            written = _REFERENCE.sub(lambda m: _written(found(m[1], path)), piece)
-            broken = _BROKEN_REFERENCE.search(_REFERENCE.sub("", piece))
-            if broken:
-                message = f"found {broken[0]}, expected ${{vars.name}}"
-                problems.append(document.problem(path, message))
-            pieces.append(written)
-        return "${".join(pieces)
+        pieces: list[str | Cell] = []
+        end = 0
+        for sign in _SIGN.finditer(text):
+            pieces += [text[end : sign.start()], piece(sign[0], path)]
+            end = sign.end()
+        pieces.append(text[end:])
+        return Pending(_joined(pieces)) if any(isinstance(p, Cell) for p in pieces) else "".join(map(str, pieces))
+
+    def piece(sign: str, path: Path) -> str | Cell:
+        if sign == "$${":
+            return "${"
+        if match := _REFERENCE.fullmatch(sign):
+            return written(found(match[1], path))
+        if match := _MATRIX_REFERENCE.fullmatch(sign):
+            if not has_matrix:
+                problems.append(document.problem(path, f"found {sign}, and the document has no matrix"))
+            elif path[0] != "stages":
+                problems.append(document.problem(path, f"found {sign}, which only stages may use"))
+            return Cell(match[1], match[2])
+        expected = "${vars.name} or ${matrix.axis}" if has_matrix else "${vars.name}"
+        problems.append(document.problem(path, f"found {sign}, expected {expected}"))
+        return ""
 
     def found(name: str, path: Path) -> Any:
         if name not in variables:
@@ -320,7 +351,18 @@ def substitute(document: Document) -> Document:
     return Document(document.file, value, document.places)
 
 
-def _written(value: Any) -> str:
+def _joined(pieces: Iterable[str | Cell]) -> tuple[str | Cell, ...]:
+    """Join neighbouring texts, and leave out empty ones."""
+    joined: list[str | Cell] = []
+    for piece in pieces:
+        if isinstance(piece, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += piece
+        elif piece != "":
+            joined.append(piece)
+    return tuple(joined)
+
+
+def written(value: Any) -> str:
     """Write a variable's value inside a text as YAML would read it back."""
     import json
 
@@ -329,22 +371,27 @@ def _written(value: Any) -> str:
 
 def check(document: Document, schema: dict[str, Any]) -> None:
     """Validate against the JSON Schema. Raises SchemaViolation with every error at once."""
+    refuse(document, [(path, document.problem(path, message)) for path, message in violations(document.value, schema)])
+
+
+def violations(value: Any, schema: dict[str, Any]) -> list[tuple[Path, str]]:
+    """Give what does not fit the JSON Schema as (path, message)."""
     import jsonschema
 
     validator = jsonschema.Draft202012Validator(schema)
-    problems: dict[str, None] = {}
-    order: list[tuple[Place, str]] = []
-    for error in validator.iter_errors(document.value):
-        for path, message in _explain(error):
-            problem = document.problem(path, message)
-            if problem not in problems:
-                problems[problem] = None
-                order.append((document.place(path), problem))
-    if order:
-        order.sort(key=lambda item: item[0][1:])
-        lines = [line for _, line in order]
-        more = len(lines) - MAX_ERRORS
-        raise SchemaViolation(lines[:MAX_ERRORS] + ([f"… and {more} more"] if more > 0 else []))
+    return [found for error in validator.iter_errors(value) for found in _explain(error)]
+
+
+def refuse(document: Document, problems: Iterable[tuple[Path, str]]) -> None:
+    """Raise SchemaViolation with each of the (path, line) once, in the order of their places, if there are any."""
+    lines: dict[str, Path] = {}
+    for path, line in problems:
+        lines.setdefault(line, path)
+    if not lines:
+        return
+    ordered = sorted(lines, key=lambda line: document.place(lines[line])[1:])
+    more = len(ordered) - MAX_ERRORS
+    raise SchemaViolation(ordered[:MAX_ERRORS] + ([f"… and {more} more"] if more > 0 else []))
 
 
 def _explain(error: Any) -> Iterable[tuple[Path, str]]:

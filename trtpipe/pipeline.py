@@ -46,9 +46,9 @@ class Stage(NamedTuple):
     """One stage of a resolved pipeline. `params` have their defaults filled in.
 
     `inputs` maps a port to a stage's name or a Source; a port that takes many is there once for each stage that it
-    reads, as `port[stage]`. A stage of a matrix is one variant: `engine@precision=fp16`. `sources` are files beside the document and
-    `modules` importable modules whose content is in the key; `packages` are distributions whose versions are.
-    What is not `cacheable` runs each time.
+    reads, as `port[stage]`. A stage of a matrix is one variant: `engine@precision=fp16`. `sources` are files beside
+    the document and `modules` importable modules whose content is in the key; `packages` are distributions whose
+    versions are. What is not `cacheable` runs each time.
     """
 
     name: str
@@ -101,9 +101,9 @@ class Pipeline(NamedTuple):
         return tuple(name for name in self.stages if name in found)
 
     def _variants(self, target: str) -> set[str]:
-        from trtpipe import matrix
+        from trtpipe import variant
 
-        reference = matrix.split(target)
+        reference = variant.split(target)
         return {name for name in self.stages if "@" in name and reference.fits(name)}
 
     def _near(self, target: str) -> str:
@@ -273,7 +273,7 @@ def _check_upstream(stage: Stage, params: dict[str, Params], variant: Variant, p
         if isinstance(source, str):
             reads.setdefault(port.partition("[")[0], []).append(Upstream(source, params[source]))
     for inner, message in params[stage.name].mismatches(reads):
-        problems.add(("stages", variant.stage, "params", *_path(inner)), message, variant)
+        problems.add(("stages", variant.stage, *_path(inner)), message, variant)
 
 
 def _references(document: Document, expanded: dict[str, list[Variant]]) -> dict[str, dict[str, Any]]:
@@ -319,10 +319,10 @@ def _references(document: Document, expanded: dict[str, list[Variant]]) -> dict[
 
 def _named(text: str, reader: Variant, expanded: dict[str, list[Variant]], *, many: bool) -> list[Variant] | ValueError:
     """Give the variants that an input names (one, unless it takes many), or say why there is none."""
-    from trtpipe import matrix
     from trtpipe.document import suggest
+    from trtpipe.variant import split
 
-    reference = matrix.split(text)
+    reference = split(text)
     variants = expanded.get(reference.stage)
     if variants is None:
         return ValueError(f"unknown stage {reference.stage}{suggest(reference.stage, expanded)}")

@@ -24,7 +24,7 @@ def as_json(name: str | None) -> Any:
         "type": name,
         "doc": stage_type.doc,
         "inputs": {
-            port: {"kinds": p.kinds, "outside": p.outside, "required": p.required, "doc": p.doc}
+            port: {"kinds": p.kinds, "outside": p.outside, "many": p.many, "required": p.required, "doc": p.doc}
             for port, p in stage_type.inputs.items()
         },
         "makes": stage_type.output,

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 STAGE_NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
+STAGE_REFERENCE = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}(@[^@/]+)?$"
+AXIS = r"^[A-Za-z_][\w-]{0,31}$"
+AXIS_VALUE = r"^[\w.+-]{1,32}$"
 
 _SOURCES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "file": ({"file": {"type": "string", "minLength": 1, "description": "A path relative to the document."}}, ["file"]),
@@ -83,6 +86,7 @@ def pipeline_schema() -> dict[str, Any]:
                 },
                 "additionalProperties": {"type": ["string", "number", "boolean", "array", "null"]},
             },
+            "matrix": matrix_schema(),
             "stages": {
                 "type": "object",
                 "minProperties": 1,
@@ -106,9 +110,50 @@ def pipeline_schema() -> dict[str, Any]:
                 },
                 "allOf": [_branch(stage_type) for stage_type in table.values()],
             },
-            "stageName": {"type": "string", "pattern": STAGE_NAME, "description": "The name of a stage."},
+            "stageName": {"type": "string", "pattern": STAGE_REFERENCE, "description": "The name of a stage."},
             "source": _source(),
             **definitions,
+        },
+    }
+
+
+def matrix_schema() -> dict[str, Any]:
+    """Give the schema of the matrix: axes by name, each a list of values or a mapping of a name to fields."""
+    value = {
+        "type": ["string", "number", "boolean"],
+        "pattern": AXIS_VALUE,
+        "description": "A short value of letters, digits, _ . + and -: it is part of file names. "
+        "For others write a mapping of names to fields.",
+    }
+    return {
+        "type": "object",
+        "description": "Axes for ${matrix.axis}; a stage that uses one, or reads a stage that does, stands for one "
+        "variant for each of its values.",
+        "minProperties": 1,
+        "propertyNames": {
+            "pattern": AXIS,
+            "description": "A name of letters, digits, _ and -, that starts with a letter, at most 32.",
+        },
+        "properties": {
+            "exclude": {
+                "type": "array",
+                "description": "Combinations that are left out, such as {precision: int8, batch: 1}.",
+                "items": {
+                    "type": "object",
+                    "minProperties": 1,
+                    "additionalProperties": {"type": ["string", "number", "boolean"]},
+                },
+            }
+        },
+        "additionalProperties": {
+            "type": ["array", "object"],
+            "if": {"type": "array"},
+            "then": {"minItems": 1, "items": value},
+            "else": {
+                "minProperties": 1,
+                "propertyNames": {"pattern": AXIS_VALUE, "description": value["description"]},
+                "additionalProperties": {"type": "object"},
+            },
         },
     }
 
@@ -144,13 +189,22 @@ def _fields(stage_type: StageType) -> Any:
 
 def takes(port: Port) -> str:
     """Say what a port takes: kinds of artifact, files from outside, or both."""
-    return " or ".join([*port.kinds, *(["a file from outside"] if port.outside else [])])
+    kinds = " or ".join([*port.kinds, *(["a file from outside"] if port.outside else [])])
+    return f"{kinds}, of one stage or a list, with all variants" if port.many else kinds
 
 
 def _port(port: Port) -> dict[str, Any]:
     description = f"{port.doc} Takes {takes(port)}."
+    if port.many:
+        return {
+            "description": description,
+            "type": ["string", "array"],
+            "if": {"type": "string"},
+            "then": {"$ref": "#/$defs/stageName"},
+            "else": {"minItems": 1, "uniqueItems": True, "items": {"$ref": "#/$defs/stageName"}},
+        }
     if not port.outside:
-        return {"description": description, "type": "string", "pattern": STAGE_NAME}
+        return {"description": description, "type": "string", "pattern": STAGE_REFERENCE}
     return {
         "description": description,
         "type": ["string", "object"],

@@ -68,8 +68,8 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Give the names of the figures that the stage will measure; `*` stands for what shows only when it runs."""
         return ()
 
-    def mismatches(self, upstream: Mapping[str, Sequence[Upstream]]) -> Iterable[tuple[str, str]]:
-        """Give what does not fit the stages that each port reads as (path inside the params, `found …, expected …`)."""
+    def mismatches(self, upstream: Mapping[str, Sequence[Upstream]]) -> Iterable[tuple[str, str]]:  # noqa: ARG002
+        """Give what does not fit the stages that each port reads as (path inside the stage, `found …, expected …`)."""
         return ()
 
 

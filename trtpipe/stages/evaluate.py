@@ -105,6 +105,10 @@ class EvaluateParams(Params, frozen=True):
         dict[str, Rule], Meta(description='Rules by figure, such as {top1: ">= 0.97"}; a broken one fails the run.')
     ] = msgspec.field(default_factory=dict)
 
+    def figures(self) -> Iterable[str]:
+        """Name what is measured."""
+        return [name for metric in self.metrics for name in metric.figures()]
+
     def problems(self) -> Iterable[tuple[str, str]]:
         """Find what the schema cannot say."""
         names = [name for metric in self.metrics for name in metric.figures()]
