@@ -10,13 +10,13 @@ from tests.helpers import PROJECT
 
 LAYERS = [
     {"errors", "events", "key", "variant", "__init__"},
-    {"state", "environment", "store", "measure", "parallel", "backends"},
+    {"state", "environment", "store", "locks", "measure", "parallel", "backends"},
     {"stage", "entrypoint", "onnxfile", "tensors", "steps", "precision", "planheader", "pictures", "draw", "metrics",
      "lower", "working", "readable", "truth", "gates", "trial", "quantization",
      "runtimes"},
     {"stages", "stage types"},
     {"document", "matrix", "pipeline", "schema", "inputs"},
-    {"runner", "worker"},
+    {"runner", "worker", "lock", "history", "care", "verify"},
     {"cli", "__main__", "console", "doctor", "reference"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

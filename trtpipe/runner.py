@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from queue import SimpleQueue
 
     from trtpipe.environment import Choice
+    from trtpipe.locks import Held
     from trtpipe.pipeline import Pipeline, Stage
     from trtpipe.store import Store
 
 LOG_LINES = 12
 _GRACE_SECONDS = 3.0
+_POLL_SECONDS = 0.1
 
 
 class Assessed(NamedTuple):
@@ -35,6 +37,8 @@ class Assessed(NamedTuple):
     hit: Hit | None
     reasons: tuple[str, ...]
     found: dict[str, inputs.Found]
+    stamps: dict[str, str] | None = None
+    """For each file from outside that the key was made of, what changes when somebody writes to it."""
 
 
 class Status(NamedTuple):
@@ -91,6 +95,7 @@ class Runner:
 
         `latest` asks for the last artifact of a stage that runs each time, too.
         """
+        self.store.state.seen = stamps = {}
         found = {
             port: inputs.find(source, self.pipeline.root, self.store)
             for port, source in stage.inputs.items()
@@ -110,14 +115,14 @@ class Runner:
         )
         digest = key.digest
         if forced:
-            return Assessed(key, digest, None, ("forced",), found)
+            return Assessed(key, digest, None, ("forced",), found, stamps)
         if not (stage.cacheable or latest):
-            return Assessed(key, digest, None, ("runs each time",), found)
+            return Assessed(key, digest, None, ("runs each time",), found, stamps)
         result = self.store.lookup(digest)
         if isinstance(result, Hit):
-            return Assessed(key, digest, result, (), found)
+            return Assessed(key, digest, result, (), found, stamps)
         reasons = (result.damage,) if result.damage else self.reasons(stage, key, upstream, found)
-        return Assessed(key, digest, None, reasons, found)
+        return Assessed(key, digest, None, reasons, found, stamps)
 
     def _environment(self, stage: Stage) -> dict[str, Any]:
         uses_gpu = self.choice.backend in stage.gpu_on
@@ -203,11 +208,12 @@ class Runner:
         backend = f"{self.choice.backend} {self.choice.version}"
         self.emit(events.PipelineStarted(self.pipeline.name, backend, self.choice.reason, order))
         work = _Work(self, order, forced, jobs)
-        try:
-            work.loop()
-        finally:
-            work.end()
-            self.store.state.commit()
+        with self.store.in_use():
+            try:
+                work.loop()
+            finally:
+                work.end()
+                self.store.state.commit()
         hit = sum(1 for how in work.how.values() if how == "hit")
         ran = sum(1 for how in work.how.values() if how == "ran")
         skipped = len(order) - hit - ran - len(work.failures)
@@ -215,11 +221,32 @@ class Runner:
         self.emit(events.PipelineFinished(self.pipeline.name, hit, ran, len(work.failures), skipped, seconds))
         return Outcome(work.artifacts, work.failures)
 
+    def request(
+        self, stage: Stage, digest: str, given: dict[str, dict[str, Any]], folder: str, shared: str
+    ) -> dict[str, Any]:
+        """Give what a worker is told: `given` says for each input its kind, folder, files and label."""
+        return {
+            "stage": stage.name,
+            "type": stage.type,
+            "params": stage.params,
+            "inputs": given,
+            "sources": stage.sources,
+            "root": self.pipeline.root,
+            "out": os.path.join(folder, "out"),
+            "scratch": os.path.join(folder, "scratch"),
+            "shared": shared,
+            "store": self.store.folder,
+            "key": digest,
+            "backend": self.choice.backend,
+        }
+
     def remember(self, stage: Stage, digest: str, seconds: float | None) -> None:
         """Remember the key of a stage for explanations and expected times, if that is news."""
         last = self._last.get(stage.name)
         if last is None or last[0] != digest or seconds is not None:
             self.store.state.remember_last(self.pipeline.name, stage.name, digest, seconds)
+        if last is None or last[0] != digest:
+            self.store.state.remember_change(self.pipeline.name, stage.name, digest)
 
     def expected_seconds(self, stage: Stage) -> float | None:
         """Give what the stage took last time, if known."""
@@ -249,24 +276,34 @@ class _Work:
         self.failures: dict[str, errors.TrtpipeError] = {}
         self.stopped: dict[str, str] = {}
         self.how: dict[str, str] = {}
+        self.digests: dict[str, str] = {}
         self.waiting = list(order)
         self.queue: list[tuple[Stage, Assessed]] = []
         self.running: dict[str, _Running] = {}
         self.pool: _Pool | None = None
+        self.awaited: set[str] = set()
+        """Queued stages whose key another run makes now."""
 
     def loop(self) -> None:
         """Go on until every stage has hit, run, failed or been skipped."""
+        store = self.runner.store
         while True:
-            self._settle()
-            self._start()
-            if not self.running:
+            with store.guard():
+                known = len(self.artifacts)
+                self._settle()
+                self._start()
+                if len(self.artifacts) > known:
+                    store.use(self.digests[name] for name in list(self.artifacts)[known:])
+            if not self.running and not self.awaited:
                 if not self.queue and not self._ready():
                     return
                 continue
             # Other runs must be able to write what they learn while this one waits.
-            self.runner.store.state.commit()
-            assert self.pool is not None
-            self._handle(*self.pool.messages.get())
+            store.state.commit()
+            if self.pool is None or not self.running:
+                time.sleep(_POLL_SECONDS)
+            elif (message := self.pool.next(_POLL_SECONDS if self.awaited else None)) is not None:
+                self._handle(*message)
 
     def _ready(self) -> bool:
         return any(all(u in self.artifacts for u in self.runner.pipeline.stages[n].upstream) for n in self.waiting)
@@ -301,10 +338,15 @@ class _Work:
         )
 
     def _done(self, stage: Stage, assessed: Assessed, artifact: Artifact, seconds: float | None, how: str) -> None:
+        store = self.runner.store
         self.artifacts[stage.name] = artifact
+        self.digests[stage.name] = assessed.digest
         self.how[stage.name] = how
-        self.runner.store.show(self.runner.pipeline.name, stage.name, artifact)
+        store.show(self.runner.pipeline.name, stage.name, artifact)
         self.runner.remember(stage, assessed.digest, seconds)
+        for text in store.told:
+            self.runner.emit(events.StageNote(stage.name, text))
+        store.told.clear()
 
     def _start(self) -> None:
         """Start queued stages while there are free jobs; on a GPU, one at a time."""
@@ -316,22 +358,52 @@ class _Work:
             if len(self.running) >= self.jobs or busy or same:
                 later.append((stage, assessed))
                 continue
-            # Two stages may have one key; the second is a hit once the first is done.
-            may_hit = stage.cacheable and stage.name not in self.forced
-            again = self.runner.store.lookup(assessed.digest) if may_hit else None
-            if isinstance(again, Hit):
-                self._hit(stage, assessed, again)
-                continue
             try:
-                self._launch(stage, assessed)
+                held = self._lock(stage, assessed)
+                if held is None:
+                    later.append((stage, assessed))
+                    continue
+                # Two stages may have one key, and another run may have made it: then this one is a hit now.
+                may_hit = stage.cacheable and stage.name not in self.forced
+                again = self.runner.store.lookup(assessed.digest) if may_hit else None
+                if isinstance(again, Hit):
+                    held.release()
+                    self._hit(stage, assessed, again)
+                    continue
+                self._launch(stage, assessed, held)
             except errors.TrtpipeError as error:
                 self._failed(stage, error, 0.0, None)
         self.queue = later
 
+    def _lock(self, stage: Stage, assessed: Assessed) -> Held | None:
+        """Take the key's lock, or say who has it, once, and give None: then the stage stays in the queue.
+
+        No run ever blocks on a lock while it holds others, so runs cannot wait for each other in a circle; a lock
+        whose holder dies is free at once, and the next run that asks makes the key.
+        """
+        store = self.runner.store
+        held = store.lock(assessed.digest, f"{self.runner.pipeline.name}/{stage.name}")
+        if held is None:
+            if stage.name not in self.awaited:
+                self.awaited.add(stage.name)
+                self.runner.emit(events.StageNote(stage.name, f"waiting: {store.holder(assessed.digest)}"))
+            return None
+        self.awaited.discard(stage.name)
+        return held
+
     def _on_gpu(self, stage: Stage) -> bool:
         return stage.backend and self.runner.gpu is not None and self.runner.choice.backend != "onnxruntime"
 
-    def _launch(self, stage: Stage, assessed: Assessed) -> None:
+    def _launch(self, stage: Stage, assessed: Assessed, held: Held) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.callback(held.release)
+            folder = self._start_worker(stage, assessed, stack)
+            self.running[stage.name] = _Running(stage, assessed, time.monotonic(), stack.pop_all(), folder, [])
+        expected = self.runner.expected_seconds(stage)
+        self.runner.emit(events.StageStarted(stage.name, stage.type, assessed.reasons, expected))
+
+    def _start_worker(self, stage: Stage, assessed: Assessed, stack: contextlib.ExitStack) -> str:
+        """Start a worker in a workspace that `stack` closes; give the workspace's folder."""
         runner, store = self.runner, self.runner.store
         folders = {}
         for port, source in stage.inputs.items():
@@ -345,41 +417,23 @@ class _Work:
                     found = inputs.fetch(source, store)
                 assert found.folder is not None
                 folders[port] = (found.artifact.kind, found.folder, found.artifact, source.label)
-        stack = contextlib.ExitStack()
         folder = stack.enter_context(store.workspace())
         try:
             for name in ("out", "scratch"):
                 os.makedirs(os.path.join(folder, name))
             with contextlib.suppress(OSError):
                 os.makedirs(store.timing_path(), exist_ok=True)
-            request = {
-                "stage": stage.name,
-                "type": stage.type,
-                "params": stage.params,
-                "inputs": {
-                    port: {"kind": kind, "folder": where, "files": sorted(artifact.files), "label": label}
-                    for port, (kind, where, artifact, label) in folders.items()
-                },
-                "sources": stage.sources,
-                "root": runner.pipeline.root,
-                "out": os.path.join(folder, "out"),
-                "scratch": os.path.join(folder, "scratch"),
-                "shared": store.timing_path(),
-                "store": store.folder,
-                "key": assessed.digest,
-                "backend": runner.choice.backend,
+            given = {
+                port: {"kind": kind, "folder": where, "files": sorted(artifact.files), "label": label}
+                for port, (kind, where, artifact, label) in folders.items()
             }
+            request = runner.request(stage, assessed.digest, given, folder, store.timing_path())
             if self.pool is None:
                 self.pool = _Pool()
             self.pool.start(stage.name, request, folder)
         except OSError as error:
-            stack.close()
             raise errors.StoreError(f"the stage cannot start: {error}") from None
-        except BaseException:
-            stack.close()
-            raise
-        self.running[stage.name] = _Running(stage, assessed, time.monotonic(), stack, folder, [])
-        runner.emit(events.StageStarted(stage.name, stage.type, assessed.reasons, runner.expected_seconds(stage)))
+        return folder
 
     def _handle(self, name: str, message: dict[str, Any]) -> None:
         kind = message["message"]
@@ -407,17 +461,33 @@ class _Work:
             except errors.TrtpipeError as error:
                 self._failed(stage, error, seconds, log)
                 return
-        self._done(stage, run.assessed, artifact, seconds, "ran")
+        with store.guard():
+            store.links_changed(self.artifacts[u] for u in stage.upstream)
+            self._done(stage, run.assessed, artifact, seconds, "ran")
         self.runner.emit(
             events.StageFinished(stage.name, stage.type, artifact.digest, artifact.size, seconds, run.assessed.digest)
         )
 
     def _check_unchanged(self, run: _Running) -> None:
         """Refuse a result whose inputs changed while it was made: it would be kept under the wrong key."""
-        again = self.runner.assess(run.stage, self.artifacts, forced=True)
-        if again.digest != run.assessed.digest:
-            changed = ", ".join(p for p, _, _ in difference(run.assessed.key.record, again.key.record))
-            raise errors.StageFailed(f"{changed} changed while the stage ran, so its result is not kept; run again")
+        try:
+            again = self.runner.assess(run.stage, self.artifacts, forced=True)
+        except errors.TrtpipeError as error:
+            raise errors.StageFailed(f"{error}: it changed while the stage ran, so its result is not kept") from None
+        changed = [p for p, _, _ in difference(run.assessed.key.record, again.key.record)]
+        # What was changed and changed back has the same digest, but who knows which of the two the stage has read.
+        before, after = run.assessed.stamps or {}, again.stamps or {}
+        changed = changed or [os.path.basename(p) for p in sorted(before) if before[p] != after.get(p)]
+        if changed:
+            names = ", ".join(changed)
+            raise errors.StageFailed(f"{names} changed while the stage ran, so its result is not kept; run again")
+        store = self.runner.store
+        for name in run.stage.upstream:
+            store.links_changed([self.artifacts[name]])
+            for file, (sha256, size) in self.artifacts[name].files.items():
+                if store.damage(sha256, size):
+                    message = f"the stage wrote into its input {name}/{file}, so nothing of it is kept; run again"
+                    raise errors.StageFailed(message)
 
     def _commit(self, run: _Running, seconds: float) -> Artifact:
         stage = run.stage
@@ -466,6 +536,15 @@ class _Pool:
 
         self.messages: SimpleQueue[tuple[str, dict[str, Any]]] = SimpleQueue()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def next(self, seconds: float | None) -> tuple[str, dict[str, Any]] | None:
+        """Wait for a message, or for so many seconds."""
+        from queue import Empty
+
+        try:
+            return self.messages.get(timeout=seconds)
+        except Empty:
+            return None
 
     def start(self, name: str, request: dict[str, Any], folder: str) -> None:
         """Start a worker for a stage; its output goes to the file `log` in the folder."""

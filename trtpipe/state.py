@@ -11,7 +11,7 @@ from typing import Any
 from trtpipe import key
 from trtpipe.errors import StoreError
 
-_VERSION = 1
+_VERSION = 2
 _TABLES = f"""
 CREATE TABLE files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE resolved (known TEXT PRIMARY KEY, pipeline TEXT NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
@@ -19,9 +19,13 @@ CREATE TABLE external (sha256 TEXT PRIMARY KEY, locations TEXT NOT NULL) WITHOUT
 CREATE TABLE last (
     pipeline TEXT, stage TEXT, key TEXT NOT NULL, seconds REAL, PRIMARY KEY (pipeline, stage)
 ) WITHOUT ROWID;
+CREATE TABLE history (pipeline TEXT NOT NULL, stage TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL);
+CREATE INDEX history_of ON history (pipeline, stage);
+CREATE TABLE shown (artifact TEXT PRIMARY KEY, stamps TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 """
 _KEEP_RESOLVED = 500
+_KEEP_HISTORY = 100
 _RACY_NS = 2_000_000_000
 
 
@@ -37,6 +41,8 @@ class State:
         """Open or make the state below `folder`; one that cannot be read or written is kept in memory instead."""
         self._path = os.path.join(folder, "state.sqlite")
         self._database = self._open()
+        self.seen: dict[str, str] = {}
+        """For each file that was asked for, what changes when somebody writes to it (no ctime: links move it)."""
 
     def _open(self) -> sqlite3.Connection:
         if os.path.isdir(os.path.dirname(self._path)):
@@ -87,6 +93,7 @@ class State:
         """Give a file's SHA-256; an unchanged file (stamp) is not read again. Raises OSError."""
         status = os.stat(path)
         now = stamp(status)
+        self.seen[path] = f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
         row = self._row("SELECT stamp, sha256 FROM files WHERE path = ?", (path,))
         if row and row[0] == now:
             return str(row[1])
@@ -100,7 +107,7 @@ class State:
         return sha256
 
     def known_good(self, path: str, status: os.stat_result) -> str | None:
-        """Give the digest remembered for a stored file whose inode, size and modification time are the same."""
+        """Give the digest remembered for a stored file whose inode, size and times are the same."""
         row = self._row("SELECT stamp, sha256 FROM files WHERE path = ?", (path,))
         return str(row[1]) if row and row[0] == _blob_stamp(status) else None
 
@@ -108,14 +115,35 @@ class State:
         """Remember that a stored file was seen to have its digest."""
         self._write("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (path, _blob_stamp(status), sha256))
 
+    def linked(self, path: str, status: os.stat_result) -> None:
+        """Take note that we made or removed a link to a stored file: that moved its ctime, not its content."""
+        row = self._row("SELECT stamp, sha256 FROM files WHERE path = ?", (path,))
+        now = _blob_stamp(status)
+        if row and row[0] != now and row[0].rpartition(":")[0] == now.rpartition(":")[0]:
+            self.remember_good(path, status, str(row[1]))
+
+    def forget(self, path: str) -> None:
+        """Forget a file's digest."""
+        self._write("DELETE FROM files WHERE path = ?", (path,))
+
+    def shown(self, artifact: str) -> str | None:
+        """Give the stamps with which an artifact's files for people were made, if known."""
+        row = self._row("SELECT stamps FROM shown WHERE artifact = ?", (artifact,))
+        return str(row[0]) if row else None
+
+    def remember_shown(self, artifact: str, stamps: str) -> None:
+        """Remember the stamps with which an artifact's files for people were made."""
+        self._write("INSERT OR REPLACE INTO shown VALUES (?, ?)", (artifact, stamps))
+
     def resolved(self, known: str) -> str | None:
         """Give a document's resolved pipeline (JSON), if this text with these settings passed before."""
-        row = self._row("SELECT pipeline FROM resolved WHERE known = ?", (known,))
-        return str(row[0]) if row else None
+        return _unsealed(self._row("SELECT pipeline FROM resolved WHERE known = ?", (known,)), known)
 
     def remember_resolved(self, known: str, pipeline: str) -> None:
         """Remember that a document passed, and what it resolved to; the oldest are forgotten."""
-        self._write("INSERT OR REPLACE INTO resolved VALUES (?, ?, ?)", (known, pipeline, time.time_ns()))
+        self._write(
+            "INSERT OR REPLACE INTO resolved VALUES (?, ?, ?)", (known, _sealed(pipeline, known), time.time_ns())
+        )
         self._write(
             "DELETE FROM resolved WHERE known NOT IN (SELECT known FROM resolved ORDER BY used DESC LIMIT ?)",
             (_KEEP_RESOLVED,),
@@ -123,12 +151,11 @@ class State:
 
     def external(self, sha256: str) -> str | None:
         """Give the external data locations (JSON list) of an ONNX file's content, if known."""
-        row = self._row("SELECT locations FROM external WHERE sha256 = ?", (sha256,))
-        return str(row[0]) if row else None
+        return _unsealed(self._row("SELECT locations FROM external WHERE sha256 = ?", (sha256,)), sha256)
 
     def remember_external(self, sha256: str, locations: str) -> None:
         """Remember the external data locations of an ONNX file's content."""
-        self._write("INSERT OR REPLACE INTO external VALUES (?, ?)", (sha256, locations))
+        self._write("INSERT OR REPLACE INTO external VALUES (?, ?)", (sha256, _sealed(locations, sha256)))
 
     def last(self, pipeline: str) -> dict[str, tuple[str, float | None]]:
         """Give, by stage, the key and seconds with which each stage of a pipeline was last made or found."""
@@ -141,6 +168,20 @@ class State:
             "INSERT INTO last VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET key = excluded.key, "
             "seconds = coalesce(excluded.seconds, seconds)",
             (pipeline, stage, digest, seconds),
+        )
+
+    def history(self, pipeline: str, stage: str) -> list[tuple[str, float]]:
+        """Give the keys that a stage was made or found with, oldest first, each with the time (seconds since 1970)."""
+        query = "SELECT key, at FROM history WHERE pipeline = ? AND stage = ? ORDER BY at, rowid"
+        return [(digest, at / 1e9) for digest, at in self._rows(query, (pipeline, stage))]
+
+    def remember_change(self, pipeline: str, stage: str, digest: str) -> None:
+        """Remember that a stage has another key than the last time; the oldest are forgotten."""
+        self._write("INSERT INTO history VALUES (?, ?, ?, ?)", (pipeline, stage, digest, time.time_ns()))
+        self._write(
+            "DELETE FROM history WHERE pipeline = ?1 AND stage = ?2 AND rowid NOT IN "
+            "(SELECT rowid FROM history WHERE pipeline = ?1 AND stage = ?2 ORDER BY at DESC LIMIT ?3)",
+            (pipeline, stage, _KEEP_HISTORY),
         )
 
     def _rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
@@ -175,5 +216,16 @@ class State:
 
 
 def _blob_stamp(status: os.stat_result) -> str:
-    # No ctime: every link made to or taken from a stored file changes it.
-    return f"blob:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+    # ctime comes last: links that we make or remove move it, see `linked`. No device: it may change between mounts.
+    return f"blob:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+
+
+def _sealed(text: str, name: str) -> str:
+    """Put a digest before a text on which a key depends: SQLite does not notice a flipped byte."""
+    return f"{key.digest([name, text])}:{text}"
+
+
+def _unsealed(row: tuple[Any, ...] | None, name: str) -> str | None:
+    """Give a sealed text, or None if it is not there or not what was written."""
+    seal, _, text = str(row[0]).partition(":") if row else ("", "", "")
+    return text if seal and seal == key.digest([name, text]) else None

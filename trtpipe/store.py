@@ -2,9 +2,13 @@
 
     blobs/sha256/ab/<digest>      files by content, read-only
     actions/ab/<key>.json, .log   what a key made, when, where, and the full log of the stage
-    trees/<artifact>/             one artifact's files under their names, linked to the blobs
-    view/<pipeline>/<stage>       links for people, each to a tree
-    tmp/, locks/, timing/         work in progress, one lock a key, TensorRT timing caches
+    trees/<artifact>/             one artifact's files under their names, linked to the blobs; for stages to read
+    shown/<artifact>/             the same files, as people's own copies: whatever they do to them harms no blob
+    view/<pipeline>/<stage>       links for people, each to a folder in shown/
+    edited/                       what people changed in shown/, put aside when a run shows the artifact again
+    quarantine/                   content that was not what its name says
+    pins/, roots/                 what `cache gc` keeps: pinned artifacts, documents that have a lock
+    tmp/, locks/, timing/         work in progress, locks of keys and of runs, TensorRT timing caches
 
 Nothing half-written is ever visible: write in tmp/, hash, fsync, rename; the action record comes last.
 """
@@ -21,16 +25,20 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import key as keys
+from trtpipe import locks
 from trtpipe.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from trtpipe.key import Key
     from trtpipe.state import State
 
 _HEX = frozenset("0123456789abcdef")
 _STALE_SECONDS = 24 * 3600
+_USED_SECONDS = 3600
+_GUARD_SECONDS = 120.0
+_FICLONE = 0x40049409
 
 
 class Artifact(NamedTuple):
@@ -71,6 +79,13 @@ class Store:
     def __init__(self, folder: str, state: State) -> None:
         self.folder = os.path.abspath(folder)
         self.state = state
+        self.refetch: Callable[[str, int], bool] | None = None
+        """Asked for content (SHA-256, bytes) that is gone or damaged: puts it into the store, or says False."""
+        self.told: list[str] = []
+        """What people should know of what was found in the store; the runner takes it from here."""
+        self._use: locks.Held | None = None
+        self._guards = 0
+        self._no_clones = False
 
     @staticmethod
     def make(folder: str) -> None:
@@ -110,6 +125,10 @@ class Store:
         try:
             with open(self.action_path(digest), "rb") as stream:
                 record = json.loads(stream.read())
+                if time.time() - os.fstat(stream.fileno()).st_mtime > _USED_SECONDS:
+                    # `cache gc` takes the time of change for that of the last use, to the hour.
+                    with contextlib.suppress(OSError):
+                        os.utime(stream.fileno())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, RecursionError):
@@ -129,9 +148,22 @@ class Store:
             return Miss("its action record is damaged" if there else None)
         artifact = artifact_of(record)
         for name, (sha256, size) in artifact.files.items():
-            if damage := self._damage(sha256, size):
+            if damage := self.damage(sha256, size):
                 return Miss(f"{name}: {damage}")
         return Hit(artifact, float(record["seconds"]), tuple(map(str, record.get("notes", ()))))
+
+    def damage(self, sha256: str, size: int) -> str | None:
+        """Say what is wrong with stored content, or None if it is good; what can be had again from afar is.
+
+        What is not what its name says goes to quarantine/, so that it is made again and nobody reads it.
+        """
+        damage = self._damage(sha256, size)
+        if damage is not None and self.refetch is not None and self.refetch(sha256, size):
+            again = self._damage(sha256, size)
+            if again is None:
+                self.told.append(f"{sha256[:12]}: {damage}; it was fetched again")
+            return again
+        return damage
 
     def _damage(self, sha256: str, size: int) -> str | None:
         path = self.blob_path(sha256)
@@ -143,18 +175,103 @@ class Store:
             raise self._error(error) from None
         if status.st_size == size and self.state.known_good(path, status) == sha256:
             return None
+        return self.examine(sha256, size)
+
+    def examine(self, sha256: str, size: int | None = None) -> str | None:
+        """Read stored content whatever is known of it; say what is wrong, or None. Raises StoreError."""
+        path = self.blob_path(sha256)
         try:
-            good = status.st_size == size and keys.digest_file(path) == sha256
+            status = os.stat(path)
+            good = size in (None, status.st_size) and keys.digest_file(path) == sha256
+        except (FileNotFoundError, NotADirectoryError):
+            return "its content is gone from the store"
         except OSError as error:
-            raise self._error(error) from None
+            if error.errno != errno.EIO:
+                raise self._error(error) from None
+            good = False  # the disk cannot read it: it is as good as gone
         if good:
             self.state.remember_good(path, status, sha256)
             return None
-        # Put aside what is not what its name says, so that it is made again and nobody reads it.
-        with contextlib.suppress(OSError):
-            os.makedirs(os.path.join(self.folder, "quarantine"), exist_ok=True)
-            os.replace(path, os.path.join(self.folder, "quarantine", sha256))
+        self.quarantine(path)
         return "its content was damaged in the store and is put aside in quarantine/"
+
+    def quarantine(self, path: str) -> None:
+        """Put a file of the store aside that is not what it should be."""
+        self.state.forget(path)
+        aside = os.path.join(self.folder, "quarantine")
+        with contextlib.suppress(OSError):
+            os.makedirs(aside, exist_ok=True)
+            os.replace(path, os.path.join(aside, f"{os.path.basename(path)}.{os.urandom(4).hex()}"))
+
+    # --- several runs, and cache gc
+
+    @contextlib.contextmanager
+    def guard(self, *, alone: bool = False) -> Iterator[None]:
+        """Keep `cache gc` out while things are looked up or put into the store; `alone` is for gc, which waits.
+
+        Where nothing can be locked (a read-only store, say) there is nothing to keep out either.
+        Raises StoreError if gc has to wait too long.
+        """
+        if self._guards:
+            yield
+            return
+        path = os.path.join(self.folder, "locks", "gc")
+        try:
+            held = locks.wait(path, shared=not alone, seconds=_GUARD_SECONDS)
+        except OSError as error:
+            if alone:
+                raise self._error(error) from None
+            held = locks.Held(path, None)
+        if held is None:
+            what = "other runs use the store all the time" if alone else "cache gc takes very long"
+            raise StoreError(f"{path} cannot be locked within {_GUARD_SECONDS:.0f} s: {what}")
+        self._guards += 1
+        try:
+            yield
+        finally:
+            self._guards -= 1
+            held.release(keep=True)
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Say to `cache gc` that a run goes on, from which `use` takes what it needs."""
+        name = f"run-{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
+        try:
+            self._use = locks.take(os.path.join(self.folder, "locks", name))
+        except OSError:
+            self._use = None
+        try:
+            yield
+        finally:
+            if self._use is not None:
+                self._use.release()
+            self._use = None
+
+    def use(self, keys_used: Iterable[str], blobs: Iterable[str] = ()) -> None:
+        """Keep keys' artifacts, and blobs, from `cache gc` until this run ends; call it within `guard`."""
+        if self._use is not None:
+            lines = [f"key {k}\n" for k in keys_used] + [f"blob {b}\n" for b in blobs]
+            try:
+                self._use.append("".join(lines))
+            except OSError as error:
+                raise self._error(error) from None
+
+    def lock(self, digest: str, about: str) -> locks.Held | None:
+        """Take the lock of a key at once, or give None if another run makes that key now. Raises StoreError."""
+        try:
+            held = locks.take(self._lock_path(digest))
+        except OSError as error:
+            raise self._error(error) from None
+        if held is not None:
+            held.write(f"{locks.holder()} makes {about}\n")
+        return held
+
+    def holder(self, digest: str) -> str:
+        """Say who makes a key now."""
+        return locks.text(self._lock_path(digest)).strip() or "another run makes it"
+
+    def _lock_path(self, digest: str) -> str:
+        return os.path.join(self.folder, "locks", f"key-{digest}")
 
     # --- writing
 
@@ -162,29 +279,39 @@ class Store:
     def workspace(self) -> Iterator[str]:
         """Give an empty folder for work in progress, gone afterwards. Raises StoreError if it can't be made."""
         top = os.path.join(self.folder, "tmp")
+        name = f"{os.getpid()}-{os.urandom(6).hex()}"
+        path = os.path.join(top, name)
+        held = None
         try:
             self._sweep(top)
-            path = os.path.join(top, f"{os.getpid()}-{os.urandom(6).hex()}")
+            held = locks.take(self._tmp_lock(name))
             os.makedirs(path)
         except OSError as error:
+            if held is not None:
+                held.release()
             raise self._error(error) from None
         try:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
+            if held is not None:
+                held.release()
 
-    @staticmethod
-    def _sweep(top: str) -> None:
-        """Remove what killed runs left: folders whose process is gone, or (on a shared disk) that are a day old."""
+    def _tmp_lock(self, name: str) -> str:
+        return os.path.join(self.folder, "locks", f"tmp-{name}")
+
+    def _sweep(self, top: str) -> None:
+        """Remove what killed runs left: folders that nobody holds, or where locks say nothing, that are a day old."""
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(top):
                 path = os.path.join(top, name)
-                pid = name.partition("-")[0]
                 with contextlib.suppress(OSError):
-                    alive = pid.isdigit() and os.path.exists(f"/proc/{pid}")
-                    old = time.time() - os.stat(path).st_mtime > _STALE_SECONDS
-                    if old or (not alive and time.time() - os.stat(path).st_mtime > 60):
+                    held = locks.take(self._tmp_lock(name))
+                    if held is None:
+                        continue
+                    if held.real or time.time() - os.stat(path).st_mtime > _STALE_SECONDS:
                         shutil.rmtree(path, ignore_errors=True)
+                    held.release()
 
     def commit(
         self,
@@ -201,11 +328,13 @@ class Store:
         """
         try:
             have = self._inodes(known)
-            files = {}
-            for name, path in sorted(_walk(folder)):
-                files[name] = self._take(path, have)
-            artifact = Artifact(kind, files)
-            self.write_action(key, artifact, record)
+            with self.guard():
+                files = {}
+                for name, path in sorted(_walk(folder)):
+                    files[name] = self._take(path, have)
+                artifact = Artifact(kind, files)
+                self.write_action(key, artifact, record)
+                self.use([key.digest])
         except OSError as error:
             raise self._error(error) from None
         return artifact
@@ -228,6 +357,7 @@ class Store:
                 path = self.blob_path(sha256)
                 with contextlib.suppress(FileNotFoundError):
                     status = os.stat(path)
+                    self.state.linked(path, status)  # the body's link moved its ctime
                     if self.state.known_good(path, status) == sha256:
                         found[status.st_dev, status.st_ino] = (sha256, size)
         return found
@@ -235,7 +365,9 @@ class Store:
     def _take(self, path: str, have: dict[tuple[int, int], tuple[str, int]]) -> tuple[str, int]:
         status = os.stat(path)
         if (status.st_dev, status.st_ino) in have:
-            return have[status.st_dev, status.st_ino]
+            sha256, size = have[status.st_dev, status.st_ino]
+            if size == status.st_size:
+                return sha256, size
         if status.st_nlink > 1:
             # Somebody else has this file too, and could change it in the store: take a copy.
             shutil.copyfile(path, path + ".copy")
@@ -262,7 +394,9 @@ class Store:
     def take_file(self, path: str, sha256: str, size: int) -> None:
         """Move a file from tmp/ whose digest was checked into the store. Raises StoreError."""
         try:
-            self._place(path, sha256, size)
+            with self.guard():
+                self._place(path, sha256, size)
+                self.use((), [sha256])
         except OSError as error:
             raise self._error(error) from None
 
@@ -296,8 +430,8 @@ class Store:
     def tree(self, artifact: Artifact) -> str:
         """Give the folder with an artifact's files under their names, made at the first call.
 
-        Files are hard links to the blobs; weights beside an ONNX file are copies, because onnx refuses
-        external data that is linked.
+        It is for stages to read. Files are hard links to the blobs; weights beside an ONNX file are copies,
+        because onnx refuses external data that is linked.
         """
         path = self.tree_path(artifact.digest)
         if os.path.isdir(path) and self._tree_is_whole(path, artifact):
@@ -305,39 +439,95 @@ class Store:
         try:
             temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
             os.makedirs(temporary)
+            try:
+                copies = self._fill(temporary, artifact)
+                self._swap(temporary, path, artifact)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
             for name, (sha256, _) in artifact.files.items():
-                target = os.path.join(temporary, *name.split("/"))
-                os.makedirs(os.path.dirname(target), exist_ok=True)
-                if _is_external_data(artifact, name):
-                    shutil.copyfile(self.blob_path(sha256), target)
-                    os.chmod(target, 0o444)
-                else:
-                    _link(self.blob_path(sha256), target)
-            self._swap(temporary, path)
+                where = os.path.join(path, *name.split("/"))
+                if name in copies:
+                    with contextlib.suppress(OSError):
+                        self.state.remember_good(where, os.stat(where), sha256)
+            self.links_changed([artifact])
         except OSError as error:
             raise self._error(error) from None
         return path
 
-    def _tree_is_whole(self, path: str, artifact: Artifact) -> bool:
-        """Tell whether a tree still has the artifact's files: linked ones by inode, copies by size."""
-        for name, (sha256, size) in artifact.files.items():
+    def _fill(self, folder: str, artifact: Artifact) -> set[str]:
+        """Put an artifact's files into a folder, linked where that may be; give the names of copies."""
+        copies = set()
+        for name, (sha256, _) in artifact.files.items():
+            target = os.path.join(folder, *name.split("/"))
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            if _is_external_data(artifact, name) or not _link(self.blob_path(sha256), target):
+                self.copy(self.blob_path(sha256), target)
+                os.chmod(target, 0o444)
+                copies.add(name)
+        return copies
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy a file so that neither's changes reach the other: by reflink where the file system can, else by bytes."""
+        with open(source, "rb", buffering=0) as reading, open(target, "wb", buffering=0) as writing:
+            if not self._no_clones:
+                import fcntl
+
+                try:
+                    fcntl.ioctl(writing.fileno(), _FICLONE, reading.fileno())
+                except OSError:
+                    self._no_clones = True
+                else:
+                    return
+            left = os.fstat(reading.fileno()).st_size
             try:
-                here = os.lstat(os.path.join(path, *name.split("/")))
+                # Within the kernel: no bytes pass through this process, and NFS 4.2 copies on the server.
+                while left and (done := os.copy_file_range(reading.fileno(), writing.fileno(), left)):
+                    left -= done
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                    raise
+            reading.seek(writing.seek(0, os.SEEK_END))
+            shutil.copyfileobj(reading, writing, 1 << 20)
+
+    def links_changed(self, artifacts: Iterable[Artifact]) -> None:
+        """Take note that links to artifacts' files were made or removed: that moved their ctime, not their content."""
+        for artifact in artifacts:
+            for sha256, _ in artifact.files.values():
+                path = self.blob_path(sha256)
+                with contextlib.suppress(OSError):
+                    self.state.linked(path, os.stat(path))
+
+    def _tree_is_whole(self, path: str, artifact: Artifact) -> bool:
+        """Tell whether a tree still has the artifact's files: linked ones by inode, copies by what is known of them."""
+        for name, (sha256, size) in artifact.files.items():
+            where = os.path.join(path, *name.split("/"))
+            try:
+                here = os.lstat(where)
                 blob = os.stat(self.blob_path(sha256))
-            except (FileNotFoundError, NotADirectoryError):
-                return False
-            linked = here.st_ino == blob.st_ino and here.st_dev == blob.st_dev
-            if not linked and not (here.st_size == size and here.st_mtime_ns >= 0 and here.st_nlink == 1):
+                if here.st_ino == blob.st_ino and here.st_dev == blob.st_dev:
+                    continue
+                if here.st_size != size or here.st_nlink != 1 or not stat.S_ISREG(here.st_mode):
+                    return False
+                if self.state.known_good(where, here) != sha256:
+                    if keys.digest_file(where) != sha256:
+                        return False
+                    self.state.remember_good(where, here, sha256)
+            except OSError:
                 return False
         return True
 
-    def _swap(self, temporary: str, path: str) -> None:
-        for _ in range(3):
+    def _swap(self, temporary: str, path: str, artifact: Artifact) -> None:
+        """Put a finished folder into its place, unless another run has just done so."""
+        for _ in range(20):
             try:
                 os.rename(temporary, path)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
+                if _holds(path, artifact):
+                    shutil.rmtree(temporary, ignore_errors=True)
+                    return
                 away = f"{temporary}.old"
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(path, away)
@@ -346,26 +536,88 @@ class Store:
                 return
         raise StoreError(f"{path} cannot be replaced: other runs replace it all the time")
 
-    def show(self, pipeline: str, stage: str, artifact: Artifact) -> None:
-        """Point the people's view of a stage at its artifact."""
+    def show(self, pipeline: str, stage: str, artifact: Artifact) -> str:
+        """Point the people's view of a stage at files of their own; give that folder.
+
+        What somebody changed in it is put aside and told.
+        """
         path = self.view_path(pipeline, stage)
-        wanted = os.path.join("..", "..", "trees", artifact.digest)
+        wanted = os.path.join("..", "..", "shown", artifact.digest)
+        folder = self.shown(artifact)
         try:
-            if os.readlink(path) == wanted and os.path.isdir(path):
-                return
+            if os.readlink(path) == wanted:
+                return folder
         except OSError:
             pass
-        self.tree(artifact)
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
             os.symlink(wanted, temporary, target_is_directory=True)
-            if os.path.isdir(path) and not os.path.islink(path):
+            try:
+                if os.path.isdir(path) and not os.path.islink(path):
+                    raise StoreError(f"{path} is a folder, expected a link that trtpipe made; move it away")
+                os.replace(temporary, path)
+            except BaseException:
                 os.unlink(temporary)
-                raise StoreError(f"{path} is a folder, expected a link that trtpipe made; move it away")
-            os.replace(temporary, path)
+                raise
         except OSError as error:
             raise self._error(error) from None
+        return folder
+
+    def shown(self, artifact: Artifact) -> str:
+        """Give the folder with people's own copies of an artifact's files, made or mended now if need be.
+
+        Copies cost no space where the file system has reflinks. TRTPIPE_VIEW=link makes them hard links, which
+        cost none anywhere, but through which root, or whoever makes them writable, can harm the store.
+        """
+        path = os.path.join(self.folder, "shown", artifact.digest)
+        known = self.state.shown(artifact.digest)
+        if known is not None and known == _stamps(path, artifact):
+            return path
+        try:
+            self._put_edits_aside(path, artifact)
+            temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+            os.makedirs(temporary)
+            try:
+                if os.environ.get("TRTPIPE_VIEW") == "link":
+                    self._fill(temporary, artifact)
+                else:
+                    for name, (sha256, _) in artifact.files.items():
+                        target = os.path.join(temporary, *name.split("/"))
+                        if "/" in name:
+                            os.makedirs(os.path.dirname(target), exist_ok=True)
+                        self.copy(self.blob_path(sha256), target)
+                self._swap(temporary, path, artifact)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+            if os.environ.get("TRTPIPE_VIEW") == "link":
+                self.links_changed([artifact])
+        except OSError as error:
+            raise self._error(error) from None
+        stamps = _stamps(path, artifact)
+        if stamps is not None:
+            self.state.remember_shown(artifact.digest, stamps)
+        return path
+
+    def _put_edits_aside(self, path: str, artifact: Artifact) -> None:
+        """Move a folder aside in which somebody changed a file; one that is only incomplete is replaced."""
+        edited = []
+        for name, (sha256, _) in artifact.files.items():
+            where = os.path.join(path, *name.split("/"))
+            try:
+                same = stat.S_ISREG(os.lstat(where).st_mode) and keys.digest_file(where) == sha256
+            except OSError:
+                continue
+            if not same:
+                edited.append(name)
+        if not edited:
+            return
+        aside = os.path.join(self.folder, "edited", f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}")
+        os.makedirs(os.path.dirname(aside), exist_ok=True)
+        os.rename(path, aside)
+        few = ", ".join(edited[:3]) + (f" and {len(edited) - 3} more" if len(edited) > 3 else "")
+        self.told.append(f"{few} in the view is not what the stage made; it is restored, the other is in {aside}")
 
     # --- errors
 
@@ -420,14 +672,40 @@ def _is_external_data(artifact: Artifact, name: str) -> bool:
     return artifact.kind in ("model", "network", "config") and not name.endswith((".onnx", ".json"))
 
 
-def _link(source: str, target: str) -> None:
+def _stamps(folder: str, artifact: Artifact) -> str | None:
+    """Give what changes when one of the artifact's files in a folder does; None if one is missing."""
+    found = []
+    try:
+        for name in artifact.files:
+            status = os.lstat(f"{folder}/{name}")
+            # Other links to a file move its ctime.
+            changed = status.st_ctime_ns if status.st_nlink == 1 else 0
+            found.append(f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{changed}")
+    except OSError:
+        return None
+    return ",".join(found)
+
+
+def _holds(folder: str, artifact: Artifact) -> bool:
+    """Tell whether a folder has all of an artifact's files, by content."""
+    try:
+        return all(
+            keys.digest_file(os.path.join(folder, *name.split("/"))) == sha256
+            for name, (sha256, _) in artifact.files.items()
+        )
+    except OSError:
+        return False
+
+
+def _link(source: str, target: str) -> bool:
+    """Make a hard link, or say False where that cannot be."""
     try:
         os.link(source, target)
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES):
             raise
-        shutil.copyfile(source, target)
-        os.chmod(target, 0o444)
+        return False
+    return True
 
 
 def _sync(path: str) -> None:

@@ -1,0 +1,109 @@
+"""Locks between processes and machines that share a store; the kernel drops them with their holder.
+
+`flock` is used because it belongs to one open file: a lock goes when its holder ends in any way, SIGKILL included,
+and two runs in one process exclude each other too. Linux turns it into a byte-range lock on NFS (since 2.6.12), so it
+also works between machines. What the file says (host, process, what for) is for people; nothing depends on it.
+
+No promise of the store rests on these locks: without them (a file system that has none) work may be done twice.
+
+Source: flock(2), nfs(5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+
+_NONE_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
+_BUSY = (errno.EWOULDBLOCK, errno.EACCES)
+
+
+class Held:
+    """A lock, held until `release` or until this process ends. `real` is False where locks are not to be had."""
+
+    def __init__(self, path: str, handle: int | None) -> None:
+        self.path, self._handle = path, handle
+        self.real = handle is not None
+
+    def write(self, text: str) -> None:
+        """Replace what the lock's file says, for people and for `cache gc`; a full disk is no reason to stop."""
+        if self._handle is not None:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._handle, text.encode(), 0)
+                os.ftruncate(self._handle, len(text.encode()))
+
+    def append(self, text: str) -> None:
+        """Add to what the lock's file says. Raises OSError: whoever adds counts on it being read."""
+        if self._handle is not None:
+            os.lseek(self._handle, 0, os.SEEK_END)
+            os.write(self._handle, text.encode())
+
+    def release(self, *, keep: bool = False) -> None:
+        """Give the lock back; its file goes first, unless `keep`, so that none is left. Safe to call twice."""
+        if self._handle is not None:
+            if not keep:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path)
+            with contextlib.suppress(OSError):
+                os.close(self._handle)
+            self._handle = None
+
+
+def take(path: str, *, shared: bool = False) -> Held | None:
+    """Take a lock at once, or give None if somebody else has it. Raises OSError if its file cannot be made."""
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            continue
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            # Whoever held it before may have removed the file that this handle is for.
+            if os.fstat(handle).st_nlink and _same(handle, path):
+                return Held(path, handle)
+        except OSError as error:
+            os.close(handle)
+            if error.errno in _BUSY:
+                return None
+            if error.errno in _NONE_HERE:
+                return Held(path, None)
+            raise
+        os.close(handle)
+
+
+def _same(handle: int, path: str) -> bool:
+    try:
+        mine, there = os.fstat(handle), os.stat(path)
+    except FileNotFoundError:
+        return False
+    return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+
+
+def wait(path: str, *, shared: bool = False, seconds: float) -> Held | None:
+    """Take a lock, waiting for it; None if it is not to be had within `seconds`. Raises OSError as `take` does."""
+    deadline = time.monotonic() + seconds
+    pause = 0.001
+    while True:
+        held = take(path, shared=shared)
+        if held is not None or time.monotonic() > deadline:
+            return held
+        time.sleep(pause)
+        pause = min(0.1, pause * 2)
+
+
+def text(path: str) -> str:
+    """Give what a lock's file says, or nothing."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read(1 << 20)
+    except OSError:
+        return ""
+
+
+def holder() -> str:
+    """Give what a lock's file says about this process."""
+    return f"process {os.getpid()} on {os.uname().nodename}"
