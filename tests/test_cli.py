@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -141,7 +142,7 @@ def test_completion_is_a_script_that_the_shell_accepts(tmp_path, shell):
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path):
     project(tmp_path, python_stage("a"))
-    command = f"{sys.executable} -m trtpipe schema | head -c 10"
+    command = f"{shlex.quote(sys.executable)} -m trtpipe schema | head -c 10"
     env = {"PYTHONPATH": str(PROJECT), "PATH": "/usr/bin:/bin"}
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
     assert result.stderr == ""
