@@ -108,7 +108,9 @@ def test_the_example_stage_of_the_docs_works(tmp_path, monkeypatch):
 def test_the_table_of_environments_in_the_docs_is_what_the_stages_say():
     text = (PROJECT / "docs" / "keys-and-cache.md").read_text("utf-8")
     for stage_type in stages.table().values():
-        (row,) = re.findall(rf"^\| {stage_type.name} \| (.*) \|$", text, re.MULTILINE)
+        rows = re.findall(rf"^\| {stage_type.name} \| (.*) \|$", text, re.MULTILINE)
+        assert len(rows) == 1, f"docs/keys-and-cache.md has {len(rows)} rows for {stage_type.name}, expected one"
+        row = rows[0]
         assert [p for p in stage_type.packages if p not in row] == []
         assert ("runtime and its full version" in row) is stage_type.backend
         assert ("GPU's name" in row) is bool(stage_type.gpu_on)
