@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.helpers import project, python_stage, trtpipe
+from tests.helpers import PROJECT, project, python_stage, trtpipe
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,20 @@ def test_stale_bytecode_beside_a_source_is_not_what_runs(tmp_path):
     (next(cached.glob("old.*.pyc"))).rename(cached / f"step.{sys.implementation.cache_tag}.pyc")
     assert trtpipe("run", "p.yaml", cwd=tmp_path).returncode == 0
     assert '"y": 2' in (tmp_path / "artifacts/view/p/a/results.jsonl").read_text()
+
+
+def test_a_document_below_a_folder_of_imports_is_guarded_all_the_same(tmp_path):
+    project(tmp_path / "pipelines", python_stage("a", "f"), code=NEIGHBOUR)
+    (tmp_path / "pipelines" / "neighbour.py").write_text("factor = 3\n")
+    for folder in (tmp_path, tmp_path / "pipelines"):
+        env = {"PYTHONPATH": f"{folder}:{PROJECT}"}
+        result = trtpipe("run", "p.yaml", cwd=tmp_path / "pipelines", env=env)
+        assert result.returncode == 1
+        assert "neighbour.py, which its key does not know" in result.stderr
+
+
+def test_a_recipe_beside_trtpipes_own_source_is_guarded(tmp_path):
+    setting = "--set=stages.model.params.sources=[]"
+    result = trtpipe("run", "pipelines/digits.yaml", setting, "--target", "model", "--artifacts", tmp_path, cwd=PROJECT)
+    assert result.returncode == 1
+    assert "digits/weights.npz, which its key does not know" in result.stderr

@@ -69,8 +69,14 @@ def guard(root: Path, declared: Iterable[Path], own: Iterable[Path]) -> None:
     """
     top = os.path.realpath(root) + os.sep
     allowed = {os.path.realpath(path) for path in declared}
-    prefixes = [sys.prefix, sys.base_prefix, *sys.path[1:], *map(str, own)]
-    folders = tuple(os.path.realpath(f) + os.sep for f in prefixes if f and os.path.realpath(f) + os.sep != top)
+    # Installed code is read freely. A folder on sys.path that the document lies in is not: trtpipe's own source
+    # tree is one, for the recipes beside it, and everything there would be free to read.
+    installed = [os.path.realpath(f) + os.sep for f in sys.path if f]
+    prefixes = [sys.prefix, sys.base_prefix, os.path.dirname(__file__), *map(str, own)]
+    folders = (
+        *(os.path.realpath(f) + os.sep for f in prefixes),
+        *(f for f in installed if not top.startswith(f)),
+    )
     sys.dont_write_bytecode = True
     # Without this, a stale __pycache__ beside a source would be read in its place.
     sys.pycache_prefix = os.path.join(os.fspath(next(iter(own))), "pycache")
@@ -79,12 +85,19 @@ def guard(root: Path, declared: Iterable[Path], own: Iterable[Path]) -> None:
         if event != "open" or not isinstance(args[0], (str, bytes)) or _writes(args[1], args[2]):
             return
         path = os.path.realpath(os.fsdecode(args[0]))
-        if path.startswith(top) and path not in allowed and not path.startswith(folders) and os.path.isfile(path):
+        if not path.startswith(top) or path in allowed or path.startswith(folders) or _is_metadata(path):
+            return
+        if os.path.isfile(path):
             name = os.path.relpath(path, top)
             _undeclared.append(name)
             raise StageFailed(_message(name))
 
     sys.addaudithook(hook)
+
+
+def _is_metadata(path: str) -> bool:
+    """Tell whether a path lies in a distribution's metadata, which importing an installed package may read."""
+    return os.path.dirname(path).endswith((".egg-info", ".dist-info"))
 
 
 def _writes(mode: str | None, flags: int | None) -> bool:
