@@ -9,14 +9,14 @@ import pytest
 from tests.helpers import PROJECT
 
 LAYERS = [
-    {"errors", "events", "key", "variant", "__init__"},
-    {"state", "environment", "store", "locks", "measure", "parallel", "backends"},
-    {"stage", "entrypoint", "onnxfile", "tensors", "steps", "precision", "planheader", "pictures", "draw", "metrics",
-     "lower", "working", "readable", "truth", "gates", "trial", "quantization",
-     "runtimes"},
+    {"errors", "events", "key", "reasons", "variant", "__init__"},
+    {"state", "environment", "store", "locks", "signing", "transport", "measure", "parallel", "backends"},
+    {"stage", "entrypoint", "onnxfile", "tensors", "steps", "precision", "planheader", "pictures", "draw", "tradeoff", "metrics",
+     "lower", "working", "readable", "truth", "gates", "trial", "quantization", "comparing",
+     "bisection", "modelopt",     "runtimes"},
     {"stages", "stage types"},
-    {"document", "matrix", "pipeline", "schema", "inputs"},
-    {"runner", "worker", "lock", "history", "care", "verify"},
+    {"document", "matrix", "pipeline", "schema", "inputs", "remote"},
+    {"runner", "worker", "lock", "history", "care", "verify", "sharing", "attest"},
     {"cli", "__main__", "console", "doctor", "reference"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
+    from trtpipe.remote import Remote
     from trtpipe.runner import Assessed, Runner, Status
 
 INTERNAL, INTERRUPTED, TERMINATED, WOULD_RUN = 70, 130, 143, 10
@@ -99,7 +100,25 @@ def _open(args: argparse.Namespace, *, emit: Callable[[Any], None] = lambda _: N
     state = args.cleanup.enter_context(State(args.artifacts))
     loaded = pipeline.load(args.pipeline, args.set, state)
     choice = environment.choose(args.backend or loaded.backend)
-    return Runner(loaded, Store(args.artifacts, state), choice, emit, allow_outside=args.allow_outside)
+    runner = Runner(loaded, Store(args.artifacts, state), choice, emit, allow_outside=args.allow_outside)
+    runner.connect = _connector(args)
+    if runner.connect is not None:
+        # What is damaged or gone from the store, and known by its digest, may be had again.
+        runner.store.refetch = lambda sha256, size: runner.remote is not None and runner.remote.refetch(sha256, size)
+    return runner
+
+
+def _connector(args: argparse.Namespace) -> Callable[[Runner], Remote | None] | None:
+    """Give what makes the remote store's client, for commands that may use one."""
+    if not hasattr(args, "remote"):
+        return None
+
+    def connect(runner: Runner) -> Remote | None:
+        from trtpipe import sharing
+
+        return sharing.connect(runner, args.remote)
+
+    return connect
 
 
 def run(args: argparse.Namespace) -> int:
@@ -370,6 +389,104 @@ def doctor(args: argparse.Namespace) -> int:
     return examination.run(args.artifacts, as_json=args.json)
 
 
+def cache_push(args: argparse.Namespace) -> int:
+    """Push what is built to the remote store, signed; what is there already stays."""
+    return _share(args, push=True)
+
+
+def cache_pull(args: argparse.Namespace) -> int:
+    """Fetch from the remote store what a run would build, and check it; exit 10 if something is not there."""
+    return _share(args, push=False)
+
+
+def _share(args: argparse.Namespace, *, push: bool) -> int:
+    from trtpipe import events, sharing
+    from trtpipe.console import size_text, table
+
+    def emit(event: Any) -> None:
+        if isinstance(event, events.Warned):
+            sys.stderr.write(f"warning: {event.message}\n")
+
+    runner = _open(args, emit=emit, make=not push)
+    with sharing.needed(sharing.connect(runner, args.remote, write=args.remote is not None)) as remote:
+        if push:
+            lines = sharing.push(runner, remote, args.target, force=args.force)
+        else:
+            lines = sharing.pull(runner, remote, args.target)
+        missing = [line for line in lines if line.how in ("not built", "not there")]
+        if args.json:
+            print(json.dumps({"remote": remote.settings.name, "stages": [line._asdict() for line in lines]}))
+        else:
+            rows = [
+                [one.how, one.stage, one.type, size_text(one.bytes) if one.bytes else "", (one.artifact or "")[:12]]
+                for one in lines
+            ]
+            print("\n".join([remote.settings.name, *table(rows, right=(3,))]))
+    return WOULD_RUN if missing else 0
+
+
+def keys_new(args: argparse.Namespace) -> int:
+    """Make your signing key and print its public half, which others trust."""
+    from trtpipe import signing
+
+    public = signing.new_key()
+    if args.json:
+        print(json.dumps({"public": public, "file": signing.key_path()}))
+    else:
+        print(public)
+        sys.stderr.write(f"the private half is in {signing.key_path()}; whoever has it can sign as you\n")
+    return 0
+
+
+def keys_trust(args: argparse.Namespace) -> int:
+    """Believe what a key signs from now on, on this account; a document's `remote.trust` does so for a team."""
+    from trtpipe import signing
+
+    path = signing.trust(args.name, args.key)
+    print(json.dumps({"name": args.name, "public": args.key, "file": path}) if args.json else f"{args.name} is trusted")
+    return 0
+
+
+def keys_list(args: argparse.Namespace) -> int:
+    """List the keys that you trust; your own is `you`."""
+    from trtpipe import signing
+
+    found = signing.trusted()
+    if args.json:
+        print(json.dumps([{"name": n, "public": p, "id": signing.keyid(p)} for n, p in found.items()]))
+    else:
+        print("\n".join(f"{name} {public}" for name, public in found.items()) or "no key is trusted")
+    return 0
+
+
+def attest(args: argparse.Namespace) -> int:
+    """Write a signed statement of what a stage's artifact was made of, or check one."""
+    from trtpipe import attest as provenance
+    from trtpipe import remote, signing
+
+    runner = _open(args)
+    runner.pipeline.closure([args.stage])
+    if args.verify is not None:
+        found = provenance.read(args.verify, remote.trusted(runner.pipeline))
+        if changed := provenance.differences(found, runner, args.stage):
+            raise errors.GateFailed("\n".join([f"{args.verify} does not speak of this {args.stage}:", *changed]))
+        what = f"{args.stage} is what {found.signer} attested"
+        print(json.dumps({"stage": args.stage, "signer": found.signer, "differences": []}) if args.json else what)
+        return 0
+    signer = signing.own_signer()
+    text = provenance.sign(provenance.statement(runner, args.stage, args.builder or provenance.BUILDER), signer)
+    if args.output is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        with open(args.output, "w", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise errors.StoreError(f"{args.output} cannot be written: {error.strerror}") from None
+    print(json.dumps({"stage": args.stage, "file": args.output}) if args.json else args.output)
+    return 0
+
+
 def completion(args: argparse.Namespace) -> int:
     """Print the completion script for a shell."""
     try:
@@ -395,8 +512,10 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"trtpipe {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, function: Callable[[argparse.Namespace], int], help_text: str) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, help=help_text, description=function.__doc__)
+    def add(
+        name: str, function: Callable[[argparse.Namespace], int], help_text: str, group: Any = commands
+    ) -> argparse.ArgumentParser:
+        one: argparse.ArgumentParser = group.add_parser(name, help=help_text, description=function.__doc__)
         one.set_defaults(function=function)
         one.add_argument("--json", action="store_true", help="print JSON for programs")
         return one
@@ -409,6 +528,7 @@ def parser() -> argparse.ArgumentParser:
                      help="stages at a time, where they do not depend on each other (default: %(default)s); "
                           "a GPU takes one at a time")  # fmt: skip
     one.add_argument("--quiet", "-q", action="store_true", help="print errors only")
+    _remote_option(one)
     one = add("status", status, "say what a run would do; exit 10 if anything would run")
     _pipeline_options(one)
     _choice_options(one)
@@ -436,6 +556,25 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--folder", default="schemas", help="default: %(default)s")
     one = add("doctor", doctor, "say what this machine can do")
     _store_option(one)
+    cache = commands.add_parser("cache", help="share what is built").add_subparsers(metavar="ACTION", required=True)
+    one = add("push", cache_push, "push what is built to the remote store, signed", cache)
+    _sharing_options(one)
+    one.add_argument("--force", action="store_true", help="write again what is there already")
+    one = add("pull", cache_pull, "fetch from the remote store what a run would build", cache)
+    _sharing_options(one)
+    keys = commands.add_parser("keys", help="signing keys").add_subparsers(metavar="ACTION", required=True)
+    add("new", keys_new, "make your signing key", keys)
+    one = add("trust", keys_trust, "believe what a key signs", keys)
+    one.add_argument("name", metavar="NAME", help="what to call whoever has it")
+    one.add_argument("key", metavar="KEY", help="the public key: ed25519:…")
+    add("list", keys_list, "list the keys that you trust", keys)
+    one = add("attest", attest, "write what an artifact was made of, signed (in-toto, SLSA provenance)")
+    _pipeline_options(one)
+    _choice_options(one)
+    one.add_argument("stage", metavar="STAGE", help="the stage's name")
+    one.add_argument("--output", "-o", metavar="FILE", help="where to write it (default: the screen)")
+    one.add_argument("--builder", metavar="URI", help="who built it, in the statement's words")
+    one.add_argument("--verify", metavar="FILE", help="check that FILE speaks of what the stage made, and who says so")
     one = add("completion", completion, "print a shell's completion script")
     one.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell")
     return top
@@ -465,6 +604,20 @@ def _target_options(one: argparse.ArgumentParser) -> None:
                      help="only this stage and what it needs; may be repeated")  # fmt: skip
     one.add_argument("--force", action="append", nargs="?", const="*", default=[], metavar="STAGE",
                      help="run this stage (without a name: every stage) even if it is cached")  # fmt: skip
+
+
+def _sharing_options(one: argparse.ArgumentParser) -> None:
+    _pipeline_options(one)
+    _choice_options(one)
+    _remote_option(one)
+    one.add_argument("--target", action="append", default=[], metavar="STAGE",
+                     help="only this stage and what it needs; may be repeated")  # fmt: skip
+
+
+def _remote_option(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--remote", metavar="URL",
+                     help="the store to share with others, such as s3://bucket/prefix, instead of the document's; "
+                          "off: none (default: TRTPIPE_REMOTE, the document's, or the user's config's)")  # fmt: skip
 
 
 def _store_option(one: argparse.ArgumentParser) -> None:

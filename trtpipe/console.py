@@ -124,6 +124,15 @@ class Console:
     def _StageNote(self, event: events.StageNote) -> None:  # noqa: N802
         self._line(f"      {event.stage}: {event.message}")
 
+    def _Warned(self, event: events.Warned) -> None:  # noqa: N802
+        text = f"{self._paint('warning', 'skipped')}: {event.message}"
+        if self._live and self._live.shown:
+            self._live.line(text)
+        else:
+            self._stream.flush()
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
     def _StageFinished(self, event: events.StageFinished) -> None:  # noqa: N802
         self._rows[event.stage] = [
             event.stage, event.type, "ran", seconds_text(event.seconds), size_text(event.size), event.artifact[:12],

@@ -50,6 +50,12 @@ class StageNote(NamedTuple):
     message: str
 
 
+class Warned(NamedTuple):
+    """Something that people should know and that does not stop the run."""
+
+    message: str
+
+
 class StageFinished(NamedTuple):
     """The stage's artifact is in the store. `seconds` is wall time."""
 
@@ -92,7 +98,7 @@ class PipelineFinished(NamedTuple):
 
 
 Event = (
-    PipelineStarted | StageCached | StageStarted | StageProgress | StageNote
+    PipelineStarted | StageCached | StageStarted | StageProgress | StageNote | Warned
     | StageFinished | StageFailed | StageSkipped | PipelineFinished
 )  # fmt: skip
 

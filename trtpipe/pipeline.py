@@ -79,6 +79,7 @@ class Pipeline(NamedTuple):
     file: str
     stages: dict[str, Stage]
 
+    remote: dict[str, Any] | None = None
     @property
     def root(self) -> str:
         """The document's folder, which paths in it start from."""
@@ -175,7 +176,7 @@ def to_json(pipeline: Pipeline) -> dict[str, Any]:
     for stage in pipeline.stages.values():
         inputs = {port: i if isinstance(i, str) else i._asdict() for port, i in stage.inputs.items()}
         stages.append({**stage._asdict(), "inputs": inputs})
-    return {"name": pipeline.name, "backend": pipeline.backend, "stages": stages}
+    return {"name": pipeline.name, "backend": pipeline.backend, "stages": stages, "remote": pipeline.remote}
 
 
 def from_json(file: str, value: dict[str, Any]) -> Pipeline:
@@ -186,7 +187,7 @@ def from_json(file: str, value: dict[str, Any]) -> Pipeline:
         for name in ("sources", "modules", "packages", "gpu_on"):
             stage[name] = tuple(stage[name])
         stages[stage["name"]] = Stage(**stage)
-    return Pipeline(value["name"], value["backend"], file, stages)
+    return Pipeline(value["name"], value["backend"], file, stages, value["remote"])
 
 
 def expand(document: Document, schema: dict[str, Any]) -> dict[str, list[Variant]]:
@@ -262,7 +263,8 @@ def resolve(document: Document, expanded: dict[str, list[Variant]]) -> Pipeline:
         _check_upstream(stages[name], params, variants[name], problems)
     if lines := problems.lines():
         raise PipelineInvalid(lines)
-    return Pipeline(document.value["name"], document.value.get("backend", "auto"), document.file, stages)
+    given = document.value
+    return Pipeline(given["name"], given.get("backend", "auto"), document.file, stages, given.get("remote"))
 
 
 def _check_upstream(stage: Stage, params: dict[str, Params], variant: Variant, problems: _Problems) -> None:

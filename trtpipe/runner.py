@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trtpipe.environment import Choice
     from trtpipe.locks import Held
     from trtpipe.pipeline import Pipeline, Stage
+    from trtpipe.remote import Remote
     from trtpipe.store import Store
 
 LOG_LINES = 12
@@ -85,6 +86,17 @@ class Runner:
         self.gpu = gpus[0] if gpus else None
         self._last = store.state.last(pipeline.name)
         self._facets: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self.connect: Callable[[Runner], Remote | None] | None = None
+        """Gives the remote store; asked when the first stage misses, so that an all-cached run needs none."""
+        self._remote: Remote | None = None
+
+    @property
+    def remote(self) -> Remote | None:
+        """The remote store, or None. Raises what `connect` raises."""
+        if self.connect is not None:
+            connect, self.connect = self.connect, None
+            self._remote = connect(self)
+        return self._remote
 
     # --- keys and look-ups
 
@@ -187,9 +199,16 @@ class Runner:
             if assessed.hit:
                 artifacts[name] = assessed.hit.artifact
                 found.append(Status(name, stage.type, "hit", (), assessed.hit.artifact))
+                if self._remote is not None:
+                    from trtpipe import sharing
+
+                    made = {name: work.digests[name] for name, how in work.how.items() if how == "ran"}
+                    sharing.finish(self, self._remote, made)
             else:
                 found.append(Status(name, stage.type, "run", assessed.reasons, None))
         return found
+                if self._remote is not None:
+                    self._remote.close()
 
     # --- running
 
@@ -272,6 +291,9 @@ class _Work:
 
     def __init__(self, runner: Runner, order: tuple[str, ...], forced: Sequence[str], jobs: int) -> None:
         self.runner, self.order, self.forced, self.jobs = runner, order, set(forced), max(1, jobs)
+            if asking:
+                self._bring(asking)
+                continue
         self.artifacts: dict[str, Artifact] = {}
         self.failures: dict[str, errors.TrtpipeError] = {}
         self.stopped: dict[str, str] = {}
@@ -286,12 +308,30 @@ class _Work:
 
     def loop(self) -> None:
         """Go on until every stage has hit, run, failed or been skipped."""
+    def _unasked(self) -> list[str]:
+        """Give the queued stages for which the remote store was not asked yet."""
+        may_ask = [(s, a) for s, a in self.queue if s.cacheable and s.name not in self.forced]
+        if not may_ask or self.runner.remote is None or not self.runner.remote.reachable:
+            return []
+        return [s.name for s, a in may_ask if a.digest not in self.runner.remote.asked]
+
+    def _bring(self, names: list[str]) -> None:
+        """Fetch these stages, and what can be known of those that wait for them; then all are looked up again."""
+        from trtpipe import sharing
+
+        assert self.runner.remote is not None
+        sharing.bring(self.runner, self.runner.remote, [*names, *self.waiting], self.artifacts, self.forced)
+        self.waiting = [*names, *self.waiting]
+        self.queue = [(s, a) for s, a in self.queue if s.name not in names]
+
         store = self.runner.store
         while True:
             with store.guard():
                 known = len(self.artifacts)
                 self._settle()
-                self._start()
+                asking = self._unasked()
+                if not asking:
+                    self._start()
                 if len(self.artifacts) > known:
                     store.use(self.digests[name] for name in list(self.artifacts)[known:])
             if not self.running and not self.awaited:
@@ -544,6 +584,7 @@ class _Pool:
         try:
             return self.messages.get(timeout=seconds)
         except Empty:
+        settings.pop("TRTPIPE_SIGNING_KEY", None)  # what a pipeline's code signs is not what its owner says
             return None
 
     def start(self, name: str, request: dict[str, Any], folder: str) -> None:

@@ -54,7 +54,7 @@ def pipeline_schema() -> dict[str, Any]:
     """Give the schema of a pipeline document, made from the table of stage types."""
     import msgspec
 
-    from trtpipe import stages
+    from trtpipe import remote, stages
 
     table = stages.table()
     _, components = msgspec.json.schema_components([t.Params for t in table.values()], ref_template="#/$defs/{name}")
@@ -87,6 +87,7 @@ def pipeline_schema() -> dict[str, Any]:
                 "additionalProperties": {"type": ["string", "number", "boolean", "array", "null"]},
             },
             "matrix": matrix_schema(),
+            "remote": remote.schema(),
             "stages": {
                 "type": "object",
                 "minProperties": 1,
