@@ -48,7 +48,7 @@ class Stage(NamedTuple):
     `inputs` maps a port to a stage's name or a Source; a port that takes many is there once for each stage that it
     reads, as `port[stage]`. A stage of a matrix is one variant: `engine@precision=fp16`. `sources` are files beside
     the document and `modules` importable modules whose content is in the key; `packages` are distributions whose
-    versions are. What is not `cacheable` runs each time.
+    versions are. What is not `cacheable` runs each time; what runs `alone` has no other stage running beside it.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Stage(NamedTuple):
     backend: bool
     gpu_on: tuple[str, ...]
     cacheable: bool
+    alone: bool
     place: str
 
     @property
@@ -78,8 +79,8 @@ class Pipeline(NamedTuple):
     backend: str
     file: str
     stages: dict[str, Stage]
-
     remote: dict[str, Any] | None = None
+
     @property
     def root(self) -> str:
         """The document's folder, which paths in it start from."""
@@ -419,6 +420,7 @@ def _stage(document: Document, variant: Variant, reads: dict[str, Any], problems
         backend=stage_type.backend,
         gpu_on=stage_type.gpu_on,
         cacheable=params.cacheable(),
+        alone=stage_type.alone,
         place=document.problem(("stages", variant.stage), "")[:-2],
     )
     return stage, params

@@ -175,7 +175,8 @@ class StageType:
 
     `packages` are the distributions whose versions are in the key. `backend` puts the runtime and
     its full version into the key, `gpu_on` names the runtimes on which the body needs a GPU (and
-    whose plans depend on it, so its name is in the key too).
+    whose plans depend on it, so its name is in the key too). `alone` says that it measures time, so that no other
+    stage of the run may work meanwhile.
     """
 
     name: str
@@ -188,3 +189,4 @@ class StageType:
     packages: tuple[str, ...] = ()
     backend: bool = False
     gpu_on: tuple[str, ...] = ()
+    alone: bool = False

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 NAMES = (
     "export",
+    "optimize",
+    "quantize",
     "parse",
     "configure",
     "build",
@@ -17,8 +19,10 @@ NAMES = (
     "preprocess",
     "infer",
     "postprocess",
+    "compare",
     "evaluate",
     "benchmark",
+    "select",
 )
 
 

@@ -11,7 +11,7 @@ from trtpipe.errors import StageFailed
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -59,6 +59,15 @@ class BenchmarkParams(Params, frozen=True, kw_only=True):
         """Figures are of the hour in which they were taken, unless someone asks to keep them."""
         return self.keep
 
+    def figures(self) -> Iterable[str]:
+        """Name what is measured; which series there are is the runtime's word."""
+        points = ["min", "max", "mean", "p50", *(f"p{percent:g}" for percent in self.percentiles)]
+        series = ("latency", "enqueue", "gpu_compute", "compute", "h2d", "d2h")
+        return [
+            *(f"{name}_{point}_ms" for name in series for point in points),
+            *("throughput_qps", "throughput_samples", "wall_ms", "compute_cv"),
+        ]
+
 
 def run(ctx: Context) -> None:
     """Write `benchmark.json`, `times.json`, `table.txt` and, if asked for, `profile.json`."""
@@ -80,7 +89,7 @@ def run(ctx: Context) -> None:
         **{name: usual[name] if value is None else value for name, value in asked.items()},
     )
     feed = _feed(ctx, buffers, params)
-    session = ctx.backend().open(engine.path(manifest["plan"]), manifest, buffers, ctx.note)
+    session = ctx.backend().open(engine.path(manifest["plan"]), manifest, buffers, ctx.note, ctx.shared)
     try:
         before = _device(ctx.backend_name)
         measured = session.measure(feed, settings)
@@ -228,6 +237,7 @@ STAGE = StageType(
     output="benchmark",
     doc="Measures an engine by trtexec's definitions: latency, compute, transfers, throughput, and its warnings.",
     run=run,
+    alone=True,
     backend=True,
     gpu_on=("tensorrt", "tensorrt_rtx"),
 )

@@ -1,0 +1,379 @@
+"""select: of all variants of an engine the best one that keeps every rule, with the reasons why the others lost."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shutil
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from trtpipe import gates, variant
+from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
+from trtpipe.stage import Context, Input, Params, Port, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from trtpipe.stage import Upstream
+
+AIM = r"^\s*(min|max)\s+(\S+)\s*$"
+PLAN_BYTES = "plan_bytes"
+OWN = ("selection.json", "table.txt", "tradeoff.svg")
+Aim = Annotated[str, Meta(pattern=AIM, description="What is better, min or max, and of which figure.")]
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?$")
+
+
+class SelectParams(Params, frozen=True):
+    """What the best variant is, and what each must keep. A figure of two stages is written `stage.figure`."""
+
+    objective: Annotated[
+        Aim,
+        Meta(
+            description="What the best variant has least or most of: `min latency_p50_ms`, `max throughput_samples`, "
+            "`min plan_bytes` (of the engine itself).",
+        ),
+    ]
+    where: Annotated[
+        dict[str, gates.Rule], Meta(description='Rules that a variant must keep, such as {top1: ">= 0.97"}.')
+    ] = msgspec.field(default_factory=dict)
+    against: Annotated[
+        Aim | None,
+        Meta(
+            description="The other figure of the picture, such as `max top1`; by default the first of `where` by name, "
+            "else plan_bytes.",
+        ),
+    ] = None
+
+    def aim(self) -> tuple[str, str]:
+        """Give the objective as (min or max, figure)."""
+        return _aim(self.objective)
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Find what the schema cannot say."""
+        yield from ((path.replace("require", "where", 1), message) for path, message in gates.malformed(self.where))
+        if self.against and _aim(self.against)[1] == self.aim()[1]:
+            yield "against", f"found {self.aim()[1]}, which is the objective, expected another figure"
+
+    def mismatches(self, upstream: Mapping[str, Sequence[Upstream]]) -> Iterable[tuple[str, str]]:
+        """Find engines of several stages, and figures that nothing makes."""
+        engines = list(dict.fromkeys(variant.split(u.stage).stage for u in upstream["engines"]))
+        if len(engines) > 1:
+            yield "inputs.engines", f"found {' and '.join(engines)}, expected the variants of one stage: use a matrix"
+        made: dict[str, set[str]] = {}
+        opaque = False
+        for stage, params in upstream.get("metrics", ()):
+            figures = set(params.figures())
+            opaque = opaque or not figures
+            made.setdefault(variant.split(stage).stage, set()).update(figures)
+        for where, figure in self._asked():
+            owners = _owners(figure, made, engines[0])
+            if len(owners) > 1:
+                names = " or ".join(f"{owner}.{figure}" for owner in owners)
+                yield f"params.{where}", f"found {figure}, which {' and '.join(owners)} make, expected {names}"
+            elif not owners and not opaque:
+                yield f"params.{where}", _unknown(figure, [PLAN_BYTES, *(f for each in made.values() for f in each)])
+
+    def _asked(self) -> Iterable[tuple[str, str]]:
+        yield "objective", self.aim()[1]
+        yield from ((f"where.{name}", name) for name in self.where)
+        if self.against:
+            yield "against", _aim(self.against)[1]
+
+
+def _aim(text: str) -> tuple[str, str]:
+    found = re.match(AIM, text)
+    assert found is not None  # the schema has seen to it
+    return found[1], found[2]
+
+
+def _owners(figure: str, made: Mapping[str, Iterable[str]], engine: str) -> list[str]:
+    """Name the stages that make a figure; `stage.figure` names one by itself."""
+    every = {engine: {PLAN_BYTES}, **made}
+    owners = [stage for stage, names in every.items() if any(fnmatchcase(figure, name) for name in names)]
+    stage, _, rest = figure.partition(".")
+    if not owners and rest and any(fnmatchcase(rest, name) for name in every.get(stage, ())):
+        return [stage]
+    return owners
+
+
+def _unknown(figure: str, known: Iterable[str]) -> str:
+    names = sorted(dict.fromkeys(known))
+    near = difflib.get_close_matches(figure, names, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"found {figure}, which no stage among the inputs measures, expected one of {', '.join(names)}{hint}"
+
+
+class Candidate(NamedTuple):
+    """One combination: its values in the matrix, its engine's stage and folder, its figures by (stage, figure)."""
+
+    values: dict[str, str]
+    stage: str
+    engine: Input
+    figures: dict[tuple[str, str], float]
+
+    @property
+    def label(self) -> str:
+        """What people call it: `precision=fp16`, or the stage's name where there is no matrix."""
+        return variant.label(self.values) or self.stage
+
+    def get(self, figure: str) -> float | None:
+        """Give a figure by its name or as `stage.figure`."""
+        found = [value for (_, name), value in self.figures.items() if name == figure]
+        if len(found) == 1:
+            return found[0]
+        stage, _, rest = figure.partition(".")
+        return self.figures.get((stage, rest))
+
+    def order(self) -> tuple[Any, ...]:
+        """Give what sorts candidates by their values, numbers as numbers."""
+        return tuple((a, 0, float(v), "") if _NUMBER.match(v) else (a, 1, 0.0, v) for a, v in self.values.items())
+
+
+def candidates(engines: Mapping[str, Input], metrics: Mapping[str, Input]) -> list[Candidate]:
+    """Join engines with what was measured of them: two variants belong together if no axis tells them apart.
+
+    A stage that measures by more axes than the engine has (a batch size, say) makes more candidates of one engine.
+    """
+    found = []
+    for name, engine in engines.items():
+        stage, values = variant.split(name)
+        plan_bytes = engine.json("manifest.json")["plan_bytes"]
+        found.append(Candidate(values, name, engine, {(stage, PLAN_BYTES): plan_bytes}))
+    by_stage: dict[str, list[tuple[dict[str, str], Input]]] = {}
+    for name, given in metrics.items():
+        stage, values = variant.split(name)
+        by_stage.setdefault(stage, []).append((values, given))
+    for stage, measured in by_stage.items():
+        joined = []
+        for one in found:
+            fitting = [(v, i) for v, i in measured if all(one.values.get(a, value) == value for a, value in v.items())]
+            for values, given in fitting:
+                figures = given.json(f"{given.kind}.json")["metrics"]
+                more = {(stage, name): float(value) for name, value in figures.items()}
+                joined.append(one._replace(values={**one.values, **values}, figures={**one.figures, **more}))
+            joined += [] if fitting else [one]
+        found = joined
+    return sorted(found, key=Candidate.order)
+
+
+def one_machine(metrics: Mapping[str, Input]) -> str | None:
+    """Give the machine on which all that is measured in time was measured; None if nothing was.
+
+    Raises StageFailed for more than one: kept figures of two machines say nothing about each other.
+    """
+    found: dict[str, str] = {}
+    for name, given in metrics.items():
+        if given.kind == "benchmark":
+            where = given.json("benchmark.json")["environment"]
+            host = where.get("host") or {}
+            parts = [where.get("device"), host.get("cpu"), host.get("cpus") and f"{host['cpus']} CPUs"]
+            found.setdefault(", ".join(str(part) for part in parts if part), name)
+    if len(found) > 1:
+        where_each = "; ".join(f"{name} on {machine}" for machine, name in found.items())
+        raise StageFailed(f"measured on different machines, so that times cannot be compared: {where_each}")
+    return next(iter(found), None)
+
+
+def _unstable(metrics: Mapping[str, Input]) -> list[str]:
+    """Name the benchmarks that say of themselves that their times scatter."""
+    timed = {name: given for name, given in metrics.items() if given.kind == "benchmark"}
+    told = {name: given.json("benchmark.json").get("warnings", ()) for name, given in timed.items()}
+    return [name for name, warnings in told.items() if any(w.startswith("unstable") for w in warnings)]
+
+
+class Row(NamedTuple):
+    """A candidate in the order of merit; `why` says why it lost, and is empty for the best."""
+
+    candidate: Candidate
+    passed: bool
+    why: str
+
+
+def rank(found: Sequence[Candidate], objective: str, where: Mapping[str, str]) -> list[Row]:
+    """Order candidates: those that keep every rule first, best first; equals by plan bytes, then by their values."""
+    goal, figure = _aim(objective)
+    sign = 1 if goal == "min" else -1
+    broken = {one.label: list(_broken(one, figure, where)) for one in found}
+
+    def merit(one: Candidate) -> tuple[Any, ...]:
+        value = one.get(figure)
+        return (bool(broken[one.label]), value is None, sign * (value or 0.0), one.get(PLAN_BYTES) or 0, one.order())
+
+    ordered = sorted(found, key=merit)
+    best = ordered[0]
+    rows = []
+    for one in ordered:
+        why = "; ".join(broken[one.label])
+        if not why and one is not best:
+            value, least = one.get(figure), best.get(figure)
+            why = f"{figure} {text(value)}, the best has {text(least)}"
+            if value == least:
+                same = one.get(PLAN_BYTES) == best.get(PLAN_BYTES)
+                why = f"as good as the best, {'and after it by name' if same else 'with a larger plan'}"
+        rows.append(Row(one, not broken[one.label], why))
+    return rows
+
+
+def _broken(one: Candidate, objective: str, where: Mapping[str, str]) -> Iterable[str]:
+    for name, rule in sorted(where.items()):
+        value = one.get(name)
+        if value is None:
+            yield f"{name} was not measured"
+        elif not gates.holds(value, rule):
+            # Rounded it may look as if it kept the rule.
+            shown = text(value) if not gates.holds(float(text(value)), rule) else repr(value)
+            yield f"{name} {shown}, expected {rule}"
+    if one.get(objective) is None and objective not in where:
+        yield f"{objective} was not measured"
+
+
+def text(value: float | None) -> str:
+    """Write a figure shortly; whole numbers whole."""
+    if value is None:
+        return "–"
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+
+
+def table(rows: Sequence[Row], figures: Sequence[str]) -> list[str]:
+    """Lay all variants out, best first, with their figures and what became of them."""
+    cells = [["", "variant", *figures, ""]]
+    for index, row in enumerate(rows):
+        best = row.passed and index == 0
+        values = [text(row.candidate.get(f)) for f in figures]
+        cells.append(["*" if best else "", row.candidate.label, *values, "best" if best else row.why])
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    numbers = range(2, 2 + len(figures))
+    return [
+        "  ".join(c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        .rstrip()
+        for line in cells
+    ]  # fmt: skip
+
+
+def run(ctx: Context) -> None:
+    """Choose; write selection.json, table.txt and tradeoff.svg beside the chosen engine's files.
+
+    Raises GateFailed with the table if no variant keeps every rule, and PipelineInvalid for a figure that none has.
+    """
+    params: SelectParams = ctx.params
+    measured = ctx.many("metrics")
+    machine = one_machine(measured)
+    found = candidates(ctx.many("engines"), measured)
+    goal, figure = params.aim()
+    asked = list(dict.fromkeys([figure, *sorted(params.where), *([_aim(params.against)[1]] if params.against else [])]))
+    known = dict.fromkeys(name for one in found for _, name in one.figures)
+    for name in asked:
+        if all(one.get(name) is None for one in found):
+            raise PipelineInvalid(f"stage {ctx.stage}: {_unknown(name, known)}")
+    rows = rank(found, params.objective, params.where)
+    lines = table(rows, list(dict.fromkeys([*asked, PLAN_BYTES])))
+    if not rows[0].passed:
+        count = "the only variant does not keep" if len(rows) == 1 else f"none of {len(rows)} variants keeps"
+        raise GateFailed(f"{count} what `where` asks\n" + "\n".join(f"  {line}" for line in lines))
+    best = rows[0].candidate
+    _copy(best.engine, ctx)
+    (ctx.out / "table.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    picture = _picture(ctx.stage, rows, params)
+    if picture:
+        (ctx.out / "tradeoff.svg").write_text(picture, "utf-8")
+    else:
+        ctx.note("no picture: there is no second figure to draw the objective against")
+    ctx.write_json(
+        "selection.json",
+        {
+            "objective": {"goal": goal, "figure": figure},
+            "where": params.where,
+            "measured_on": machine,
+            "best": best.label,
+            "engine": best.stage,
+            "variants": [
+                {
+                    "variant": row.candidate.label,
+                    "engine": row.candidate.stage,
+                    "values": row.candidate.values,
+                    "passed": row.passed,
+                    "why": row.why,
+                    "figures": {f"{stage}.{name}": value for (stage, name), value in row.candidate.figures.items()},
+                }
+                for row in rows
+            ],
+        },
+    )
+    lost = sum(1 for row in rows if not row.passed)
+    broke = f", {lost} of {len(rows)} variants break a rule" if lost else f" of {len(rows)}"
+    ctx.note(f"{best.label} is best{broke}: {figure} {text(best.get(figure))}")
+    if shaky := _unstable(measured):
+        ctx.note(f"unstable times of {', '.join(shaky)}: on a machine at rest the order may be another")
+
+
+def _copy(engine: Input, ctx: Context) -> None:
+    """Put the chosen engine's files into the artifact; where the disk can, as links to the store's."""
+    for name in engine.files:
+        if name in OWN:
+            continue  # of a select that this one reads
+        target = ctx.out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(engine.path(name), target)
+        except OSError:
+            shutil.copyfile(engine.path(name), target)
+
+
+def _picture(stage: str, rows: Sequence[Row], params: SelectParams) -> str | None:
+    """Draw the objective against another figure, for the variants that have both; None if there is no other."""
+    from trtpipe import tradeoff
+
+    def axis(goal: str, name: str) -> tradeoff.Axis:
+        rule = re.match(gates.RULE, params.where.get(name, ""))
+        return tradeoff.Axis(name, goal, ((rule[1], float(rule[2])),) if rule else ())
+
+    goal, figure = params.aim()
+    others = [name for name in sorted(params.where) if name != figure]
+    if params.against:
+        other = _aim(params.against)
+    elif others:
+        other = ("min" if "<" in params.where[others[0]] else "max", others[0])
+    else:
+        other = ("min", PLAN_BYTES)
+    x, y = axis(goal, figure), axis(*other)
+    points = []
+    for index, (one, passed, why) in enumerate(rows):
+        left, up = one.get(x.name), one.get(y.name)
+        if left is not None and up is not None:
+            state = "lost" if not passed else "passed" if index else "best"
+            points.append(tradeoff.Point(one.label, left, up, state, why or "the best"))
+    if not points or x.name == y.name:
+        return None
+    rules = " and ".join(f"{name} {rule.strip()}" for name, rule in sorted(params.where.items()))
+    passed_count = sum(1 for row in rows if row.passed)
+    verb = "keeps" if passed_count == 1 else "keep"
+    kept = (
+        f"{passed_count} of {len(rows)} variants {verb} {rules}"
+        if rules
+        else f"{len(rows)} variant{'s' if len(rows) > 1 else ''}"
+    )
+    return tradeoff.svg(f"{stage}: {rows[0].candidate.label}", f"{goal} {figure} · {kept}", points, x, y)
+
+
+STAGE = StageType(
+    name="select",
+    version=1,
+    Params=SelectParams,
+    inputs={
+        "engines": Port(kinds=("engine",), doc="The engines to choose from.", many=True),
+        "metrics": Port(
+            kinds=("metrics", "comparison", "benchmark"),
+            doc="What was measured of them.",
+            required=False,
+            many=True,
+        ),
+    },
+    output="engine",
+    doc="Chooses the best variant of an engine that keeps every rule, and says why the others lost.",
+    run=run,
+)
