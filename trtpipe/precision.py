@@ -20,7 +20,7 @@ from trtpipe import onnxfile, trial
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -30,6 +30,12 @@ LARGEST = 65504.0
 SMALLEST = 5.96e-08
 """The smallest positive float16, and with it the converter's clamp for smaller weights."""
 SMALLEST_NORMAL = 6.104e-05
+HALF_SCALES = 19
+"""The first opset in which QuantizeLinear takes half precision."""
+QUANTISED_TOLERANCE = 0.2
+"""Of a Q/DQ model: what half precision rounds may fall on the next step of an 8-bit scale."""
+CHECKED = 8
+"""Calibration runs that the range guard and the check see."""
 HEADROOM = 2.0
 """An activation seen on random inputs within this factor of the largest float16 counts as overflowing."""
 TOLERANCES = {"fp16": 5e-2, "bf16": 2e-1}
@@ -45,6 +51,12 @@ class Kept(NamedTuple):
     node: str
     op: str
     why: str
+
+
+def float_values(tensor: onnx.TensorProto) -> NDArray[Any]:
+    """Give a tensor's values in float32, whatever float type it has."""
+    values: NDArray[Any] = np.asarray(numpy_helper.to_array(tensor)).astype(np.float32)
+    return values
 
 
 def round_bfloat16(values: NDArray[Any]) -> NDArray[np.uint16]:
@@ -64,7 +76,7 @@ def matches(node: onnx.NodeProto, pattern: str) -> bool:
     return fnmatchcase(node.name, pattern) or fnmatchcase(node.op_type, pattern)
 
 
-def matching_nodes(model: onnx.ModelProto, patterns: Iterable[str]) -> dict[str, str]:
+def matching_nodes(model: onnx.ModelProto, patterns: Iterable[str], param: str = "keep_fp32") -> dict[str, str]:
     """Give the named nodes that patterns fit, each with its pattern. Raises StageFailed for one that fits none."""
     nodes = [found.node for found in onnxfile.walk(model)]
     chosen: dict[str, str] = {}
@@ -74,7 +86,7 @@ def matching_nodes(model: onnx.ModelProto, patterns: Iterable[str]) -> dict[str,
             known = sorted({n.name for n in nodes if n.name} | {n.op_type for n in nodes})
             close = difflib.get_close_matches(pattern, known, 3)
             hint = f"; close: {', '.join(close)}" if close else ""
-            raise StageFailed(f"keep_fp32: {pattern!r} fits no node's name or op{hint}")
+            raise StageFailed(f"{param}: {pattern!r} fits no node's name or op{hint}")
         for name in fitting:
             chosen.setdefault(name, pattern)
     return chosen
@@ -89,21 +101,24 @@ def rewrite(
     profiles: Sequence[Mapping[str, Mapping[str, Sequence[int]]]] = (),
     keep: Sequence[str] = (),
     tolerance: float | None = None,
+    samples: trial.Samples | None = None,
+    method: str = "onnxruntime",
+    meet_tolerance: bool = False,
 ) -> dict[str, Any]:
     """Write the model at `path` in `precision` (fp16 or bf16) to `out` (a file), and check it.
 
     Inputs and outputs keep their types. `network` is network.json's record; shapes for the check come from the
-    first profile's `opt`, with a batch (axis 0, if dynamic) of at most 2. Gives the record for config.json: what
-    stayed float32 and why, what was clamped, and the differences per output.
+    first profile's `opt`, with a batch (axis 0, if dynamic) of at most 2; with `samples` range guard and check use
+    these instead of random inputs. `method` is onnxruntime (its converter) or autocast (modelopt's). With
+    `meet_tolerance`, outputs beyond the tolerance keep more and more nodes in float32 until they are within it.
+    A Q/DQ model is raised to opset 19, where scales may be half precision too. Gives the record for config.json:
+    what stayed float32 and why, what was clamped, and the differences per output.
 
     Raises StageFailed if the model cannot be converted, or the result differs more than the tolerance or is not
     finite; EnvironmentMissing without onnxruntime.
     """
     trial.onnxruntime()
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-
-    original = onnxfile.load(path)
-    onnx.external_data_helper.load_external_data_for_model(original, str(path.parent))
+    original = trial.whole(path)
     if precision == "bf16":
         values = (*original.graph.input, *original.graph.output)
         half = [name for name, t in onnxfile.constants(original) if t.data_type == TensorProto.FLOAT16]
@@ -113,32 +128,98 @@ def rewrite(
                 f"precision: bf16: the model holds float16 already ({half[0]}); "
                 "use precision: model, or export it in float32"
             )
+    quantised = is_quantised(original)
     work = onnx.ModelProto()
     work.CopyFrom(original)
+    if quantised:
+        work, _ = raise_opset(work, HALF_SCALES)
     # Old models list their weights among the inputs; the converter would leave those float32 and cast them.
-    weights_too = {t.name for t in work.graph.initializer}
-    inputs = [v for v in original.graph.input if v.name not in weights_too]
-    work.graph.ClearField("input")
-    work.graph.input.extend(inputs)
-    work.ir_version = max(work.ir_version, 4)
-    _name_nodes(work)
-    _hoist_constants(work)
+    constants_are_no_inputs(work)
+    name_nodes(work)
+    hoist_constants(work)
     kept = [Kept(n, _op(work, n), f"keep_fp32: {p}") for n, p in matching_nodes(work, keep).items()]
-    feeds = trial.random_feeds(original, network["inputs"], profiles)
+    feeds = trial.random_feeds(original, network["inputs"], profiles) if samples is None else samples.first(CHECKED)
     measured = None
-    if precision == "fp16":
+    if precision == "fp16" and method == "onnxruntime":
         kept += _large_weights(work)
-        measured = _large_activations(work, feeds[0])
+        measured = _large_activations(work, feeds if samples else feeds[:1], on="calibration data" if samples else "")
         kept += measured or ()
     unique: dict[str, Kept] = {}
     for entry in kept:
         unique.setdefault(entry.node, entry)
     weights = _float_tensors(work)
+    default = QUANTISED_TOLERANCE if quantised else TOLERANCES[precision]
+    limit = default if tolerance is None else tolerance
+    how = "seeded random inputs" if samples is None else f"{len(feeds)} runs of {samples.label}"
+    judge = _Judge(original, precision, feeds, plain=quantised)
+
+    def attempt(names: Collection[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        if method == "autocast":
+            converted = _autocast(work, out.parent, precision, sorted(names), feeds[0] if samples else None)
+        else:
+            converted = _convert(work, precision, names, weights)
+        onnxfile.save(converted, out)
+        return judge(out, limit)
+
+    outputs, problems = attempt(unique)
+    if problems and meet_tolerance:
+        searched = _search(work, unique, attempt, limit)
+        for node in searched:
+            unique.setdefault(node, Kept(node, _op(work, node), f"so that outputs stay within tolerance {limit:g}"))
+        outputs, problems = attempt(unique)
+    if problems:
+        raise StageFailed(
+            f"precision: {precision} changes the model's results too much (on {how.replace('seeded ', '')}):\n  "
+            + "\n  ".join(dict.fromkeys(problems))
+            + "\nName the nodes that need float32 in keep_fp32, raise tolerance, set meet_tolerance, "
+            "or choose another precision"
+        )
+    floats = float_ops(precision) if method == "onnxruntime" else ()
+    report: dict[str, Any] = {
+        "precision": precision,
+        "method": method,
+        "kept": [entry._asdict() for entry in sorted(unique.values())],
+        "ops_kept": sorted({f.node.op_type for f in onnxfile.walk(original)} & set(floats)),
+        "activations_measured": measured is not None if precision == "fp16" else None,
+        "weights": _changes(weights, precision),
+        "check": {
+            "how": f"onnxruntime on the CPU, {how}{judge.remark}",
+            "shapes": {name: list(np.shape(value)) for name, value in feeds[0].items()},
+            "tolerance": limit,
+            "outputs": outputs,
+        },
+    }
+    if samples is None:
+        report["check"]["seed"] = trial.SEED
+    if method == "autocast":
+        report["kept"] += [e._asdict() for e in _left_float(out, unique, "AutoCast's own rules")]
+    return report
+
+
+def float_ops(precision: str) -> tuple[str, ...]:
+    """Name the ops that stay float32 in every model."""
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
+
+    return tuple(sorted({*DEFAULT_OP_BLOCK_LIST, *FLOAT_OPS[precision]}))
+
+
+def is_quantised(model: onnx.ModelProto) -> bool:
+    """Tell whether a model has Q/DQ nodes."""
+    return any(f.node.op_type in ("QuantizeLinear", "DequantizeLinear") for f in onnxfile.walk(model))
+
+
+def _convert(
+    work: onnx.ModelProto, precision: str, keep: Collection[str], weights: Mapping[str, NDArray[Any]]
+) -> onnx.ModelProto:
+    """Run onnxruntime's converter on a copy and repair what it leaves."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(work)
     own = {found.node.name for found in onnxfile.walk(work)}
-    float_ops = sorted({*DEFAULT_OP_BLOCK_LIST, *FLOAT_OPS[precision]})
     try:
-        converted = convert_float_to_float16(
-            work, keep_io_types=True, op_block_list=float_ops, node_block_list=sorted(unique)
+        converted: onnx.ModelProto = convert_float_to_float16(
+            copy, keep_io_types=True, op_block_list=list(float_ops(precision)), node_block_list=sorted(keep)
         )
     except Exception as error:
         raise StageFailed(
@@ -150,19 +231,69 @@ def rewrite(
         _retarget(converted, weights)
     for _, graph in onnxfile.graphs(converted):
         graph.ClearField("value_info")
-    _sort(converted.graph)
-    onnxfile.save(converted, out)
-    blocked = sorted({f.node.op_type for f in onnxfile.walk(original)} & set(float_ops))
-    report: dict[str, Any] = {
-        "precision": precision,
-        "kept": [entry._asdict() for entry in sorted(unique.values())],
-        "ops_kept": blocked,
-        "activations_measured": measured is not None if precision == "fp16" else None,
-        "weights": _changes(weights, precision),
-    }
-    limit = TOLERANCES[precision] if tolerance is None else tolerance
-    report["check"] = _check(original, out, precision, feeds, limit)
-    return report
+    sort(converted.graph)
+    return converted
+
+
+def _autocast(
+    work: onnx.ModelProto, folder: Path, precision: str, keep: Sequence[str], feed: trial.Feed | None
+) -> onnx.ModelProto:
+    """Run modelopt's AutoCast, which reads and writes files, in a folder of its own."""
+    import tempfile
+    from pathlib import Path
+
+    from trtpipe import modelopt
+
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(work)
+        source = Path(name) / "model.onnx"
+        onnxfile.save(copy, source)
+        return modelopt.autocast(source, Path(name), precision, keep=keep, feed=feed)
+
+
+def _left_float(path: Path, known: Collection[str], why: str) -> list[Kept]:
+    """List the nodes that compute in float32 in a rewritten model, beyond those that are known."""
+    try:
+        typed = onnx.shape_inference.infer_shapes(trial.whole(path))
+    except Exception:  # noqa: BLE001 - then the record says less
+        return []
+    single = {v.name for v in typed.graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return [
+        Kept(n.name, n.op_type, why)
+        for n in typed.graph.node
+        if n.op_type not in ("Cast", "Constant") and n.name not in known and any(o in single for o in n.output)
+    ]
+
+
+def _search(
+    work: onnx.ModelProto,
+    kept: Collection[str],
+    attempt: Callable[[Collection[str]], tuple[dict[str, dict[str, Any]], list[str]]],
+    limit: float,
+) -> list[str]:
+    """Find the fewest nodes, from the model's start or from its end, that must stay float32 for the tolerance.
+
+    Rounding errors that begin early grow through all that follows; large values near the end have no need of
+    float32 before them. Both are tried by halving, to a 32nd of the nodes, with a margin of a tenth.
+    """
+    names = [n.name for n in work.graph.node if n.op_type != "Constant"]
+    step = max(1, len(names) // 32)
+    best = names
+    for reverse in (False, True):
+        order = names[::-1] if reverse else names
+        low, high = 0, len(order)
+        while high - low > step:
+            middle = (low + high) // 2
+            outputs, problems = attempt({*kept, *order[:middle]})
+            worst = max((f.get("relative_l2", 0.0) for f in outputs.values()), default=0.0)
+            if problems or worst > 0.9 * limit:
+                low = middle
+            else:
+                high = middle
+        if high < len(best):
+            best = order[:high]
+    return list(best)
 
 
 # -- before the conversion ---------------------------------------------------------------------------------------
@@ -172,7 +303,42 @@ def _op(model: onnx.ModelProto, name: str) -> str:
     return next(str(f.node.op_type) for f in onnxfile.walk(model) if f.node.name == name)
 
 
-def _name_nodes(model: onnx.ModelProto) -> None:
+def raise_opset(model: onnx.ModelProto, least: int) -> tuple[onnx.ModelProto, int | None]:
+    """Bring a model to an opset with ONNX's own converter. Gives (model, the opset before, None if none was needed).
+
+    Raises StageFailed if the converter cannot.
+    """
+    before = onnxfile.opsets(model).get("ai.onnx", 0)
+    if before >= least:
+        return model, None
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.ir_version = max(copy.ir_version, 8)
+    constants_are_no_inputs(copy)
+    try:
+        converted: onnx.ModelProto = onnx.version_converter.convert_version(copy, least)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise StageFailed(
+            f"the model is of opset {before}, and ONNX's converter cannot raise it to {least}: {text}; "
+            f"export it with opset {least} or later"
+        ) from error
+    for located in onnxfile.walk(converted):  # the converter leaves trailing inputs without a name
+        while located.node.input and not located.node.input[-1]:
+            located.node.input.pop()
+    return converted, before
+
+
+def constants_are_no_inputs(model: onnx.ModelProto) -> None:
+    """Take the weights out of the inputs, where old models list them: they could not be folded or converted there."""
+    weights = {t.name for t in model.graph.initializer}
+    inputs = [v for v in model.graph.input if v.name not in weights]
+    model.graph.ClearField("input")
+    model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, 4)
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
     """Give every node a name of its own: the converter's block list works by names."""
     taken = {found.node.name for found in onnxfile.walk(model)}
     seen: set[str] = set()
@@ -188,7 +354,7 @@ def _name_nodes(model: onnx.ModelProto) -> None:
         seen.add(node.name)
 
 
-def _hoist_constants(model: onnx.ModelProto) -> None:
+def hoist_constants(model: onnx.ModelProto) -> None:
     """Make initialisers of float Constant nodes, so that guard and converter see all weights in one way."""
     for _, graph in onnxfile.graphs(model):
         if not isinstance(graph, onnx.GraphProto):
@@ -241,8 +407,10 @@ def _large_weights(model: onnx.ModelProto) -> list[Kept]:
     return kept
 
 
-def _large_activations(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> list[Kept] | None:
-    """List the nodes that make or read activations near or beyond float16's end on a random input.
+def _large_activations(
+    model: onnx.ModelProto, feeds: Sequence[Mapping[str, NDArray[Any]]], on: str = ""
+) -> list[Kept] | None:
+    """List the nodes that make or read activations near or beyond float16's end on these inputs.
 
     Gives None if this could not be measured (an op that cannot be observed so).
     """
@@ -264,18 +432,19 @@ def _large_activations(model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]])
         )
         probe.graph.output.append(helper.make_tensor_value_info(f"__max_{index}", TensorProto.FLOAT, []))
     try:
-        values = trial.run(probe.SerializeToString(), feed)
+        session = trial.Trial(probe.SerializeToString())
+        runs = [session(feed) for feed in feeds]
     except Exception:  # noqa: BLE001 - as above: the check that follows judges the result anyway
         return None
     limit = LARGEST / HEADROOM
-    large = {name: float(values[f"__max_{index}"]) for index, name in enumerate(watched)}
+    large = {name: max(float(r[f"__max_{index}"]) for r in runs) for index, name in enumerate(watched)}
     # An infinity (an attention mask) is one in float16 too.
     large = {name: size for name, size in large.items() if limit < size < float("inf")}
     kept = []
     for node in model.graph.node:
         name = next((n for n in (*node.output, *node.input) if n in large), None)
         if name is not None:
-            why = f"{name} reaches {large[name]:.2g} on a random input, float16 ends at {LARGEST:g}"
+            why = f"{name} reaches {large[name]:.2g} on {on or 'a random input'}, float16 ends at {LARGEST:g}"
             kept.append(Kept(node.name, node.op_type, why))
     return kept
 
@@ -360,7 +529,7 @@ def _retarget(model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]) -> No
                     value.type.tensor_type.elem_type = brain
 
 
-def _sort(graph: onnx.GraphProto) -> None:
+def sort(graph: onnx.GraphProto) -> None:
     """Put the nodes into an order in which each comes after what it reads; the converter appends its casts.
 
     Stable: nodes that do not wait for each other keep their order.
@@ -417,7 +586,7 @@ def _changes(weights: Mapping[str, NDArray[Any]], precision: str) -> dict[str, A
 # -- the check ---------------------------------------------------------------------------------------------------
 
 
-def _emulated(path: Path) -> tuple[bytes, bool]:
+def emulated(path: Path) -> tuple[bytes, bool]:
     """Give the bfloat16 model in float32, with the weights rounded to bfloat16, and whether activations are too.
 
     onnxruntime's CPU kernels cannot compute in bfloat16, but from opset 13 on they can cast to it and back, which
@@ -455,50 +624,51 @@ def _emulated(path: Path) -> tuple[bytes, bool]:
             for value in (*graph.input, *graph.output):
                 if value.type.tensor_type.elem_type == brain:
                     value.type.tensor_type.elem_type = single
-    _sort(model.graph)
+    sort(model.graph)
     return model.SerializeToString(deterministic=True), bool(narrow)
 
 
-def _check(
-    original: onnx.ModelProto, path: Path, precision: str, feeds: Sequence[Mapping[str, NDArray[Any]]], limit: float
-) -> dict[str, Any]:
-    """Compare the outputs of both models; give the record. Raises StageFailed beyond the limit."""
-    source = original.SerializeToString()
-    how = "onnxruntime on the CPU, seeded random inputs"
-    if precision == "fp16":
-        target: bytes | str = str(path)
-    else:
-        target, activations = _emulated(path)
-        rounded = "weights and activations" if activations else "weights (activations are not)"
-        how += f"; bfloat16 is emulated: float32 with rounded {rounded}"
-    outputs: dict[str, dict[str, Any]] = {}
-    problems = []
-    for feed in feeds:
+class _Judge:
+    """Compares a rewritten model's outputs with the original's, which are computed once."""
+
+    def __init__(
+        self, original: onnx.ModelProto, precision: str, feeds: Sequence[Mapping[str, NDArray[Any]]], *, plain: bool
+    ) -> None:
+        self._precision, self._feeds, self._plain = precision, feeds, plain
+        self.remark = ""
         try:
-            expected = trial.run(source, feed)
+            session = trial.Trial(original.SerializeToString(), plain=plain)
+            self._expected = [session(feed) for feed in feeds]
         except Exception as error:
             raise StageFailed(f"onnxruntime cannot run the original model to check against: {error}") from error
+
+    def __call__(self, path: Path, limit: float) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """Give the differences an output, and what is wrong with them. Raises StageFailed if it does not run."""
+        if self._precision == "fp16":
+            target: bytes | str = str(path)
+        else:
+            target, activations = emulated(path)
+            rounded = "weights and activations" if activations else "weights (activations are not)"
+            self.remark = f"; bfloat16 is emulated: float32 with rounded {rounded}"
+        outputs: dict[str, dict[str, Any]] = {}
+        problems = []
         try:
-            found = trial.run(target, feed)
+            session = trial.Trial(target, plain=self._plain)
+            found_all = [session(feed) for feed in self._feeds]
         except Exception as error:
             raise StageFailed(
-                f"precision: {precision}: onnxruntime cannot run the rewritten model ({error}); "
+                f"precision: {self._precision}: onnxruntime cannot run the rewritten model ({error}); "
                 "use precision: model, or name nodes in keep_fp32"
             ) from error
-        for name, wanted in expected.items():
-            figures = trial.compare(wanted, found[name])
-            before = outputs.setdefault(name, figures)
-            for key, value in figures.items():
-                before[key] = max(before[key], value) if key in before else value
-            if not figures.get("finite", True):
-                problems.append(f"{name}: not finite where the original is")
-            elif figures.get("relative_l2", 0.0) > limit:
-                problems.append(f"{name}: relative L2 difference {figures['relative_l2']:.3g}, tolerance {limit:g}")
-    if problems:
-        raise StageFailed(
-            f"precision: {precision} changes the model's results too much (on random inputs):\n  "
-            + "\n  ".join(dict.fromkeys(problems))
-            + "\nName the nodes that need float32 in keep_fp32, raise tolerance, or choose another precision"
-        )
-    shapes = {name: list(value.shape) for name, value in feeds[0].items()}
-    return {"how": how, "seed": trial.SEED, "shapes": shapes, "tolerance": limit, "outputs": outputs}
+        for expected, found in zip(self._expected, found_all, strict=True):
+            for name, wanted in expected.items():
+                figures = trial.compare(wanted, found[name])
+                before = outputs.setdefault(name, figures)
+                for key, value in figures.items():
+                    before[key] = max(before[key], value) if key in before else value
+                if figures.get("shape_differs"):
+                    problems.append(f"{name}: its shape changed")
+                elif not figures.get("finite", True):
+                    problems.append(f"{name}: not finite where the original is")
+        problems += trial.beyond(outputs, limit)
+        return outputs, problems

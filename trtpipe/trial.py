@@ -7,7 +7,7 @@ before anything is built of it.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -157,6 +157,8 @@ class Samples:
     count: int
     rows: int
     label: str
+    picked: tuple[int, ...] = ()
+    """Instead of an even choice: these samples, in rising order."""
 
     @property
     def runs(self) -> int:
@@ -167,7 +169,8 @@ class Samples:
         """Give the feeds; the arrays are their own."""
         still = {f.name: f.source.read() for f in self.fed if f.how == "constant"}
         moving = {f.name: f for f in self.fed if f.how != "constant"}
-        wanted = set(np.linspace(0, self.total - 1, self.count).round().astype(int).tolist())
+        even = np.linspace(0, self.total - 1, self.count).round().astype(int).tolist()
+        wanted = set(self.picked or even)
         waiting: list[Feed] = []
         for index, row in enumerate(tensors.batches({n: f.source for n, f in moving.items()}, 1)):
             if index not in wanted:
@@ -180,6 +183,13 @@ class Samples:
                     feed[name] = rows[0][0] if one.how == "run" else np.concatenate(rows)
                 waiting = []
                 yield feed
+
+    def pick(self, indices: Sequence[int]) -> Samples:
+        """Give these samples alone; all others as they are if the model's batch is fixed."""
+        inside = tuple(sorted({i for i in indices if 0 <= i < self.total}))
+        if self.rows != 1 or not inside:
+            return self
+        return replace(self, picked=inside, count=len(inside))
 
     def first(self, number: int) -> list[Feed]:
         """Give the first feeds, as a list."""

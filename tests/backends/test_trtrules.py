@@ -123,3 +123,20 @@ def test_versions_are_read_up_to_their_first_word():
 def test_too_old_a_runtime_is_named_with_the_oldest_that_fits():
     with pytest.raises(EnvironmentMissing, match=r"TensorRT 8\.5\.3 is too old; trtpipe needs 8\.6"):
         typing("tensorrt", (8, 5, 3))
+
+
+def test_a_quantised_model_gets_its_flag_only_where_types_are_picked_by_flags():
+    quantised = {**NETWORK, "nodes": {"QuantizeLinear": 2, "DequantizeLinear": 2, "Conv": 1}}
+    assert decide(OLD, quantised)["flags"] == ["INT8"]
+    assert decide(OLD, quantised, precision="fp16")["flags"] == ["FP16", "INT8"]
+    assert decide(TEN, quantised, strongly_typed=False)["flags"] == ["INT8"]
+    for runtime in (TEN, ELEVEN, RTX):
+        assert decide(runtime, quantised)["flags"] == []
+        assert decide(runtime, quantised, precision="fp16")["rewrite"] == "fp16"
+
+
+def test_fp8_in_a_model_needs_a_runtime_that_knows_it():
+    eighth = {**NETWORK, "nodes": {"DequantizeLinear": 1}, "dtypes": {"float8e4m3fn": 1}}
+    assert decide(TEN, eighth, strongly_typed=False)["flags"] == ["FP8"]
+    with pytest.raises(StageFailed, match="knows no fp8"):
+        decide(OLD, eighth)

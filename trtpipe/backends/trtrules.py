@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 RTX = "tensorrt_rtx"
 TITLES = {"tensorrt": "TensorRT", RTX: "TensorRT-RTX"}
 HALF = ("float16", "bfloat16")
+QUANTISED = ("QuantizeLinear", "DequantizeLinear")
 OLDEST = {"tensorrt": (8, 6), RTX: (1, 4)}
 
 
@@ -104,6 +105,15 @@ def settle(
                 flags.append("OBEY_PRECISION_CONSTRAINTS")
     elif precision == "tf32":
         flags.append("TF32")
+
+    if not strong:
+        # Where types are picked by flags, Q/DQ nodes are honoured only if their type is allowed too.
+        nodes, held = network.get("nodes", {}), network.get("dtypes", {})
+        if any(nodes.get(op) for op in QUANTISED):
+            fp8 = any(name.startswith("float8") for name in held)
+            if fp8 and numbers < (9,):
+                refuse("a model with fp8 Q/DQ nodes", "it knows no fp8", "quantize with mode: int8")
+            flags.append("FP8" if fp8 else "INT8")
 
     if config.get("version_compatible"):
         if flavour == RTX:

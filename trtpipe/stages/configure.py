@@ -52,6 +52,24 @@ class ConfigureParams(Params, frozen=True, kw_only=True):
             ),
         ),
     ] = None
+    meet_tolerance: Annotated[
+        bool,
+        Meta(
+            description="With fp16 or bf16: where outputs differ more than `tolerance`, keep more and more nodes in "
+            "float32, from the model's start or its end, until they do not. Give `calibration` for it."
+        ),
+    ] = False
+    method: Annotated[
+        Literal["onnxruntime", "autocast"],
+        Meta(
+            description="What rewrites the model to fp16 or bf16: onnxruntime's converter, or AutoCast of modelopt "
+            "(`pip install 'trtpipe[modelopt]'`)."
+        ),
+    ] = "onnxruntime"
+    names: Annotated[
+        dict[str, str],
+        Meta(description="Where they differ: the calibration data's tensor name for a model's input, by input."),
+    ] = msgspec.field(default_factory=dict)
     workspace: Annotated[
         Size | None, Meta(description="Scratch memory that a layer may use; without it, the runtime's own limit.")
     ] = None
@@ -101,8 +119,11 @@ class ConfigureParams(Params, frozen=True, kw_only=True):
         if self.precision not in ("fp16", "bf16"):
             if self.keep_fp32:
                 yield "keep_fp32", f"found with precision {self.precision}, expected with fp16 or bf16 only"
-            if self.tolerance is not None:
-                yield "tolerance", f"found with precision {self.precision}, expected with fp16 or bf16 only"
+            for name in ("tolerance", "meet_tolerance"):
+                if getattr(self, name):
+                    yield name, f"found with precision {self.precision}, expected with fp16 or bf16 only"
+            if self.method != "onnxruntime":
+                yield "method", f"found {self.method} with precision {self.precision}, expected fp16 or bf16"
         names = [frozenset(profile) for profile in self.profiles]
         for index, found in enumerate(names[1:], 1):
             if found != names[0]:
@@ -114,7 +135,9 @@ class ConfigureParams(Params, frozen=True, kw_only=True):
 
     def packages(self) -> Iterable[str]:
         """Name what rewrites the model: its version changes the outcome."""
-        return ("onnx", "onnxruntime") if self.precision in ("fp16", "bf16") else ("onnx",)
+        if self.precision not in ("fp16", "bf16"):
+            return ("onnx",)
+        return ("onnx", "onnxruntime", *(["nvidia-modelopt"] if self.method == "autocast" else []))
 
 
 def check_profiles(
@@ -216,9 +239,18 @@ def run(ctx: Context) -> None:
         config["keep_fp32"] = sorted(precision.matching_nodes(model, params.keep_fp32))
     if wanted is None:
         onnxfile.copy_model(model_path, ctx.out, data, link=source.kind == "network")
+        if params.meet_tolerance or "calibration" in ctx.inputs:
+            ctx.note(f"calibration, tolerance: {backend.name} chooses types by flags here, the model is not rewritten")
     else:
-        from trtpipe import precision
+        from trtpipe import modelopt, precision, trial
 
+        if params.method == "autocast":
+            modelopt.require()
+        samples = None
+        if "calibration" in ctx.inputs:
+            samples = trial.samples(ctx.inputs["calibration"], network["inputs"], names=params.names)
+            if not samples.total:
+                raise StageFailed(f"{samples.label} holds no samples; expected at least one")
         config["rewrite"] = precision.rewrite(
             model_path,
             ctx.out / "model.onnx",
@@ -227,6 +259,9 @@ def run(ctx: Context) -> None:
             profiles=profiles,
             keep=params.keep_fp32,
             tolerance=params.tolerance,
+            samples=samples,
+            method=params.method,
+            meet_tolerance=params.meet_tolerance,
         )
         kept = config["rewrite"]["kept"]
         for entry in kept[:TOLD]:
@@ -243,9 +278,17 @@ def run(ctx: Context) -> None:
 
 STAGE = StageType(
     name="configure",
-    version=1,
+    version=2,
     Params=ConfigureParams,
-    inputs={"network": Port(kinds=("network",), doc="The parsed network.")},
+    inputs={
+        "network": Port(kinds=("network",), doc="The parsed network."),
+        "calibration": Port(
+            kinds=("tensors",),
+            doc="With fp16 or bf16: samples of what the model will see, for the range guard and the check.",
+            required=False,
+            outside=True,
+        ),
+    },
     output="config",
     doc="Says how the engine is built, checks it against network and runtime, and sets the model's precision.",
     run=run,

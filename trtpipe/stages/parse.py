@@ -44,10 +44,15 @@ class ParseParams(Params, frozen=True, kw_only=True):
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """Say which dims cannot be."""
-        for name, dims in self.dims.items():
-            for axis, dim in enumerate(dims):
-                if isinstance(dim, str) and not re.fullmatch(r"[A-Za-z_][\w.]*", dim):
-                    yield f"dims.{name}[{axis}]", f"found {dim!r}, expected a number or a name such as batch"
+        yield from dim_problems(self.dims)
+
+
+def dim_problems(declared: Mapping[str, Sequence[int | str]]) -> Iterable[tuple[str, str]]:
+    """Give (path, what is wrong) for declared dims that are no number and no name."""
+    for name, dims in declared.items():
+        for axis, dim in enumerate(dims):
+            if isinstance(dim, str) and not re.fullmatch(r"[A-Za-z_][\w.]*", dim):
+                yield f"dims.{name}[{axis}]", f"found {dim!r}, expected a number or a name such as batch"
 
 
 def run(ctx: Context) -> None:

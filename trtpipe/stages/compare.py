@@ -1,0 +1,278 @@
+"""`compare`: two runtimes or two precisions on the same data, with gates, and the first node that goes wrong."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from trtpipe.errors import GateFailed, StageFailed
+from trtpipe.gates import Rule, judge, malformed, unknown
+from trtpipe.stage import Context, Params, Port, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from trtpipe.comparing import Compared
+    from trtpipe.stage import Input
+    from trtpipe.tensors import Source
+
+FIGURES = ("max_abs", "mean_abs", "relative_l2", "cosine", "cosine_min", "psnr", "mismatched", "nan")
+BISECTED = 2
+"""Samples that the bisect runs on: those that differ most, if the data is given."""
+
+
+class CompareParams(Params, frozen=True, kw_only=True):
+    """What is compared, and what it must be."""
+
+    names: Annotated[
+        dict[str, str], Meta(description="Where they differ: the reference's name for a candidate's output, by output.")
+    ] = msgspec.field(default_factory=dict)
+    rtol: Annotated[float, Meta(ge=0, description="Relative tolerance of the figure mismatched.")] = 1e-3
+    atol: Annotated[float, Meta(ge=0, description="Absolute tolerance of the figure mismatched.")] = 1e-5
+    formula: Annotated[
+        Literal["allclose", "both"],
+        Meta(
+            description="`allclose` (NumPy's): an element mismatches if its error exceeds atol + rtol·|reference|. "
+            "`both` (Polygraphy's elemwise): only if it exceeds atol and, relatively, rtol."
+        ),
+    ] = "allclose"
+    top_k: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="For outputs [samples, classes]: the share of samples with the same best k classes."),
+    ] = None
+    worst: Annotated[int, Meta(ge=0, le=1000, description="How many of the most different samples are listed.")] = 5
+    require: Annotated[
+        dict[str, Rule],
+        Meta(
+            description='Rules by figure, such as {cosine: ">= 0.999"} for the worst output, or {logits.max_abs: '
+            '"<= 0.1"} for one; a broken one fails the run.'
+        ),
+    ] = msgspec.field(default_factory=dict)
+    bisect: Annotated[
+        bool,
+        Meta(
+            description="Compare the inner tensors of the inputs model and candidate_model in onnxruntime, and name "
+            "the first node whose error exceeds `bound`."
+        ),
+    ] = False
+    bound: Annotated[float, Meta(gt=0, description="With bisect: the relative L2 error that names a node.")] = 0.01
+
+    def figures(self) -> tuple[str, ...]:
+        """Name the figures over all outputs."""
+        return (*FIGURES, *([f"top{self.top_k}_agreement"] if self.top_k else []))
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Find what the schema cannot say."""
+        for name in self.require:
+            # Which outputs there are is known when it runs; a figure's name can be judged now.
+            if name.rpartition(".")[2] not in self.figures():
+                yield f"require.{name}", unknown(name, self.figures())
+        yield from malformed(self.require)
+
+    def packages(self) -> Iterable[str]:
+        """Name what runs the models."""
+        return ("onnx", "onnxruntime")
+
+
+def run(ctx: Context) -> None:
+    """Write comparison.json. Raises GateFailed where figures are not what they must be, and for NaN."""
+    from trtpipe import comparing, tensors
+    from trtpipe.working import samples_of
+
+    params: CompareParams = ctx.params
+    given = ctx.inputs["candidate"]
+    if params.bisect and not {"model", "candidate_model"} <= ctx.inputs.keys():
+        raise StageFailed("bisect needs the inputs model (the right one) and candidate_model (the one in question)")
+    candidate = tensors.open_input(given)
+    reference = _reference(ctx)
+    paired = comparing.pairs(candidate, reference, params.names)
+    tolerance = comparing.Tolerance(params.rtol, params.atol, params.formula)
+    compared: dict[str, Compared] = {}
+    for index, (name, one, other) in enumerate(paired):
+        ctx.progress(index, len(paired), "outputs")
+        compared[name] = comparing.output(one, other, tolerance, params.top_k)
+    if params.top_k is not None and not any(f"top{params.top_k}_agreement" in c.figures for c in compared.values()):
+        raise StageFailed(f"top_k: no output is [samples, more than {params.top_k} classes]")
+    outputs = {name: c.figures for name, c in compared.items()}
+    whole = comparing.overall(outputs)
+    figures = whole | {f"{name}.{k}": v for name, f in outputs.items() for k, v in f.items()}
+    for name in params.require:
+        if name not in figures:
+            raise StageFailed(f"require.{name}: {unknown(name, tuple(figures))}")
+    verdicts = judge(figures, params.require)
+    total = paired[0][1].shape[0]
+    ids = (
+        [sample["id"] for sample in samples_of(given, total)]
+        if given.kind == "tensors"
+        else list(map(str, range(total)))
+    )
+    worst = comparing.most_different(compared, ids, params.worst)
+    record: dict[str, Any] = {
+        "metrics": figures,
+        "outputs": outputs,
+        "samples": total,
+        "tolerance": {"rtol": params.rtol, "atol": params.atol, "formula": params.formula,
+                      "means": comparing.FORMULAS[params.formula]},
+        "require": {name: verdict._asdict() for name, verdict in verdicts.items()},
+        "worst": worst,
+    }  # fmt: skip
+    (ctx.out / "table.txt").write_text(_table(outputs, worst), "utf-8")
+    for name, f in outputs.items():
+        ctx.note(_line(name, f))
+    if params.bisect:
+        record["bisect"] = _bisect(ctx, worst)
+        ctx.note(_found(record["bisect"]))
+    ctx.write_json("comparison.json", record)
+    broken = [
+        f"{name} = {v.value:.6g}, but require says {v.rule}{_where(name, worst)}"
+        for name, v in verdicts.items()
+        if not v.passed
+    ]
+    if whole["nan"] and not any(name.rpartition(".")[2] == "nan" for name in params.require):
+        broken.insert(0, f"{int(whole['nan'])} values are NaN or infinite on one side alone{_where('', worst)}")
+    if broken:
+        if params.bisect:
+            broken.append(_found(record["bisect"]))
+        raise GateFailed("; ".join(broken))
+
+
+def _reference(ctx: Context) -> Mapping[str, Source]:
+    """Give the reference's tensors: the input, or what the model makes of the data in onnxruntime."""
+    from trtpipe import onnxfile, tensors, trial
+
+    if "reference" in ctx.inputs:
+        return tensors.open_input(ctx.inputs["reference"])
+    if not {"model", "data"} <= ctx.inputs.keys():
+        raise StageFailed(
+            "found no input reference, expected it, or model and data: then onnxruntime runs the model on the data"
+        )
+    path = _model(ctx.inputs["model"])
+    inputs, _ = onnxfile.signature(onnxfile.load(path))
+    samples = trial.samples(ctx.inputs["data"], inputs, most=1 << 62)
+    session = trial.Trial(path)
+    folder = ctx.scratch / "reference"
+    folder.mkdir()
+    outputs: dict[str, tensors.ArrayWriter] = {}
+    alone = any(f.how == "run" for f in samples.fed)
+    with tensors.Writer(folder) as writer:
+        for number, feed in enumerate(samples):
+            ctx.progress(number, samples.runs, "reference runs")
+            try:
+                made = session(feed)
+            except Exception as error:
+                raise StageFailed(f"onnxruntime cannot run the reference model: {error}") from error
+            for name, array in made.items():
+                batched = not alone and array.ndim and array.shape[0] == samples.rows
+                rows = array if batched else array[None]
+                if name not in outputs:
+                    outputs[name] = writer.add(name, rows.dtype, (samples.runs * len(rows), *rows.shape[1:]))
+                outputs[name].write(rows)
+    ctx.note(f"reference: onnxruntime on the CPU, {samples.runs * samples.rows} samples of {samples.label}")
+    from trtpipe.stage import Input
+
+    files = tuple(sorted(p.name for p in folder.iterdir()))
+    return tensors.open_input(Input(name="reference", kind="tensors", folder=folder, files=files, label="onnxruntime"))
+
+
+def _model(given: Input) -> Path:
+    from trtpipe import onnxfile
+
+    return given.path(onnxfile.MODEL) if onnxfile.MODEL in given.files else given.one(".onnx")
+
+
+def _bisect(ctx: Context, worst: list[dict[str, Any]]) -> dict[str, Any]:
+    """Compare the two models' inner tensors, on the samples that differ most."""
+    from trtpipe import bisection, onnxfile, trial
+
+    params: CompareParams = ctx.params
+    right, wrong = _model(ctx.inputs["model"]), _model(ctx.inputs["candidate_model"])
+    model = onnxfile.load(right)
+    inputs, _ = onnxfile.signature(model)
+    if "data" in ctx.inputs:
+        samples = trial.samples(ctx.inputs["data"], inputs, most=BISECTED)
+        feeds = list(samples.pick([entry["index"] for entry in worst[:BISECTED]]))
+        how = f"{len(feeds)} runs of {samples.label}"
+    else:
+        feeds, how = trial.random_feeds(model, inputs), "seeded random inputs"
+    return {"on": how, **bisection.layers(right, wrong, feeds, params.bound)}
+
+
+def _found(bisect: Mapping[str, Any]) -> str:
+    first = bisect["first"]
+    if first is None:
+        return f"bisect: none of {bisect['compared']} inner tensors exceeds {bisect['bound']:g}: the models agree"
+    return (
+        f"bisect: the first node beyond {bisect['bound']:g} is {first['node']} [{first['op']}], "
+        f"relative L2 {first['relative_l2']:g} on {first['tensor']}"
+    )
+
+
+def _where(name: str, worst: list[dict[str, Any]]) -> str:
+    output = name.rpartition(".")[0]
+    entry = next((e for e in worst if not output or e["output"] == output), None)
+    return "" if entry is None else f" (most different: sample {entry['id']}, output {entry['output']})"
+
+
+def _line(name: str, figures: Mapping[str, float]) -> str:
+    more = "".join(f", {k} {v:.4f}" for k, v in figures.items() if re.fullmatch(r"top\d+_agreement", k))
+    return (
+        f"{name}: max abs {figures['max_abs']:.3g}, relative L2 {figures['relative_l2']:.3g}, "
+        f"cosine {figures['cosine']:.6f} (least {figures['cosine_min']:.6f}){more}"
+    )
+
+
+def _table(outputs: Mapping[str, Mapping[str, float]], worst: list[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(k for f in outputs.values() for k in f))
+    rows = [["output", *names]]
+    rows += [[name, *(f"{f[k]:.6g}" if k in f else "" for k in names)] for name, f in outputs.items()]
+    lines = _columns(rows)
+    if worst:
+        keys = ("relative_l2", "max_abs", "mean_abs", "cosine", "nan")
+        rows = [["sample", "output", *keys]]
+        rows += [[e["id"], e["output"], *(f"{e[k]:.6g}" for k in keys)] for e in worst]
+        lines += ["", "the most different samples", *_columns(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+STAGE = StageType(
+    name="compare",
+    version=1,
+    Params=CompareParams,
+    inputs={
+        "candidate": Port(kinds=("tensors",), doc="The outputs in question.", outside=True),
+        "reference": Port(
+            kinds=("tensors",),
+            doc="The outputs that are right; without it, onnxruntime runs `model` on `data`.",
+            required=False,
+            outside=True,
+        ),
+        "model": Port(
+            kinds=("model", "network", "config"),
+            doc="The right model: for the reference, and for bisect.",
+            required=False,
+            outside=True,
+        ),
+        "candidate_model": Port(
+            kinds=("model", "network", "config"),
+            doc="With bisect: the model in question.",
+            required=False,
+            outside=True,
+        ),
+        "data": Port(
+            kinds=("tensors",), doc="What was fed: for the reference, and for bisect.", required=False, outside=True
+        ),
+    },
+    output="comparison",
+    doc="Compares outputs with a reference, sample by sample, and fails the run where they differ too much.",
+    run=run,
+    packages=("numpy",),
+)

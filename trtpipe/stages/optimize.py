@@ -1,0 +1,166 @@
+"""`optimize`: clean an ONNX model up before it is parsed; every step is checked against the model before it."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from trtpipe.errors import EnvironmentMissing, StageFailed
+from trtpipe.stage import Context, Params, Port, StageType
+from trtpipe.stages.parse import Dim, dim_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    import onnx
+
+TOLERANCE = 1e-4
+
+
+class OptimizeParams(Params, frozen=True, kw_only=True):
+    """What is done, in this order: dims, opset, fold, simplify."""
+
+    dims: Annotated[
+        dict[str, list[Dim]],
+        Meta(
+            description="Declares the axes of inputs anew, by input: a number freezes an axis, a name renames it; two "
+            "axes with one name are the same axis."
+        ),
+    ] = msgspec.field(default_factory=dict)
+    opset: Annotated[
+        Annotated[int, Meta(ge=7)] | None, Meta(description="Raise the model to this ONNX opset with ONNX's converter.")
+    ] = None
+    fold: Annotated[
+        bool,
+        Meta(
+            description="Fold constants, BatchNormalizations and what computes shapes that are known, with "
+            "onnxruntime's basic level, which stays within ONNX's operators."
+        ),
+    ] = True
+    simplify: Annotated[
+        Literal["none", "onnxslim"],
+        Meta(description="Simplify further with onnxslim (`pip install 'trtpipe[onnxslim]'`)."),
+    ] = "none"
+    tolerance: Annotated[
+        float, Meta(gt=0, description="Largest relative L2 difference of an output after each step.")
+    ] = TOLERANCE
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Say which dims cannot be, and when nothing is asked for."""
+        yield from dim_problems(self.dims)
+        if not (self.dims or self.opset or self.fold) and self.simplify == "none":
+            yield "fold", "found nothing to do, expected dims, opset, fold or simplify"
+
+    def packages(self) -> Iterable[str]:
+        """Name what changes the model."""
+        return ("onnx", "onnxruntime", *(["onnxslim"] if self.simplify == "onnxslim" else []))
+
+
+def run(ctx: Context) -> None:
+    """Write model.onnx and optimize.json. Raises StageFailed where a step changes the model's results."""
+    from trtpipe import onnxfile, precision, quantization, trial
+
+    params: OptimizeParams = ctx.params
+    given = ctx.inputs["model"]
+    source = given.path(onnxfile.MODEL) if onnxfile.MODEL in given.files else given.one(".onnx")
+    label = given.label if given.kind == "file" else source.name
+    light = onnxfile.load(source, label=label)
+    onnxfile.external_files(light, source.parent, label=label, known=given.files)
+    slim = _onnxslim() if params.simplify == "onnxslim" else None
+    model = trial.whole(source)
+    before = _counts(model)
+    steps: list[dict[str, Any]] = []
+    checker = _Checker(ctx.scratch, source, params)
+    if params.dims:
+        onnxfile.set_dims(model, params.dims, label=label)
+        steps.append(checker.step("dims", model))
+    if params.opset is not None:
+        raised, was = precision.raise_opset(model, params.opset)
+        if was is None:
+            have = onnxfile.opsets(model).get("ai.onnx", 0)
+            ctx.note(f"opset {params.opset} asked for, the model has {have} already")
+        else:
+            model = raised
+            steps.append({**checker.step("opset", model), "from": was, "to": params.opset})
+    if params.fold:
+        folded, why = quantization.fold(model, ctx.scratch)
+        if why is None:
+            model = folded
+            steps.append(checker.step("fold", model))
+        else:
+            ctx.note(f"not folded: {why}")
+            steps.append({"step": "fold", "skipped": why})
+    if slim is not None:
+        try:
+            model = slim(model)
+        except Exception as error:
+            raise StageFailed(f"onnxslim fails on this model: {type(error).__name__}: {error}") from error
+        steps.append(checker.step("onnxslim", model))
+    after = _counts(model)
+    onnxfile.save(model, ctx.out / onnxfile.MODEL)
+    nodes = (sum(before.values()), sum(after.values()))
+    ctx.note(f"{nodes[0]} nodes → {nodes[1]}")
+    ctx.write_json("optimize.json", {"nodes": {"before": before, "after": after}, "steps": steps})
+
+
+def _counts(model: onnx.ModelProto) -> dict[str, int]:
+    from trtpipe import onnxfile
+
+    return dict(sorted(Counter(f.node.op_type for f in onnxfile.walk(model)).items()))
+
+
+class _Checker:
+    """Runs the model after each step against the original, on the same seeded inputs."""
+
+    def __init__(self, scratch: Path, source: Path, params: OptimizeParams) -> None:
+        self._scratch, self._source, self._limit = scratch, source, params.tolerance
+        self._feeds: list[Any] | None = None
+
+    def step(self, name: str, model: onnx.ModelProto) -> dict[str, Any]:
+        """Check one step. Gives its record."""
+        import onnx
+
+        from trtpipe import onnxfile, trial
+
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        path = self._scratch / f"after-{name}.onnx"
+        onnxfile.save(copy, path)
+        if self._feeds is None:
+            # The first step decides on shapes: dims may freeze what the original leaves open.
+            inputs, _ = onnxfile.signature(model)
+            self._feeds = trial.random_feeds(model, inputs)
+        figures: Mapping[str, Any] = trial.against(self._source, path, self._feeds, what=name)
+        if problems := trial.beyond(figures, self._limit):
+            raise StageFailed(
+                f"{name} changes the model's results (on random inputs):\n  " + "\n  ".join(problems)
+                + f"\nLeave {name} out, or raise tolerance"
+            )  # fmt: skip
+        return {"step": name, "outputs": dict(figures)}
+
+
+def _onnxslim() -> Any:
+    try:
+        slim = importlib.import_module("onnxslim").slim
+    except ImportError as error:
+        raise EnvironmentMissing(
+            f"onnxslim is not installed ({error}): pip install 'trtpipe[onnxslim]', or leave simplify out"
+        ) from error
+    return slim
+
+
+STAGE = StageType(
+    name="optimize",
+    version=1,
+    Params=OptimizeParams,
+    inputs={"model": Port(kinds=("model",), doc="An ONNX model.", outside=True)},
+    output="model",
+    doc="Cleans an ONNX model up (dims, opset, constants) and checks each step against the model before it.",
+    run=run,
+    packages=("numpy",),
+)

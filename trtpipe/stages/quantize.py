@@ -1,0 +1,192 @@
+"""`quantize`: an ONNX model anew with Q/DQ nodes, checked against the original before anything is built of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from trtpipe.errors import StageFailed
+from trtpipe.stage import Context, Params, Port, StageType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+TOLD = 5
+"""Nodes left in float32 that are told one by one."""
+
+
+class QuantizeParams(Params, frozen=True, kw_only=True):
+    """What is quantised, and how its ranges are found."""
+
+    mode: Annotated[
+        Literal["int8", "fp8", "int4_weights"],
+        Meta(
+            description="`int8`: weights and activations, through onnxruntime. `fp8`: weights and activations (E4M3), "
+            "and `int4_weights`: weights alone in blocks, both through modelopt (`pip install 'trtpipe[modelopt]'`)."
+        ),
+    ] = "int8"
+    method: Annotated[
+        Literal["minmax", "entropy", "percentile"],
+        Meta(
+            description="How ranges come from the calibration data. `minmax`: all that was seen. `entropy`: what loses "
+            "least information. `percentile`: without the outliers beyond `percentile`."
+        ),
+    ] = "minmax"
+    percentile: Annotated[
+        Annotated[float, Meta(gt=50, lt=100)] | None,
+        Meta(description="With method percentile: the share of values within the range; default 99.99."),
+    ] = None
+    per_channel: Annotated[bool, Meta(description="Weights have a scale for each output channel.")] = True
+    samples: Annotated[
+        int, Meta(ge=2, description="At most so many calibration samples are read, evenly from all there are.")
+    ] = 128
+    ops: Annotated[
+        list[Annotated[str, Meta(min_length=1)]],
+        Meta(description="Quantise these op types only; default Conv, ConvTranspose, Gemm, MatMul and residual Add."),
+    ] = msgspec.field(default_factory=list)
+    exclude: Annotated[
+        list[Annotated[str, Meta(min_length=1)]],
+        Meta(description="Nodes that stay as they are, by name or op; `*` and `?` are wildcards."),
+    ] = msgspec.field(default_factory=list)
+    opset: Annotated[
+        Annotated[int, Meta(ge=13)] | None,
+        Meta(description="Raise the model to this ONNX opset first; without it, to 13 where it is older."),
+    ] = None
+    names: Annotated[
+        dict[str, str],
+        Meta(description="Where they differ: the calibration data's tensor name for a model's input, by input."),
+    ] = msgspec.field(default_factory=dict)
+    block_size: Annotated[
+        Annotated[int, Meta(ge=16)] | None,
+        Meta(description="With int4_weights: how many weights share a scale; default 128."),
+    ] = None
+    tolerance: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Largest relative L2 difference of an output against the original; default 0.5."),
+    ] = None
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """Give what the schema cannot say."""
+        if self.percentile is not None and self.method != "percentile":
+            yield "percentile", f"found with method {self.method}, expected with percentile only"
+        if self.mode != "int8" and self.method == "percentile":
+            yield "method", f"found percentile with {self.mode}, expected minmax or entropy"
+        if self.mode == "int4_weights" and self.method != "minmax":
+            yield (
+                "method",
+                f"found {self.method} with int4_weights, whose weights are rounded as they are: leave it out",
+            )
+        if self.mode != "int4_weights" and self.block_size is not None:
+            yield "block_size", f"found with mode {self.mode}, expected with int4_weights only"
+
+    def packages(self) -> Iterable[str]:
+        """Name what quantises."""
+        return ("onnx", "onnxruntime") if self.mode == "int8" else ("onnx", "onnxruntime", "nvidia-modelopt")
+
+
+def run(ctx: Context) -> None:
+    """Write model.onnx with Q/DQ nodes and quantize.json. Raises StageFailed for bad data and for bad results."""
+    from trtpipe import modelopt, onnxfile, quantization, trial
+
+    params: QuantizeParams = ctx.params
+    given = ctx.inputs["model"]
+    source = given.path(onnxfile.MODEL) if onnxfile.MODEL in given.files else given.one(".onnx")
+    label = given.label if given.kind == "file" else source.name
+    if params.mode != "int8":
+        modelopt.require()
+    model = onnxfile.load(source, label=label)
+    onnxfile.external_files(model, source.parent, label=label, known=given.files)
+    quantization.refuse_quantised(model, label)
+    inputs, _ = onnxfile.signature(model)
+    samples: trial.Samples | None = None
+    if "calibration" in ctx.inputs:
+        data = ctx.inputs["calibration"]
+        samples = trial.samples(data, inputs, names=params.names, most=params.samples)
+        for remark in quantization.check_samples(samples):
+            ctx.note(remark)
+    elif params.mode != "int4_weights":
+        raise StageFailed(
+            f"mode {params.mode} needs the input calibration: samples of what the model will see (a tensors artifact "
+            "such as preprocess makes, or a .npz file)"
+        )
+    out = ctx.out / onnxfile.MODEL
+    if params.mode == "int8":
+        record = quantization.int8(
+            source, out, ctx.scratch, samples_of(samples), method=params.method, percentile=params.percentile or 99.99,
+            per_channel=params.per_channel, ops=params.ops, exclude=params.exclude, opset=params.opset,
+            progress=ctx.progress,
+        )  # fmt: skip
+    else:
+        record = modelopt.quantise(
+            source, out, ctx.scratch, params.mode, samples, method=params.method, ops=params.ops,
+            exclude=params.exclude, opset=params.opset, block_size=params.block_size or 128,
+        )  # fmt: skip
+    _tell(ctx, record)
+    limit = quantization.TOLERANCE if params.tolerance is None else params.tolerance
+    record["check"] = _check(source, out, samples, inputs, params.mode) | {"tolerance": limit}
+    ctx.write_json("quantize.json", record)
+    for name, figures in record["check"]["outputs"].items():
+        if "relative_l2" in figures:
+            ctx.note(
+                f"{name}: relative L2 {figures['relative_l2']:g}, cosine {figures['cosine']:g} against the original"
+            )
+    if problems := trial.beyond(record["check"]["outputs"], limit):
+        raise StageFailed(
+            f"{params.mode} changes the model's results too much:\n  " + "\n  ".join(problems)
+            + "\nTry method: entropy or percentile, more calibration samples, exclude: for the nodes that lose most "
+            "(compare with bisect: true names the first), or a larger tolerance"
+        )  # fmt: skip
+
+
+def samples_of(samples: Any) -> Any:
+    """Give samples that are there, for the type checker."""
+    assert samples is not None
+    return samples
+
+
+def _tell(ctx: Context, record: dict[str, Any]) -> None:
+    counts = ", ".join(f"{n} {op}" for op, n in record["quantized"].items())
+    ctx.note(f"quantised: {counts}")
+    left = record["left"]
+    for entry in left[:TOLD]:
+        ctx.note(f"stays float32: {entry['node']} [{entry['op']}], {entry['why']}")
+    if len(left) > TOLD:
+        ctx.note(f"{len(left) - TOLD} further nodes stay float32; quantize.json lists all, with the reasons")
+    if record.get("never_active"):
+        ctx.note(f"always 0 in calibration: {', '.join(record['never_active'][:TOLD])}")
+
+
+def _check(source: Path, out: Path, samples: Any, inputs: list[dict[str, Any]], mode: str) -> dict[str, Any]:
+    from trtpipe import onnxfile, quantization, trial
+
+    if samples is not None:
+        feeds = samples.first(quantization.CHECKED)
+        how = f"{len(feeds)} calibration runs"
+    else:
+        feeds = trial.random_feeds(onnxfile.load(source), inputs)
+        how = "seeded random inputs"
+    figures = trial.against(source, out, feeds, what=f"mode {mode}", plain=True)
+    return {"how": f"onnxruntime on the CPU without fusions, {how}", "outputs": figures}
+
+
+STAGE = StageType(
+    name="quantize",
+    version=1,
+    Params=QuantizeParams,
+    inputs={
+        "model": Port(kinds=("model",), doc="A float32 ONNX model.", outside=True),
+        "calibration": Port(
+            kinds=("tensors",),
+            doc="Samples of what the model will see, by input: a tensors artifact, a .npz file or a folder of .npy.",
+            required=False,
+            outside=True,
+        ),
+    },
+    output="model",
+    doc="Makes a low-precision model with Q/DQ nodes, and says how far it is from the original.",
+    run=run,
+    packages=("numpy",),
+)
