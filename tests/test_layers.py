@@ -17,7 +17,7 @@ LAYERS = [
     {"stages", "stage types"},
     {"document", "matrix", "pipeline", "schema", "inputs", "remote"},
     {"runner", "worker", "lock", "history", "care", "verify", "sharing", "attest"},
-    {"cli", "__main__", "console", "doctor", "reference"},
+    {"cli", "__main__", "console", "doctor", "reference", "upkeep"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 DOOR = {"polygraphy": "backends", "tensorrt": "backends", "tensorrt_rtx": "backends"}

@@ -127,8 +127,21 @@ def run(args: argparse.Namespace) -> int:
 
     watcher = JsonLines(sys.stdout) if args.json else Console(sys.stdout, quiet=args.quiet)
     runner = _open(args, emit=watcher, make=True)
+    lock_file = os.path.splitext(args.pipeline)[0] + ".lock"
     try:
+        if args.frozen:
+            from trtpipe import lock
+
+            if args.force or args.set:
+                raise errors.PipelineInvalid("--frozen builds nothing, so it goes with neither --force nor --set")
+            lock.run_frozen(runner, lock.path_of(args.pipeline), args.target)
+            lock.keep_root(runner, args.pipeline)
+            return 0
         outcome = runner.run(args.target, forced=_forced(args, runner), jobs=args.jobs)
+        if os.path.exists(lock_file):
+            from trtpipe import lock
+
+            lock.keep_root(runner, args.pipeline)
     finally:
         watcher.close()
     for name in runner.pipeline.stages:
@@ -184,6 +197,10 @@ def status(args: argparse.Namespace) -> int:
 def explain(args: argparse.Namespace) -> int:
     """Say why a stage would run, field by field, or that it would not."""
     runner = _open(args)
+    if args.lock or args.against or args.history:
+        from trtpipe import upkeep
+
+        return upkeep.explain(args, runner)
     found = {s.stage: s for s in runner.statuses([args.stage])}
     for name in runner.pipeline.match([args.stage]):
         _explain(runner, found[name], found, as_json=args.json)
@@ -210,6 +227,34 @@ def _explain(runner: Runner, mine: Status, found: dict[str, Status], *, as_json:
         for other in found.values():
             if other.state == "run" and other.stage in needs:
                 print(f"  {other.stage} ({other.type}) would run: {'; '.join(other.reasons)}")
+
+
+def lock(args: argparse.Namespace) -> int:
+    """Write what each stage was made of and made into the document's lock, or check that it still fits."""
+    from trtpipe import upkeep
+
+    return upkeep.make_lock(args, _open(args))
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Rebuild stages without the cache, say whether their bytes are equal, and if not how far their values drift."""
+    from trtpipe import upkeep
+
+    return upkeep.rebuild(args, _open(args))
+
+
+def cache_care(args: argparse.Namespace) -> int:
+    """List, measure, check or clear the store."""
+    from trtpipe import upkeep
+
+    return upkeep.cache(args)
+
+
+def cache_pin(args: argparse.Namespace) -> int:
+    """Keep what stages made from `cache gc`, or let it go."""
+    from trtpipe import upkeep
+
+    return upkeep.pin(args, _open(args))
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -306,6 +351,12 @@ def show(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace, runner: Runner, stage: str, file: str, assessed: Assessed) -> None:
+    if args.record:
+        path = runner.store.action_path(assessed.digest)
+        if not os.path.exists(path):
+            raise errors.StageFailed(f"{stage} is not built ({'; '.join(assessed.reasons)}), so it has no record")
+        print(json.dumps({"stage": stage, "record": path}) if args.json else path)
+        return
     if args.log:
         path = runner.store.action_path(assessed.digest, ".log")
         if not os.path.exists(path):
@@ -321,7 +372,7 @@ def _show(args: argparse.Namespace, runner: Runner, stage: str, file: str, asses
         raise errors.StageFailed(f"{stage} is not built ({'; '.join(assessed.reasons)}); "
                                  f"run it: trtpipe run {args.pipeline} --target {stage}")  # fmt: skip
     artifact = assessed.hit.artifact
-    folder = runner.store.tree(artifact)
+    folder = runner.store.shown(artifact)
     if file and file not in artifact.files:
         from trtpipe.document import suggest
 
@@ -528,6 +579,8 @@ def parser() -> argparse.ArgumentParser:
                      help="stages at a time, where they do not depend on each other (default: %(default)s); "
                           "a GPU takes one at a time")  # fmt: skip
     one.add_argument("--quiet", "-q", action="store_true", help="print errors only")
+    one.add_argument("--frozen", action="store_true",
+                     help="take what the lock names and build nothing; exit 5 if anything drifts")  # fmt: skip
     _remote_option(one)
     one = add("status", status, "say what a run would do; exit 10 if anything would run")
     _pipeline_options(one)
@@ -537,6 +590,26 @@ def parser() -> argparse.ArgumentParser:
     _pipeline_options(one)
     _choice_options(one)
     one.add_argument("stage", metavar="STAGE", help="the stage's name")
+    how = one.add_mutually_exclusive_group()
+    how.add_argument("--lock", action="store_true", help="how it differs from the document's lock")
+    how.add_argument("--against", metavar="RECORD", help="how it differs from another machine's record "
+                     "(show --record), from @N of --history, or from a key in the store")  # fmt: skip
+    how.add_argument("--history", action="store_true", help="the runs in which it changed, and how")
+    one = add("lock", lock, "write or check the document's lock")
+    _pipeline_options(one)
+    _choice_options(one)
+    one.add_argument("--target", action="append", default=[], metavar="STAGE",
+                     help="only this stage and what it needs; may be repeated")  # fmt: skip
+    how = one.add_mutually_exclusive_group()
+    how.add_argument("--check", action="store_true", help="write nothing; exit 5 if anything has drifted")
+    how.add_argument("--prune", action="store_true", help="drop what was locked in other environments")
+    one = add("verify", verify, "rebuild without the cache and compare; exit 5 past the bound")
+    _pipeline_options(one)
+    _choice_options(one)
+    one.add_argument("stage", metavar="STAGE", nargs="*", help="these stages (default: all)")
+    one.add_argument("--times", type=_positive, default=1, metavar="N", help="rebuilds a stage (default: %(default)s)")
+    one.add_argument("--bound", type=_bound, default=1e-3, metavar="X",
+                     help="how far values may drift, as a part of the largest (default: %(default)s)")  # fmt: skip
     one = add("validate", validate, "check documents and that their files are there")
     _pipeline_options(one, many=True)
     one = add("graph", graph, "draw the stages and what they read")
@@ -547,6 +620,7 @@ def parser() -> argparse.ArgumentParser:
     _choice_options(one)
     one.add_argument("what", metavar="STAGE[/FILE]", help="a stage, or one of its files")
     one.add_argument("--log", action="store_true", help="print the stage's whole log instead")
+    one.add_argument("--record", action="store_true", help="print the path of its action record instead")
     one = add("stages", stages, "list stage types, or one type's inputs and params")
     one.add_argument("type", metavar="TYPE", nargs="?", help="a stage type")
     one = add("schema", schema, "print, write or check the documents' JSON Schema")
@@ -556,12 +630,29 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--folder", default="schemas", help="default: %(default)s")
     one = add("doctor", doctor, "say what this machine can do")
     _store_option(one)
-    cache = commands.add_parser("cache", help="share what is built").add_subparsers(metavar="ACTION", required=True)
+    cache_parser = commands.add_parser("cache", help="look after what is built, and share it")
+    cache = cache_parser.add_subparsers(metavar="ACTION", required=True)
     one = add("push", cache_push, "push what is built to the remote store, signed", cache)
     _sharing_options(one)
     one.add_argument("--force", action="store_true", help="write again what is there already")
     one = add("pull", cache_pull, "fetch from the remote store what a run would build", cache)
     _sharing_options(one)
+    for name, help_text in (("ls", "list what is built, last used first"), ("du", "say what takes how much space"),
+                            ("verify", "read everything again and put aside what is damaged; exit 4 if any is"),
+                            ("gc", "remove what was not used for longest")):  # fmt: skip
+        one = add(name, cache_care, help_text, cache)
+        one.set_defaults(what=name)
+        _store_option(one)
+    one.add_argument("--max-size", type=_converted("size"), metavar="SIZE", help="what the store may take, as 20GiB")
+    one.add_argument("--min-free", type=_converted("size"), metavar="SIZE", help="what its disk must have free")
+    one.add_argument("--max-age", type=_converted("age"), metavar="AGE", help="how long a result may lie unused: 30d")
+    one.add_argument("--dry-run", action="store_true", help="only say what would go")
+    for name, help_text in (("pin", "keep what stages made from gc"), ("unpin", "let it go again")):
+        one = add(name, cache_pin, help_text, cache)
+        one.set_defaults(what=name)
+        _pipeline_options(one)
+        _choice_options(one)
+        one.add_argument("stage", metavar="STAGE", nargs="*", help="these stages (default: all)")
     keys = commands.add_parser("keys", help="signing keys").add_subparsers(metavar="ACTION", required=True)
     add("new", keys_new, "make your signing key", keys)
     one = add("trust", keys_trust, "believe what a key signs", keys)
@@ -584,6 +675,28 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of at least 1")
     return int(text)
+
+
+def _bound(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number of at least 0")
+    return value
+
+
+def _converted(how: str) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        from trtpipe import upkeep
+
+        try:
+            return float(getattr(upkeep, how)(text))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
 
 
 def _pipeline_options(one: argparse.ArgumentParser, *, many: bool = False) -> None:

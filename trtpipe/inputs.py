@@ -38,17 +38,17 @@ def check(pipeline: Pipeline, stages: tuple[str, ...], *, allow_outside: bool) -
             if isinstance(source, str):
                 continue
             if source.file is not None:
-                problems += _file_problems(pipeline.root, source.file, source.place, allow_outside)
+                problems += file_problems(pipeline.root, source.file, source.place, allow_outside)
             elif source.package is not None and environment.find_file(source.package) is None:
                 missing[f"{source.place}: {_package_missing(source.package)}"] = None
         for file in stage.sources:
             place = f"{stage.place}.params"
-            found = _file_problems(pipeline.root, file, place, allow_outside)
+            found = file_problems(pipeline.root, file, place, allow_outside)
             if not found and os.path.isdir(os.path.join(pipeline.root, file)):
                 found = [f"{place}: found the folder {file}, expected files"]
             problems += found
         for module in stage.modules:
-            if _module_files(module) is None:
+            if module_files(module) is None:
                 top = module.split(".", 1)[0]
                 missing[f"{stage.place}.params: the module {module} is not there: pip install {top}"] = None
     if problems:
@@ -57,7 +57,8 @@ def check(pipeline: Pipeline, stages: tuple[str, ...], *, allow_outside: bool) -
         raise EnvironmentMissing("\n".join(missing))
 
 
-def _file_problems(root: str, file: str, place: str, allow_outside: bool) -> list[str]:
+def file_problems(root: str, file: str, place: str, allow_outside: bool) -> list[str]:
+    """Say what is wrong with a path in a document: outside of the document's folder, or not there."""
     path = os.path.join(root, file)
     if "\0" in file:
         return [f"{place}: found a path with a null character"]
@@ -154,12 +155,12 @@ def sources(stage: Stage, root: str, state: State) -> dict[str, str]:
     """Give the content digests of a stage's own source files and modules, by name."""
     found = {file: state.file_digest(os.path.abspath(os.path.join(root, file))) for file in stage.sources}
     for module in stage.modules:
-        for name, path in (_module_files(module) or {}).items():
+        for name, path in (module_files(module) or {}).items():
             found[name] = state.file_digest(path)
     return found
 
 
-def _module_files(module: str) -> dict[str, str] | None:
+def module_files(module: str) -> dict[str, str] | None:
     """Give every file of the top-level package that a module belongs to, without importing it."""
     top = module.split(".", 1)[0]
     single = environment.find_file(f"{top}.py")

@@ -99,7 +99,7 @@ def text(path: str) -> str:
     """Give what a lock's file says, or nothing."""
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read(1 << 20)
+            return stream.read(1 << 26)
     except OSError:
         return ""
 

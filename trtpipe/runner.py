@@ -10,13 +10,13 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trtpipe import environment, errors, events, inputs
+from trtpipe import environment, errors, events, inputs, reasons
 from trtpipe.key import Key, difference
 from trtpipe.store import Artifact, Hit, artifact_of
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from queue import SimpleQueue
 
     from trtpipe.environment import Choice
@@ -107,7 +107,8 @@ class Runner:
 
         `latest` asks for the last artifact of a stage that runs each time, too.
         """
-        self.store.state.seen = stamps = {}
+        stamps: dict[str, str] = {}
+        self.store.state.seen = stamps
         found = {
             port: inputs.find(source, self.pipeline.root, self.store)
             for port, source in stage.inputs.items()
@@ -123,7 +124,7 @@ class Runner:
             stage.params,
             digests,
             inputs.sources(stage, self.pipeline.root, self.store.state),
-            self._environment(stage),
+            self.facets(stage),
         )
         digest = key.digest
         if forced:
@@ -133,10 +134,11 @@ class Runner:
         result = self.store.lookup(digest)
         if isinstance(result, Hit):
             return Assessed(key, digest, result, (), found, stamps)
-        reasons = (result.damage,) if result.damage else self.reasons(stage, key, upstream, found)
-        return Assessed(key, digest, None, reasons, found, stamps)
+        why = (result.damage,) if result.damage else self.reasons(stage, key, upstream, found)
+        return Assessed(key, digest, None, why, found, stamps)
 
-    def _environment(self, stage: Stage) -> dict[str, Any]:
+    def facets(self, stage: Stage) -> dict[str, Any]:
+        """Give the part of the environment that is in a stage's key. Raises EnvironmentMissing."""
         uses_gpu = self.choice.backend in stage.gpu_on
         wanted = (stage.packages, stage.backend, uses_gpu)
         if wanted not in self._facets:
@@ -154,33 +156,7 @@ class Runner:
             return ("never built",)
         if record["key"] == key.record:
             return ("its artifact is gone from the store",)
-        return tuple(self._explain(record, stage, key, upstream, found))
-
-    def _explain(
-        self,
-        record: dict[str, Any],
-        stage: Stage,
-        key: Key,
-        upstream: dict[str, Artifact],
-        found: dict[str, inputs.Found],
-    ) -> list[str]:
-        lines = []
-        for path, old, new in difference(record["key"], key.record):
-            part, _, name = path.partition(".")
-            if part == "inputs":
-                given = stage.inputs.get(name)
-                label = "" if given is None else given if isinstance(given, str) else given.label
-                now = upstream.get(given) if isinstance(given, str) else found[name].artifact if name in found else None
-                before = record.get("inputs", {}).get(name, {}).get("files")
-                lines.append(f"input {name}: {_files_changed(before, now, label)}")
-            elif part == "sources":
-                how = "is new" if old is None else "is gone" if new is None else "changed"
-                lines.append(f"source {name} {how}")
-            elif part == "environment":
-                lines.append(f"{name}: {_brief(old)} → {_brief(new)}")
-            else:
-                lines.append(f"{path}: {_brief(old)} → {_brief(new)}")
-        return lines
+        return reasons.between(reasons.of_record(record), side(stage, key, upstream, found))
 
     def statuses(self, targets: Sequence[str], *, forced: Sequence[str] = ()) -> list[Status]:
         """Say of every stage what a run would do; what a run would run, and nothing else, is not `hit`."""
@@ -199,16 +175,9 @@ class Runner:
             if assessed.hit:
                 artifacts[name] = assessed.hit.artifact
                 found.append(Status(name, stage.type, "hit", (), assessed.hit.artifact))
-                if self._remote is not None:
-                    from trtpipe import sharing
-
-                    made = {name: work.digests[name] for name, how in work.how.items() if how == "ran"}
-                    sharing.finish(self, self._remote, made)
             else:
                 found.append(Status(name, stage.type, "run", assessed.reasons, None))
         return found
-                if self._remote is not None:
-                    self._remote.close()
 
     # --- running
 
@@ -230,9 +199,16 @@ class Runner:
         with self.store.in_use():
             try:
                 work.loop()
+                if self._remote is not None:
+                    from trtpipe import sharing
+
+                    made = {name: work.digests[name] for name, how in work.how.items() if how == "ran"}
+                    sharing.finish(self, self._remote, made)
             finally:
                 work.end()
                 self.store.state.commit()
+                if self._remote is not None:
+                    self._remote.close()
         hit = sum(1 for how in work.how.values() if how == "hit")
         ran = sum(1 for how in work.how.values() if how == "ran")
         skipped = len(order) - hit - ran - len(work.failures)
@@ -291,9 +267,6 @@ class _Work:
 
     def __init__(self, runner: Runner, order: tuple[str, ...], forced: Sequence[str], jobs: int) -> None:
         self.runner, self.order, self.forced, self.jobs = runner, order, set(forced), max(1, jobs)
-            if asking:
-                self._bring(asking)
-                continue
         self.artifacts: dict[str, Artifact] = {}
         self.failures: dict[str, errors.TrtpipeError] = {}
         self.stopped: dict[str, str] = {}
@@ -308,6 +281,30 @@ class _Work:
 
     def loop(self) -> None:
         """Go on until every stage has hit, run, failed or been skipped."""
+        store = self.runner.store
+        while True:
+            with store.guard():
+                known = len(self.artifacts)
+                self._settle()
+                asking = self._unasked()
+                if not asking:
+                    self._start()
+                if len(self.artifacts) > known:
+                    store.use(self.digests[name] for name in list(self.artifacts)[known:])
+            if asking:
+                self._bring(asking)
+                continue
+            if not self.running and not self.awaited:
+                if not self.queue and not self._ready():
+                    return
+                continue
+            # Other runs must be able to write what they learn while this one waits.
+            store.state.commit()
+            if self.pool is None or not self.running:
+                time.sleep(_POLL_SECONDS)
+            elif (message := self.pool.next(_POLL_SECONDS if self.awaited else None)) is not None:
+                self._handle(*message)
+
     def _unasked(self) -> list[str]:
         """Give the queued stages for which the remote store was not asked yet."""
         may_ask = [(s, a) for s, a in self.queue if s.cacheable and s.name not in self.forced]
@@ -323,27 +320,6 @@ class _Work:
         sharing.bring(self.runner, self.runner.remote, [*names, *self.waiting], self.artifacts, self.forced)
         self.waiting = [*names, *self.waiting]
         self.queue = [(s, a) for s, a in self.queue if s.name not in names]
-
-        store = self.runner.store
-        while True:
-            with store.guard():
-                known = len(self.artifacts)
-                self._settle()
-                asking = self._unasked()
-                if not asking:
-                    self._start()
-                if len(self.artifacts) > known:
-                    store.use(self.digests[name] for name in list(self.artifacts)[known:])
-            if not self.running and not self.awaited:
-                if not self.queue and not self._ready():
-                    return
-                continue
-            # Other runs must be able to write what they learn while this one waits.
-            store.state.commit()
-            if self.pool is None or not self.running:
-                time.sleep(_POLL_SECONDS)
-            elif (message := self.pool.next(_POLL_SECONDS if self.awaited else None)) is not None:
-                self._handle(*message)
 
     def _ready(self) -> bool:
         return any(all(u in self.artifacts for u in self.runner.pipeline.stages[n].upstream) for n in self.waiting)
@@ -395,7 +371,9 @@ class _Work:
             on_gpu = self._on_gpu(stage)
             busy = on_gpu and any(self._on_gpu(r.stage) for r in self.running.values())
             same = any(r.assessed.digest == assessed.digest for r in self.running.values())
-            if len(self.running) >= self.jobs or busy or same:
+            # What measures must not share the machine with what it does not measure.
+            apart = any(r.stage.alone for r in self.running.values()) or (stage.alone and bool(self.running))
+            if len(self.running) >= self.jobs or busy or same or apart:
                 later.append((stage, assessed))
                 continue
             try:
@@ -568,6 +546,23 @@ class _Work:
         self.running.clear()
 
 
+def work(request: dict[str, Any], folder: str, tell: Callable[[str], None]) -> None:
+    """Run one stage in a worker and wait for it; notes go to `tell`. Raises what the stage failed with."""
+    pool = _Pool()
+    try:
+        pool.start(request["stage"], request, folder)
+        while True:
+            _, message = pool.messages.get()
+            if message["message"] == "note":
+                tell(message["text"])
+            elif message["message"] == "end":
+                if message["error"] is not None:
+                    raise errors.CLASSES[message["error"]](message["text"])
+                return
+    finally:
+        pool.end()
+
+
 class _Pool:
     """Worker processes, each watched by a thread that puts (stage, message) into `messages`."""
 
@@ -584,7 +579,6 @@ class _Pool:
         try:
             return self.messages.get(timeout=seconds)
         except Empty:
-        settings.pop("TRTPIPE_SIGNING_KEY", None)  # what a pipeline's code signs is not what its owner says
             return None
 
     def start(self, name: str, request: dict[str, Any], folder: str) -> None:
@@ -604,6 +598,7 @@ class _Pool:
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, from which GPUs are named
             "CUDA_MODULE_LOADING": os.environ.get("CUDA_MODULE_LOADING", "LAZY"),
         }
+        settings.pop("TRTPIPE_SIGNING_KEY", None)  # what a pipeline's code signs is not what its owner says
         command = [sys.executable, "-m", "trtpipe.worker", str(writing), str(os.getpid())]
         try:
             with open(log, "wb") as output:
@@ -702,31 +697,14 @@ def tail(path: str, count: int) -> list[str]:
     return [line for line in text.splitlines() if line.strip()][-count:]
 
 
-def _files_changed(before: dict[str, str] | None, now: Artifact | None, label: str) -> str:
-    """Name the files that differ, of an input that people know as `label`."""
-    if now is None:
-        return "is no longer given"
-    if before is None:
-        return f"{label} is new"
-    after = {name: sha for name, (sha, _) in now.files.items()}
-    changed = [n for n in after if n in before and before[n] != after[n]]
-    parts = []
-    for word, names in (
-        ("changed", changed),
-        ("new", [n for n in after if n not in before]),
-        ("gone", [n for n in before if n not in after]),
-    ):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            parts.append(f"{', '.join(sorted(names)[:3])}{more} {word}")
-    return f"{label}: {'; '.join(parts) or 'changed'}"
+def side(stage: Stage, key: Key, upstream: Mapping[str, Artifact], found: Mapping[str, inputs.Found]) -> reasons.Side:
+    """Give a key with the names of its inputs and of their files, for explanations."""
+    labels = {port: i if isinstance(i, str) else i.label for port, i in stage.inputs.items()}
+    files: dict[str, dict[str, str] | None] = {}
+    for port, i in stage.inputs.items():
+        artifact = upstream.get(i) if isinstance(i, str) else found[port].artifact if port in found else None
+        files[port] = None if artifact is None else {name: sha for name, (sha, _) in artifact.files.items()}
+    return reasons.Side(key.record, labels, files)
 
 
-def _brief(value: Any) -> str:
-    if value is None:
-        return "none"
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "…"
-
-
-__all__ = ["Assessed", "Outcome", "Runner", "Status", "artifact_of", "tail"]
+__all__ = ["Assessed", "Outcome", "Runner", "Status", "artifact_of", "side", "tail", "work"]

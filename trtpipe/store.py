@@ -135,7 +135,7 @@ class Store:
             return None
         except OSError as error:
             raise self._error(error) from None
-        return record if _sound(record, digest) else None
+        return record if sound(record, digest) else None
 
     def lookup(self, digest: str) -> Hit | Miss:
         """Look a key up; a hit has been checked: the record is this key's, and every file is there.
@@ -235,7 +235,7 @@ class Store:
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Say to `cache gc` that a run goes on, from which `use` takes what it needs."""
-        name = f"run-{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
+        name = f"run-{time.time():.3f}-{os.getpid()}-{os.urandom(4).hex()}"
         try:
             self._use = locks.take(os.path.join(self.folder, "locks", name))
         except OSError:
@@ -283,7 +283,7 @@ class Store:
         path = os.path.join(top, name)
         held = None
         try:
-            self._sweep(top)
+            self.sweep()
             held = locks.take(self._tmp_lock(name))
             os.makedirs(path)
         except OSError as error:
@@ -300,8 +300,9 @@ class Store:
     def _tmp_lock(self, name: str) -> str:
         return os.path.join(self.folder, "locks", f"tmp-{name}")
 
-    def _sweep(self, top: str) -> None:
+    def sweep(self) -> None:
         """Remove what killed runs left: folders that nobody holds, or where locks say nothing, that are a day old."""
+        top = os.path.join(self.folder, "tmp")
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(top):
                 path = os.path.join(top, name)
@@ -347,7 +348,7 @@ class Store:
             **record,
         }
         text = json.dumps(action, indent=1, sort_keys=True, ensure_ascii=False)
-        self._write(self.action_path(key.digest), text.encode())
+        self.write_file(self.action_path(key.digest), text.encode())
 
     def _inodes(self, known: Iterable[Artifact]) -> dict[tuple[int, int], tuple[str, int]]:
         """Give (device, inode) → (digest, size) of stored files that a body may have linked to."""
@@ -410,7 +411,8 @@ class Store:
             raise self._error(error) from None
         return target
 
-    def _write(self, path: str, data: bytes) -> None:
+    def write_file(self, path: str, data: bytes) -> None:
+        """Write a file that appears whole or not at all. Raises OSError."""
         os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
         try:
@@ -468,7 +470,7 @@ class Store:
         return copies
 
     def copy(self, source: str, target: str) -> None:
-        """Copy a file so that neither's changes reach the other: by reflink where the file system can, else by bytes."""
+        """Copy a file so that neither's changes reach the other: by reflink where possible, else by bytes."""
         with open(source, "rb", buffering=0) as reading, open(target, "wb", buffering=0) as writing:
             if not self._no_clones:
                 import fcntl
@@ -638,7 +640,7 @@ def artifact_of(record: Mapping[str, Any]) -> Artifact:
     return Artifact(record["artifact"]["kind"], files)
 
 
-def _sound(record: Any, digest: str) -> bool:
+def sound(record: Any, digest: str) -> bool:
     """Tell whether an action record is whole and this key's."""
     try:
         if keys.digest(record["key"]) != digest or not isinstance(record["seconds"], (int, float)):

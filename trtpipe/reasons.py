@@ -1,0 +1,81 @@
+"""Two key records → sentences: what differs, by name."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trtpipe.key import difference
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Side(NamedTuple):
+    """One of two key records, with what people call its inputs and, where known, the digests of their files."""
+
+    key: dict[str, Any]
+    labels: Mapping[str, str]
+    files: Mapping[str, dict[str, str] | None]
+
+
+def of_record(record: Mapping[str, Any]) -> Side:
+    """Take a side from an action record; one that does not name its inputs well is told without names."""
+    labels: dict[str, str] = {}
+    files: dict[str, dict[str, str] | None] = {}
+    try:
+        for port, one in record["inputs"].items():
+            labels[port], files[port] = str(one["label"]), dict(one["files"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        labels, files = {}, {}
+    return Side(record["key"], labels, files)
+
+
+def between(old: Side, new: Side) -> tuple[str, ...]:
+    """Say field by field how `new` differs from `old`."""
+    lines = []
+    for path, before, after in difference(old.key, new.key):
+        part, _, name = path.partition(".")
+        if part == "inputs":
+            label = new.labels.get(name) or old.labels.get(name) or name
+            if after is None:
+                lines.append(f"input {name}: is no longer given")
+            elif before is None:
+                lines.append(f"input {name}: {label} is new")
+            else:
+                lines.append(f"input {name}: {_files_changed(old, new, name, label)}")
+        elif part == "sources":
+            how = "is new" if before is None else "is gone" if after is None else "changed"
+            lines.append(f"source {name} {how}")
+        elif part == "environment":
+            lines.append(f"{name}: {brief(before)} → {brief(after)}")
+        else:
+            lines.append(f"{path}: {brief(before)} → {brief(after)}")
+    return tuple(lines)
+
+
+def _files_changed(old: Side, new: Side, port: str, label: str) -> str:
+    """Name the files that differ, of an input that people know as `label`."""
+    before, after = old.files.get(port), new.files.get(port)
+    was = old.labels.get(port)
+    renamed = f" (was {was})" if was and was != label else ""
+    if before is None or after is None:
+        return f"{label}{renamed} changed"
+    parts = []
+    for word, names in (
+        ("changed", [n for n in after if n in before and before[n] != after[n]]),
+        ("new", [n for n in after if n not in before]),
+        ("gone", [n for n in before if n not in after]),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            parts.append(f"{', '.join(sorted(names)[:3])}{more} {word}")
+    return f"{label}{renamed}: {'; '.join(parts) or 'changed'}"
+
+
+def brief(value: Any) -> str:
+    """Write a value in at most 80 characters."""
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "…"

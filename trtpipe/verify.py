@@ -1,0 +1,257 @@
+"""Rebuild stages without the cache and say whether they come out the same; where bytes differ, how far values drift."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trtpipe import errors, inputs
+from trtpipe import key as keys
+from trtpipe.runner import work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from trtpipe.pipeline import Stage
+    from trtpipe.runner import Assessed, Runner
+    from trtpipe.store import Artifact
+
+BOUND = 1e-3
+_LISTED = 5
+
+
+class Given(NamedTuple):
+    """What a stage reads, or made: an artifact's kind, its folder and the files in it."""
+
+    kind: str
+    folder: str
+    files: tuple[str, ...]
+    label: str
+
+
+class Rebuilt(NamedTuple):
+    """One rebuild: files by whether their bytes are equal, and how far values drift where they are not.
+
+    `drift` is the largest difference of two values divided by the largest stored value, 0.0 if all bytes are equal,
+    and None if no data shows it. `measured` says where it was seen.
+    """
+
+    stage: str
+    type: str
+    number: int
+    equal: tuple[str, ...]
+    different: tuple[str, ...]
+    drift: float | None
+    measured: str
+    details: tuple[str, ...]
+
+    def fails(self, bound: float) -> bool:
+        """Tell whether the rebuild drifts past a bound, or by nobody knows how much."""
+        return self.drift is None or not self.drift <= bound
+
+
+def verify(
+    runner: Runner, targets: Sequence[str], times: int, tell: Callable[[str], None] = lambda _: None
+) -> Iterator[Rebuilt]:
+    """Rebuild the targets (none: every stage) so many times in scratch; what is stored stays as it is.
+
+    Each stage reads its stored inputs, and no timing cache. Raises StageFailed if a stage is not built yet, or fails.
+    """
+    order = runner.pipeline.closure(targets)
+    inputs.check(runner.pipeline, order, allow_outside=runner.allow_outside)
+    for name in order:
+        if missing := runner.needs_gpu(runner.pipeline.stages[name]):
+            raise errors.EnvironmentMissing(missing)
+    whole = _Stored(runner)
+    for name in order:
+        whole.take(name)
+    for name in runner.pipeline.match(targets) if targets else order:
+        stage = runner.pipeline.stages[name]
+        if not stage.cacheable:
+            tell(f"{name}: runs each time, so it is not expected to come out the same")
+            continue
+        for number in range(1, times + 1):
+            yield _rebuilt(whole, stage, number, tell)
+
+
+class _Stored:
+    """The stages as they are in the store."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.artifacts: dict[str, Artifact] = {}
+        self.assessed: dict[str, Assessed] = {}
+
+    def take(self, name: str) -> bool:
+        """Look a stage up. Raises StageFailed if it is not built."""
+        assessed = self.runner.assess(self.runner.pipeline.stages[name], self.artifacts, latest=True)
+        if assessed.hit is None:
+            why = "; ".join(assessed.reasons)
+            raise errors.StageFailed(f"{name} is not built ({why}), so there is nothing to compare with; run it first")
+        self.assessed[name], self.artifacts[name] = assessed, assessed.hit.artifact
+        return True
+
+    def given(self, name: str, changed: dict[str, Given]) -> dict[str, dict[str, Any]]:
+        """Give what a stage reads: rebuilt artifacts where there are some, else the stored ones."""
+        found = {}
+        for port, source in self.runner.pipeline.stages[name].inputs.items():
+            if isinstance(source, str):
+                artifact = self.artifacts[source]
+                stored = Given(artifact.kind, "", tuple(sorted(artifact.files)), source)
+                one = changed.get(source) or stored._replace(folder=self.runner.store.tree(artifact))
+            else:
+                outside = self.assessed[name].found[port]
+                if outside.folder is None:
+                    outside = inputs.fetch(source, self.runner.store)
+                assert outside.folder is not None
+                files = tuple(sorted(outside.artifact.files))
+                one = Given(outside.artifact.kind, outside.folder, files, source.label)
+            found[port] = {"kind": one.kind, "folder": one.folder, "files": list(one.files), "label": one.label}
+        return found
+
+
+def _rebuilt(stored: _Stored, stage: Stage, number: int, tell: Callable[[str], None]) -> Rebuilt:
+    with contextlib.ExitStack() as stack:
+        made = _make(stored, stage.name, {}, stack, tell)
+        artifact = stored.artifacts[stage.name]
+        equal = tuple(n for n in made.files if n in artifact.files and _digest(made, n) == artifact.files[n][0])
+        different = tuple(sorted({*made.files, *artifact.files} - set(equal)))
+        if not different:
+            return Rebuilt(stage.name, stage.type, number, equal, (), 0.0, "", ())
+        tree = stored.runner.store.tree(artifact)
+        old = Given(artifact.kind, tree, tuple(sorted(artifact.files)), stage.name)
+        details = _details(old, made, different)
+        drift = _drift(old, made, different)
+        measured = "its own values"
+        if drift is None:
+            drift, measured = _downstream(stored, stage, made, stack, tell)
+        return Rebuilt(stage.name, stage.type, number, equal, different, drift, measured, details)
+
+
+def _digest(made: Given, name: str) -> str:
+    return keys.digest_file(os.path.join(made.folder, *name.split("/")))
+
+
+def _make(
+    stored: _Stored, name: str, changed: dict[str, Given], stack: contextlib.ExitStack, tell: Callable[[str], None]
+) -> Given:
+    """Run a stage in scratch, which stays until `stack` is closed."""
+    runner = stored.runner
+    stage = runner.pipeline.stages[name]
+    folder = stack.enter_context(runner.store.workspace())
+    for part in ("out", "scratch", "shared"):
+        os.makedirs(os.path.join(folder, part))
+    given = stored.given(name, changed)
+    request = runner.request(stage, stored.assessed[name].digest, given, folder, os.path.join(folder, "shared"))
+    # Other runs must be able to write what they learn while this one waits.
+    runner.store.state.commit()
+    work(request, folder, tell)
+    out = os.path.join(folder, "out")
+    files = sorted(os.path.relpath(os.path.join(top, n), out).replace(os.sep, "/")
+                   for top, _, names in os.walk(out) for n in names)  # fmt: skip
+    return Given(stage.output, out, tuple(files), name)
+
+
+def _downstream(
+    stored: _Stored, stage: Stage, made: Given, stack: contextlib.ExitStack, tell: Callable[[str], None]
+) -> tuple[float | None, str]:
+    """Run the stages from a rebuilt one to the nearest inference on data, and compare what comes out."""
+    stages = stored.runner.pipeline.stages
+    after = [stage.name]
+    for name, one in stages.items():
+        if any(u in after for u in one.upstream):
+            after.append(name)
+    target = next((n for n in after if stages[n].type == "infer"), None)
+    if target is None:
+        return None, "no stage below it infers on data"
+    needed = set(stored.runner.pipeline.closure([target]))
+    for name in stored.runner.pipeline.closure([target]):
+        if name not in stored.artifacts:
+            stored.take(name)
+    changed = {stage.name: made}
+    for name in (n for n in after[1:] if n in needed):
+        if missing := stored.runner.needs_gpu(stages[name]):
+            return None, missing
+        changed[name] = _make(stored, name, changed, stack, tell)
+    artifact = stored.artifacts[target]
+    old = Given(artifact.kind, stored.runner.store.tree(artifact), tuple(sorted(artifact.files)), target)
+    return _drift(old, changed[target], changed[target].files), f"the outputs of {target}"
+
+
+# --- values
+
+
+def _drift(old: Given, new: Given, names: Sequence[str]) -> float | None:
+    """Give the largest drift over files, or None if one cannot be compared by value."""
+    worst = 0.0
+    for name in names:
+        if name not in old.files or name not in new.files:
+            return None
+        one = _file_drift(*(os.path.join(g.folder, *name.split("/")) for g in (old, new)))
+        if one is None:
+            return None
+        worst = max(worst, one)
+    return worst
+
+
+def _file_drift(old: str, new: str) -> float | None:
+    if old.endswith(".npy"):
+        return _array_drift(old, new)
+    if old.endswith((".json", ".jsonl")) and os.path.basename(old) != "manifest.json":
+        return _json_drift(_rows(old), _rows(new))
+    with open(old, "rb") as a, open(new, "rb") as b:
+        return 0.0 if a.read() == b.read() else None
+
+
+def _rows(path: str) -> Any:
+    with open(path, encoding="utf-8") as stream:
+        text = stream.read()
+    return [json.loads(line) for line in text.splitlines()] if path.endswith(".jsonl") else json.loads(text)
+
+
+def _array_drift(old: str, new: str) -> float:
+    import numpy as np
+
+    a, b = np.load(old, mmap_mode="r"), np.load(new, mmap_mode="r")
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return math.inf
+    if not a.size:
+        return 0.0
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if same.all():
+        return 0.0
+    apart = np.abs(np.where(same, 0.0, b - a))
+    scale = float(np.abs(a[np.isfinite(a)]).max(initial=0.0))
+    largest = float(apart.max())
+    return math.inf if math.isnan(largest) else largest / scale if scale else math.inf
+
+
+def _json_drift(old: Any, new: Any) -> float:
+    """Compare numbers by how far they are apart against the larger; anything else must be equal."""
+    worst = 0.0
+    for _, a, b in keys.difference(old, new):
+        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (a, b))
+        worst = max(worst, abs(a - b) / (max(abs(a), abs(b)) or 1.0) if numbers else math.inf)
+    return worst
+
+
+def _details(old: Given, new: Given, different: Sequence[str]) -> tuple[str, ...]:
+    """Say what differs in manifests and other JSON: tactics, ranges, layers, by name."""
+    lines = []
+    for name in different:
+        if name.endswith(".json") and name in old.files and name in new.files:
+            a, b = (_rows(os.path.join(g.folder, *name.split("/"))) for g in (old, new))
+            found = keys.difference(a, b)
+            lines += [f"{name}: {path}: {_short(x)} → {_short(y)}" for path, x, y in found[:_LISTED]]
+            if len(found) > _LISTED:
+                lines.append(f"{name}: and {len(found) - _LISTED} more")
+    return tuple(lines)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "…"
