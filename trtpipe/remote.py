@@ -552,6 +552,8 @@ class Remote:
         """Tell of an error, and do without the remote store from now on if nobody answers there."""
         if isinstance(error, NotAllowed):
             self.warn(f"the remote store {self.settings.name} says no ({error}): going on with the local store")
+        elif isinstance(error, NotThere):
+            self.warn(f"{self.settings.name}/{error}: a record names it, and it is not there")
         elif isinstance(error, (TransportError, EnvironmentMissing)):
             how = "cannot be reached" if isinstance(error, TransportError) else "cannot be used"
             if self.reachable:

@@ -80,8 +80,8 @@ class Transport:
             import fsspec
             from fsspec.core import url_to_fs
 
-            if tuple(map(int, re.findall(r"\d+", fsspec.__version__)[:2])) < (2024, 6):
-                raise EnvironmentMissing(f"found fsspec {fsspec.__version__}, expected 2024.6 or newer")
+            if tuple(map(int, re.findall(r"\d+", fsspec.__version__)[:2])) < (2025, 3):
+                raise EnvironmentMissing(f"found fsspec {fsspec.__version__}, expected 2025.3 or newer")
             self._fs, self._top = url_to_fs(access.url.rstrip("/"), **self._options(access))
         except ImportError as error:
             package = _PACKAGES.get(self.scheme, "fsspec")
