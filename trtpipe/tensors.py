@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from trtpipe import parallel
 from trtpipe.errors import StageFailed, StoreError
 
 if TYPE_CHECKING:
@@ -76,10 +77,48 @@ class Reader:
     def __init__(self, source: Source, stream: IO[bytes]) -> None:
         self._source = source
         self._stream = stream
+        # A file of its own can be read at several places at once; a member of an archive only along.
+        self._place = stream.tell() if isinstance(stream, io.BufferedReader) and hasattr(os, "preadv") else None
 
-    def fill(self, into: NDArray[Any]) -> None:
-        """Fill a C-contiguous array with the next bytes. Raises StageFailed if the file ends before, or is damaged."""
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The whole array's shape."""
+        return self._source.shape
+
+    def fill(self, into: NDArray[Any], check: Callable[[NDArray[Any]], None] | None = None) -> None:
+        """Fill a C-contiguous array with the next bytes, on several threads where that can be.
+
+        `check` is called with the new values, a flat piece at a time, maybe on several threads too. Raises
+        StageFailed if the file ends before, or is damaged.
+        """
         view: memoryview = into.reshape(-1).view(np.uint8).data if into.size else memoryview(b"")
+        flat = into.reshape(-1)
+        if self._place is not None and parallel.PIECE % into.itemsize == 0:
+            self._fill_at(self._place, view, flat, check)
+            self._place += len(view)
+            return
+        self._fill_along(view)
+        if check is not None and flat.size:
+            check(flat)
+
+    def _fill_at(
+        self, place: int, view: memoryview, flat: NDArray[Any], check: Callable[[NDArray[Any]], None] | None
+    ) -> None:
+        number = self._stream.fileno()
+
+        def work(begin: int, end: int) -> None:
+            done = begin
+            while done < end:
+                count = os.preadv(number, [view[done:end]], place + done)
+                if not count:
+                    raise StageFailed(f"{self._source.label} is torn: its data ends before its shape is filled")
+                done += count
+            if check is not None:
+                check(flat[begin // flat.itemsize : end // flat.itemsize])
+
+        parallel.pieces(len(view), work)
+
+    def _fill_along(self, view: memoryview) -> None:
         done = 0
         try:
             while done < len(view):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import time
 
 import numpy as np
 import pytest
@@ -113,23 +114,101 @@ def test_results_agree_with_onnxruntime_in_every_precision(backend, tmp_path, pr
             got, want = session.run(feed)["logits"], chain.expected(feed)["logits"]
             assert got.shape == want.shape == (rows, 5)
             assert got.dtype == np.float32
-            assert np.linalg.norm(got - want) / np.linalg.norm(want) < tolerance
+            error = np.linalg.norm(got - want) / np.linalg.norm(want)
+            print(f"{backend.title} {precision}, {rows} rows: relative error {error:.3g}")
+            assert error < tolerance
     finally:
         session.close()
 
 
 @pytest.mark.parametrize("host", ["pageable", "pinned"])
-def test_a_stream_of_batches_gives_what_single_runs_give(backend, tmp_path, host):
-    chain = Chain(backend, tmp_path, models.conv(8), host=host, shapes=BATCH)
-    feeds = [image(8, seed=s) for s in range(5)]
+@pytest.mark.parametrize("slots", [1, 2, 3])
+@pytest.mark.parametrize("rows", [8, "batch"])
+def test_a_stream_of_batches_gives_the_bits_that_single_runs_give(backend, tmp_path, host, slots, rows):
+    profiles = [PROFILE] if rows == "batch" else []
+    chain = Chain(backend, tmp_path, models.conv(rows), host=host, shapes=BATCH, slots=slots, profiles=profiles)
+    sizes = [8] * 9 if rows == 8 else [8, 8, 8, 8, 8, 3, 8, 8, 8, 8, 8, 8, 2]
+    feeds = [image(n, seed=s) for s, n in enumerate(sizes)]
     session = chain.open()
     try:
         streamed = [out["logits"].copy() for out in session.stream(iter(feeds))]
-        single = [session.run(feed)["logits"].copy() for feed in feeds]
+        assert any(slot.graph for slot in session._slots) == (rows == 8)
+    finally:
+        session.close()
+    session = chain.open(slots=1)
+    try:
+        single = []
+        for feed in feeds:
+            session._slots[0].drop_graph()
+            single.append(session.run(feed)["logits"].copy())
     finally:
         session.close()
     for one, other in zip(streamed, single, strict=True):
         assert np.array_equal(one, other)
+    assert chain.notes == []
+
+
+def test_a_stream_that_is_given_up_leaves_the_session_usable(backend, tmp_path):
+    chain = Chain(backend, tmp_path, models.conv(8), shapes=BATCH, slots=2)
+    session = chain.open()
+    try:
+        stream = session.stream(image(8, seed=s) for s in range(100))
+        first = next(stream)["logits"].copy()
+        stream.close()
+        assert np.array_equal(session.run(image(8, seed=0))["logits"], first)
+
+        def torn():
+            yield image(8)
+            yield image(8)
+            raise StageFailed("the disk is gone")
+
+        with pytest.raises(StageFailed, match="the disk is gone"):
+            list(session.stream(torn()))
+        assert np.array_equal(session.run(image(8, seed=0))["logits"], first)
+    finally:
+        session.close()
+
+
+@pytest.mark.parametrize("preset", ["trtexec-10", "trtexec-11"])
+def test_a_benchmark_measures_on_the_device(backend, tmp_path, preset):
+    chain = Chain(backend, tmp_path, models.conv(8, side=64, channels=32), shapes={"image": [8, 3, 64, 64]}, slots=2)
+    buffers = chain.stage("allocate", {"shapes": {"image": [8, 3, 64, 64]}}, engine=chain.engine)
+    params = {"preset": preset, "duration": 0.5, "profile": True}
+    out = chain.stage("benchmark", params, engine=chain.engine, buffers=buffers)
+    record = json.loads((out / "benchmark.json").read_text())
+    m = record["metrics"]
+    print((out / "table.txt").read_text())
+    assert record["queries"] >= 10
+    assert m["gpu_compute_p50_ms"] > 0
+    assert m["wall_ms"] >= 450
+    assert ("h2d_p50_ms" in m) == (preset == "trtexec-10")
+    assert record["environment"]["device_before"]["sm_clock_mhz"] > 0
+    assert record["settings"]["cuda_graph"] == (preset == "trtexec-11")
+    layers = json.loads((out / "profile.json").read_text())
+    assert layers[0]["count"] >= 10
+    assert len(layers) > 1
+
+
+def test_what_tensorrt_rtx_compiled_is_kept_for_the_next_start(backend, tmp_path):
+    if backend.name != "tensorrt_rtx":
+        pytest.skip("TensorRT compiles when it builds")
+    chain = Chain(backend, tmp_path, models.conv(), profiles=[PROFILE], shapes=BATCH)
+    seconds = []
+    for _ in range(2):
+        begun = time.perf_counter()
+        session = chain.backend.open(chain.plan, chain.manifest, chain.buffers, chain.notes.append, tmp_path / "timing")
+        session.run(image(8))
+        seconds.append(time.perf_counter() - begun)
+        session.close()
+    print(f"first start {seconds[0]:.3f} s, second {seconds[1]:.3f} s")
+    (kept,) = (tmp_path / "timing").glob("*/*.runtime")
+    assert kept.stat().st_size
+    kept.write_bytes(b"torn")
+    session = chain.backend.open(chain.plan, chain.manifest, chain.buffers, chain.notes.append, tmp_path / "timing")
+    session.run(image(8))
+    session.close()
+    assert [note for note in chain.notes if note.startswith("ignored the runtime cache")]
+    assert kept.stat().st_size > 4
 
 
 def test_the_plan_says_who_built_it(backend, tmp_path):
@@ -192,7 +271,13 @@ def test_integer_half_and_boolean_tensors_pass_through(backend, tmp_path):
 def test_an_output_whose_size_depends_on_the_data_is_given_in_its_real_size(backend, tmp_path):
     nodes = [helper.make_node("NonZero", ["x"], ["where"], name="nonzero")]
     proto = models.model(nodes, [models.value("x", [16])], [models.value("where", [1, "found"], TensorProto.INT64)])
-    chain = Chain(backend, tmp_path, proto)
+    try:
+        chain = Chain(backend, tmp_path, proto)
+    except StageFailed as error:
+        # TensorRT-RTX 1.4 parses NonZero, and its builder then has no kernel for it.
+        assert backend.name == "tensorrt_rtx"
+        assert "cannot be built" in str(error)
+        pytest.skip(f"{backend.title} has no NonZero")
     session = chain.open()
     try:
         for places in ([1, 5, 15], [0], list(range(16))):

@@ -31,6 +31,19 @@ class Binding:
     """The shape with the ONNX names of its dynamic axes."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """An input that is not in memory yet: a session says where it shall be read to.
+
+    `fill` is called once, with a C-contiguous array of that shape and dtype, maybe on another thread; pending
+    inputs of one stream are filled in the order in which they come.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fill: Callable[[np.ndarray], None]
+
+
 class Session(Protocol):
     """An engine that is ready to run, with the buffers that it owns. Close it on every path."""
 
@@ -41,8 +54,12 @@ class Session(Protocol):
         """Run one batch; the arrays given back are valid until the next call."""
         ...
 
-    def stream(self, feeds: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
-        """Run batches in order; each result is valid until the next one is asked for."""
+    def stream(self, feeds: Iterable[Mapping[str, np.ndarray | Pending]]) -> Iterator[dict[str, np.ndarray]]:
+        """Run batches in order; each result is valid until the next one is asked for.
+
+        Feeds may be taken ahead of the results, on another thread; one is given back to its maker when the next
+        is asked for.
+        """
         ...
 
     def measure(self, feed: Mapping[str, np.ndarray], settings: Settings) -> Measured:
@@ -90,9 +107,17 @@ class Backend(Protocol):
         ...
 
     def open(
-        self, plan: Path, manifest: Mapping[str, Any], buffers: Mapping[str, Any], note: Callable[[str], None]
+        self,
+        plan: Path,
+        manifest: Mapping[str, Any],
+        buffers: Mapping[str, Any],
+        note: Callable[[str], None],
+        shared: Path | None = None,
     ) -> Session:
-        """Load a plan and allocate what `buffers` (the buffers artifact's record) says."""
+        """Load a plan and allocate what `buffers` (the buffers artifact's record) says.
+
+        `shared` is the folder of state that outlives a run: TensorRT-RTX keeps there what it compiled.
+        """
         ...
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from trtpipe import onnxfile
-from trtpipe.backends import Binding
+from trtpipe.backends import Binding, Pending
 from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.measure import Measured, Query
 
@@ -232,6 +232,7 @@ class OnnxRuntime:
         manifest: Mapping[str, Any],
         buffers: Mapping[str, Any],
         note: Callable[[str], None],  # noqa: ARG002
+        shared: Path | None = None,  # noqa: ARG002
     ) -> OrtSession:
         """Load an optimised model; layouts for this machine's CPU are chosen now."""
         options = _options(_run_level(manifest))
@@ -304,10 +305,20 @@ class OrtSession:
         self._session.run_with_iobinding(self._binding)
         return self._fixed
 
-    def stream(self, feeds: Iterable[Mapping[str, NDArray[Any]]]) -> Iterator[dict[str, NDArray[Any]]]:
+    def stream(self, feeds: Iterable[Mapping[str, NDArray[Any] | Pending]]) -> Iterator[dict[str, NDArray[Any]]]:
         """Run batches in order; the CPU is busy with one batch at a time, so more slots would gain nothing."""
+        held: dict[str, NDArray[Any]] = {}
         for feed in feeds:
-            yield self.run(feed)
+            ready: dict[str, NDArray[Any]] = {}
+            for name, given in feed.items():
+                if isinstance(given, Pending):
+                    if name not in held or (held[name].shape, held[name].dtype) != (given.shape, given.dtype):
+                        held[name] = np.empty(given.shape, given.dtype)
+                    given.fill(held[name])
+                    ready[name] = held[name]
+                else:
+                    ready[name] = given
+            yield self.run(ready)
 
     def measure(self, feed: Mapping[str, NDArray[Any]], settings: Settings) -> Measured:
         """Time runs by the host's clock: there is nothing to transfer, and enqueueing is running."""

@@ -234,7 +234,7 @@ class TrtBackend:
             name, op = names.get(number, ("", ""))
             if hasattr(error, "node_name"):  # since TensorRT 10
                 name, op = error.node_name() or name, error.node_operator() or op
-            code = error.code().name.lower().replace("_", " ")
+            code = str(error.code()).rpartition(".")[2].lower().replace("_", " ")  # 8.6: `name` is a method there
             text = " ".join(error.desc().split())
             why = f"{code}: {text}" if text not in ("", "false") else code
             where = f" ({error.func()})" if error.func() else ""
@@ -381,6 +381,8 @@ class TrtBackend:
                 tf32="TF32" in flags,
                 fp16="FP16" in flags,
                 bf16="BF16" in flags,
+                int8="INT8" in flags,
+                fp8="FP8" in flags,
                 precision_constraints="obey" if "OBEY_PRECISION_CONSTRAINTS" in flags else None,
                 **common,
             )
@@ -462,7 +464,12 @@ class TrtBackend:
     # -- run -----------------------------------------------------------------------------------------------------
 
     def open(
-        self, plan: Path, manifest: Mapping[str, Any], buffers: Mapping[str, Any], note: Callable[[str], None]
+        self,
+        plan: Path,
+        manifest: Mapping[str, Any],
+        buffers: Mapping[str, Any],
+        note: Callable[[str], None],
+        shared: Path | None = None,
     ) -> Session:
         """Load a plan and allocate what the buffers record says.
 
@@ -486,7 +493,7 @@ class TrtBackend:
         from trtpipe.backends.trtsession import TrtSession
 
         with self._calls(f"{plan.name} cannot be loaded on {gpu.name}"):
-            return TrtSession(self, plan, manifest, buffers, note)
+            return TrtSession(self, plan, manifest, buffers, note, shared=shared)
 
 
 class _TimingCache:

@@ -33,7 +33,7 @@ def table(information: str) -> dict[str, Any]:
     A layer counts under the type of its first output. Where the plan holds layer names only, the status is
     "unproven" and `why` says what would help.
     """
-    layers = json.loads(information).get("Layers", [])
+    layers = json.loads(information, strict=False).get("Layers", [])  # names hold raw line ends
     if not layers or not all(isinstance(layer, dict) for layer in layers):
         return {
             "status": "unproven",

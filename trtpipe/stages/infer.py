@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from trtpipe.tensors import ArrayWriter, Source, Writer
+    from trtpipe.backends import Pending
+    from trtpipe.tensors import ArrayWriter, Reader, Source, Writer
 
 PROGRESS_SECONDS = 0.2
 
@@ -63,7 +66,7 @@ def run(ctx: Context) -> None:
             lines = sum(1 for line in stream if line.strip())
         if lines != total:
             raise StageFailed(f"{data.label}: {tensors.SAMPLES} has {lines} lines for {total} samples")
-    session = ctx.backend().open(engine.path(manifest["plan"]), manifest, buffers, ctx.note)
+    session = ctx.backend().open(engine.path(manifest["plan"]), manifest, buffers, ctx.note, ctx.shared)
     try:
         with tensors.Writer(ctx.out) as writer:
             _stream(ctx, session, writer, Batches(feeds, manifest, buffers, allow_nan=params.allow_nan), total)
@@ -133,7 +136,6 @@ class Batches:
     ) -> None:
         self._feeds = feeds
         self._allow_nan = allow_nan
-        self._slots: int = buffers["slots"]
         self.batched = any(f.how == "batch" for f in feeds)
         self.size: int = buffers["batch"] if self.batched else 1
         self.counts: deque[tuple[int, int]] = deque()
@@ -144,11 +146,11 @@ class Batches:
         self.dynamic = all(isinstance(dims[n][0], str) for n in batched)
         self._smallest = max((profile[n]["min"][0] for n in batched if n in profile), default=1)
 
-    def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
-        """Give the feeds. Raises StageFailed that names tensor and sample where NaN is found."""
+    def __iter__(self) -> Iterator[dict[str, NDArray[Any] | Pending]]:
+        """Give the feeds, to be read by whoever runs them. Filling raises StageFailed where NaN is found."""
         import numpy as np
 
-        from trtpipe import tensors
+        from trtpipe.backends import Pending
 
         moving = {f.name: f for f in self._feeds if f.how != "constant"}
         still = {f.name: f.source.read() for f in self._feeds if f.how == "constant"}
@@ -156,32 +158,47 @@ class Batches:
             self._check(name, array, None, np)
         if not moving:
             self.counts.append((1, 1))
-            yield still
+            yield dict(still)
             return
-        start = 0
-        sources = {name: feed.source for name, feed in moving.items()}
-        for rows in tensors.batches(sources, self.size, copies=self._slots + 1):
-            count = next(iter(rows.values())).shape[0]
-            for name, array in rows.items():
-                self._check(name, array, start, np)
-            fed = count if self.dynamic and count >= self._smallest else self.size
-            feed = dict(still)
-            for name, array in rows.items():
-                if moving[name].how == "run":
-                    feed[name] = array[0]
-                elif fed > count:
-                    feed[name] = np.concatenate([array, np.repeat(array[-1:], fed - count, axis=0)])
-                else:
-                    feed[name] = array
-            self.counts.append((fed, count))
-            start += count
-            yield feed
+        total = next(iter(moving.values())).source.shape[0]
+        with ExitStack() as stack:
+            readers = {name: stack.enter_context(feed.source.reader()) for name, feed in moving.items()}
+            for start in range(0, total, self.size):
+                count = min(self.size, total - start)
+                fed = count if self.dynamic and count >= self._smallest else self.size
+                feed: dict[str, NDArray[Any] | Pending] = dict(still)
+                for name, one in moving.items():
+                    rest = one.source.shape[1:]
+                    shape = rest if one.how == "run" else (fed, *rest)
+                    fill = partial(self._fill, name, readers[name], count, start)
+                    feed[name] = Pending(shape=shape, dtype=one.source.dtype, fill=fill)
+                self.counts.append((fed, count))
+                yield feed
+
+    def _fill(self, name: str, reader: Reader, count: int, start: int, into: NDArray[Any]) -> None:
+        """Read the next rows into an array, repeat the last one for padding, and look for NaN on the way."""
+        import numpy as np
+
+        rows = into[None] if into.ndim < len(reader.shape) else into
+        found: list[bool] = []
+        checked = not self._allow_nan and into.dtype.kind in "fc"
+
+        def check(piece: NDArray[Any]) -> None:
+            with np.errstate(invalid="ignore"):
+                if np.isnan(np.min(piece)):  # a minimum carries NaN along and needs no second array
+                    found.append(True)
+
+        reader.fill(rows[:count], check if checked else None)
+        if found:
+            self._check(name, rows[:count], start, np)
+        if count < rows.shape[0]:
+            rows[count:] = rows[count - 1]
 
     def _check(self, name: str, array: NDArray[Any], start: int | None, np: Any) -> None:
         if self._allow_nan or array.dtype.kind not in "fc" or not array.size:
             return
         with np.errstate(invalid="ignore"):
-            if not np.isnan(np.min(array)):  # a minimum carries NaN along and needs no second array
+            if not np.isnan(np.min(array)):
                 return
         label = next(f.source.label for f in self._feeds if f.name == name)
         bad = np.argwhere(np.isnan(array))
