@@ -397,8 +397,9 @@ def int8(
             "DedicatedQDQPair": True,
             "QuantizeBias": False,
             "OpTypesToExcludeOutputQuantization": types,
-            "CalibStridedMinMax": 1,
             "CalibPercentile": percentile,
+            # Histograms need whole tensors: one run at a time. For minmax two numbers a tensor come back anyway.
+            **({} if method == "minmax" else {"CalibStridedMinMax": 1}),
         },
     }
     result = _quantise(work, scratch, _Reader(samples, progress), method, settings)

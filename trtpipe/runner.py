@@ -473,6 +473,7 @@ class _Work:
                 with contextlib.suppress(errors.StoreError):
                     log = store.keep_log(os.path.join(run.folder, "log"), run.assessed.digest)
                 if message["error"] is not None:
+                    self._quarantine(run, message)
                     raise errors.CLASSES[message["error"]](message["text"])
                 self._check_unchanged(run)
                 artifact = self._commit(run, seconds)
@@ -485,6 +486,17 @@ class _Work:
         self.runner.emit(
             events.StageFinished(stage.name, stage.type, artifact.digest, artifact.size, seconds, run.assessed.digest)
         )
+
+    def _quarantine(self, run: _Running, message: dict[str, Any]) -> None:
+        """Keep what a stage had made that then failed its own checks or a gate."""
+        if message["error"] not in ("StageFailed", "GateFailed"):
+            return
+        from trtpipe import quarantine
+
+        store = self.runner.store
+        out = os.path.join(run.folder, "out")
+        if where := quarantine.keep(store.folder, run.stage.name, run.assessed.digest, out, message["text"]):
+            self.runner.emit(events.StageNote(run.stage.name, f"kept for inspection: {where}"))
 
     def _check_unchanged(self, run: _Running) -> None:
         """Refuse a result whose inputs changed while it was made: it would be kept under the wrong key."""
