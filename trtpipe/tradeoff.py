@@ -18,6 +18,10 @@ LOG_FROM = 40
 _FONT = 'font-family="system-ui, \'Segoe UI\', \'DejaVu Sans\', sans-serif" font-size="12" role="img"'
 _CHARACTER = 6.7  # pixels of a character at 12 px, a little too wide so that labels never touch
 
+_NEAR = ((13, 4, "start"), (-13, 4, "end"), (0, -14, "middle"), (0, 23, "middle"),
+         (11, -10, "start"), (11, 18, "start"), (-11, -10, "end"), (-11, 18, "end"))  # fmt: skip
+_FAR = ((6, -26, "start"), (-6, -26, "end"), (6, 34, "start"), (-6, 34, "end"))
+
 
 class Axis(NamedTuple):
     """A figure: `goal` is `min` or `max`; `limits` are the rules that it must keep, as (operator, value)."""
@@ -67,8 +71,8 @@ class _Scale:
         low, high = self._place(least), self._place(most)
         pad = 0.09 * (high - low) or max(abs(high) * 0.02, 1e-9)
         low, high = low - pad, high + pad
-        # What cannot be negative is not drawn as if it could be.
-        self.low = max(low, 0.0) if least >= 0 and not self.log else low
+        # What cannot be negative is hardly drawn as if it could be: just so far that no point lies on the axis.
+        self.low = max(low, -0.05 * (high - low)) if least >= 0 and not self.log else low
         self.high, self.start, self.end = high, start, end
         self.ticks = self._decades() if self.log else self._round_numbers()
 
@@ -113,8 +117,7 @@ class _Boxes:
     def place(self, x: float, y: float, text: str, *, bold: bool = False) -> tuple[float, float, str] | None:
         """Give (x, y, anchor) for a label beside a point, or None if there is no room."""
         width = _CHARACTER * len(text) * (1.1 if bold else 1)
-        for dx, dy, anchor in ((13, 4, "start"), (-13, 4, "end"), (0, -14, "middle"), (0, 23, "middle"),
-                               (11, -10, "start"), (11, 18, "start"), (-11, -10, "end"), (-11, 18, "end")):  # fmt: skip
+        for dx, dy, anchor in (*_NEAR, *(_FAR if bold else ())):
             left = x + dx - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
             box = (left, y + dy - 11, left + width, y + dy + 3)
             wide = box[0] >= LEFT + 2 and box[2] <= WIDTH - 8

@@ -1,4 +1,6 @@
-"""Render the lines of text.yaml: `python pipelines/text/render.py` writes lines/*.png and labels.txt beside it.
+"""Render the pictures of text.yaml and text-det-fp16.yaml: `python pipelines/text/render.py`.
+
+It writes lines/*.png and labels.txt (single lines), and pages/*.png (whole pages), beside itself.
 
 The font is the one inside Pillow (Aileron Regular, CC0), so that no font file is needed. The pictures are
 checked in, because another version of Pillow or FreeType may draw a few pixels otherwise.
@@ -21,6 +23,8 @@ LINES = (
 )
 HEIGHT = 56
 MARGIN = 4
+PAGE = (640, 480)
+PAPERS = {"white": 18, "#e8e4d8": 24, "#b8c4d0": 32, "#d8e8d8": 21}
 
 
 def main() -> None:
@@ -34,7 +38,25 @@ def main() -> None:
         picture = Image.new("L", size, "white")
         ImageDraw.Draw(picture).text((MARGIN - left, (HEIGHT - bottom - top) / 2), line, fill="black", font=font)
         picture.save(folder / f"{number}.png", optimize=True)
+    render_pages()
     (HERE / "labels.txt").write_text("".join(f"{line}\n" for line in LINES), "utf-8")
+
+
+def render_pages() -> None:
+    """Draw the lines below each other, in two sizes a page, on paper of several colours."""
+    folder = HERE / "pages"
+    folder.mkdir(exist_ok=True)
+    for number, (paper, size) in enumerate(PAPERS.items()):
+        page = Image.new("RGB", PAGE, paper)
+        draw = ImageDraw.Draw(page)
+        y = 24
+        for index, line in enumerate(LINES * 2):
+            font = ImageFont.load_default(size=size + 4 * (index % 2))
+            if y + 2 * size > PAGE[1]:
+                break
+            draw.text((24 + 12 * (index % 3), y), line, fill="black", font=font)
+            y += 2 * size
+        page.save(folder / f"{number}.png", optimize=True)
 
 
 if __name__ == "__main__":

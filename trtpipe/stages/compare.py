@@ -61,16 +61,20 @@ class CompareParams(Params, frozen=True, kw_only=True):
     ] = False
     bound: Annotated[float, Meta(gt=0, description="With bisect: the relative L2 error that names a node.")] = 0.01
 
-    def figures(self) -> tuple[str, ...]:
+    def overall(self) -> tuple[str, ...]:
         """Name the figures over all outputs."""
         return (*FIGURES, *([f"top{self.top_k}_agreement"] if self.top_k else []))
+
+    def figures(self) -> tuple[str, ...]:
+        """Name the figures over all outputs, and of each output, whose names are known when it runs."""
+        return (*self.overall(), *(f"*.{name}" for name in self.overall()))
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """Find what the schema cannot say."""
         for name in self.require:
             # Which outputs there are is known when it runs; a figure's name can be judged now.
-            if name.rpartition(".")[2] not in self.figures():
-                yield f"require.{name}", unknown(name, self.figures())
+            if name.rpartition(".")[2] not in self.overall():
+                yield f"require.{name}", unknown(name, self.overall())
         yield from malformed(self.require)
 
     def packages(self) -> Iterable[str]:

@@ -76,7 +76,8 @@ class SelectParams(Params, frozen=True):
                 names = " or ".join(f"{owner}.{figure}" for owner in owners)
                 yield f"params.{where}", f"found {figure}, which {' and '.join(owners)} make, expected {names}"
             elif not owners and not opaque:
-                yield f"params.{where}", _unknown(figure, [PLAN_BYTES, *(f for each in made.values() for f in each)])
+                known = (name for each in made.values() for name in each if "*" not in name)
+                yield f"params.{where}", _unknown(figure, [PLAN_BYTES, *known])
 
     def _asked(self) -> Iterable[tuple[str, str]]:
         yield "objective", self.aim()[1]
@@ -236,7 +237,10 @@ def text(value: float | None) -> str:
     """Write a figure shortly; whole numbers whole."""
     if value is None:
         return "–"
-    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    short = f"{value:.4g}"
+    return f"{value:.7g}" if float(short).is_integer() else short  # 0.999964 is not 1
 
 
 def table(rows: Sequence[Row], figures: Sequence[str]) -> list[str]:

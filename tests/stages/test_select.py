@@ -1,0 +1,269 @@
+"""Select: which variant wins, why the others lost, and what a pipeline does with it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from tests import models
+from tests.helpers import events, run_stage, trtpipe
+from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
+from trtpipe.stage import Input
+
+HOST = {"host": {"cpu": "a CPU", "cpus": 2}}
+
+
+def artifact(folder, kind, name, files):
+    made = folder / kind / name
+    made.mkdir(parents=True)
+    for file, content in files.items():
+        (made / file).write_text(content if isinstance(content, str) else json.dumps(content))
+    return Input(name=name, kind=kind, folder=made, files=tuple(sorted(files)), label=name)
+
+
+@pytest.fixture
+def choose(tmp_path):
+    """Give a function that selects among {variant: {stage: figures}}; `plan_bytes` are the engine's."""
+    numbers = itertools.count()
+
+    def choose(variants, params, machine=None, notes=None):
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        inputs = {}
+        for variant, measured in variants.items():
+            engine = f"engine@{variant}"
+            manifest = {"plan": "engine.onnx", "plan_bytes": measured.get("plan_bytes", 100)}
+            files = {"engine.onnx": variant, "manifest.json": manifest}
+            inputs[f"engines[{engine}]"] = artifact(folder, "engine", engine, files)
+            for stage, figures in measured.items():
+                if stage == "plan_bytes":
+                    continue
+                kind = "benchmark" if stage == "speed" else "metrics"
+                where = (machine or {}).get(variant, HOST)
+                content = {"metrics": figures, "environment": where, "warnings": []}
+                name = f"{stage}@{variant}"
+                inputs[f"metrics[{name}]"] = artifact(folder, kind, name, {f"{kind}.json": content})
+        return run_stage("select", params, inputs, folder, notes=notes)
+
+    return choose
+
+
+def both(latency, top1):
+    return {"speed": {"latency_p50_ms": latency}, "accuracy": {"top1": top1}}
+
+
+THREE = {"p=fp32": both(1.31, 0.9972), "p=fp16": both(0.83, 0.9972), "p=int8": both(0.5, 0.9333)}
+RIGHT = {"objective": "min latency_p50_ms", "where": {"top1": ">= 0.97"}}
+
+
+def table(out):
+    return (out / "table.txt").read_text("utf-8").splitlines()
+
+
+def selection(out):
+    return json.loads((out / "selection.json").read_text("utf-8"))
+
+
+def test_the_best_of_those_that_keep_every_rule_is_chosen_with_its_files(choose):
+    notes = []
+    out = choose(THREE, RIGHT, notes=notes)
+    assert (out / "engine.onnx").read_text() == "p=fp16"
+    assert json.loads((out / "manifest.json").read_text())["plan"] == "engine.onnx"
+    assert sorted(p.name for p in out.iterdir()) == [
+        "engine.onnx", "manifest.json", "selection.json", "table.txt", "tradeoff.svg",
+    ]  # fmt: skip
+    assert notes == ["p=fp16 is best, 1 of 3 variants break a rule: latency_p50_ms 0.83"]
+
+
+def test_the_table_says_of_every_variant_why_it_lost(choose):
+    assert table(choose(THREE, RIGHT)) == [
+        "   variant  latency_p50_ms    top1  plan_bytes",
+        "*  p=fp16             0.83  0.9972         100  best",
+        "   p=fp32             1.31  0.9972         100  latency_p50_ms 1.31, the best has 0.83",
+        "   p=int8              0.5  0.9333         100  top1 0.9333, expected >= 0.97",
+    ]
+
+
+def test_the_record_has_every_figure_by_its_stage(choose):
+    found = selection(choose(THREE, RIGHT))
+    assert (found["best"], found["engine"], found["measured_on"]) == ("p=fp16", "engine@p=fp16", "a CPU, 2 CPUs")
+    assert [v["variant"] for v in found["variants"]] == ["p=fp16", "p=fp32", "p=int8"]
+    assert [v["passed"] for v in found["variants"]] == [True, True, False]
+    assert found["variants"][0]["figures"] == {
+        "engine.plan_bytes": 100, "speed.latency_p50_ms": 0.83, "accuracy.top1": 0.9972,
+    }  # fmt: skip
+
+
+def test_max_takes_the_largest(choose):
+    assert selection(choose(THREE, {"objective": "max top1", "where": {"latency_p50_ms": "< 0.6"}}))["best"] == "p=int8"
+
+
+def test_the_order_in_which_inputs_come_changes_nothing(choose):
+    first = choose(THREE, RIGHT)
+    second = choose(dict(reversed(THREE.items())), RIGHT)
+    for name in ("selection.json", "table.txt", "tradeoff.svg", "engine.onnx"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_a_tie_goes_to_the_smaller_plan_and_then_by_the_values_with_numbers_as_numbers(choose):
+    same = {f"p=a,batch={n}": {**both(1, 1), "plan_bytes": 7} for n in (10, 2, 1)}
+    rows = table(choose({**same, "p=a,batch=0": {**both(1, 1), "plan_bytes": 8}}, RIGHT))
+    assert [row.split()[-len(row.split()) + (row[0] == "*")] for row in rows[1:]] == [
+        "p=a,batch=1", "p=a,batch=2", "p=a,batch=10", "p=a,batch=0",
+    ]  # fmt: skip
+    assert rows[2].endswith("as good as the best, and after it by name")
+    assert rows[4].endswith("as good as the best, with a larger plan")
+
+
+def test_no_variant_that_keeps_the_rules_fails_the_gate_with_the_table(choose):
+    with pytest.raises(GateFailed) as caught:
+        choose(THREE, {**RIGHT, "where": {"top1": ">= 0.999"}})
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "none of 3 variants keeps what `where` asks"
+    assert lines[2:] == [
+        "    p=int8              0.5  0.9333         100  top1 0.9333, expected >= 0.999",
+        "    p=fp16             0.83  0.9972         100  top1 0.9972, expected >= 0.999",
+        "    p=fp32             1.31  0.9972         100  top1 0.9972, expected >= 0.999",
+    ]
+
+
+def test_a_figure_that_would_round_into_the_rule_is_written_whole(choose):
+    with pytest.raises(GateFailed, match=r"top1 0.96999999, expected >= 0.97"):
+        choose({"p=a": both(1, 0.96999999)}, RIGHT)
+
+
+def test_a_figure_that_no_variant_has_is_an_error_of_the_document(choose):
+    with pytest.raises(PipelineInvalid, match=r"found top5, which no stage .* expected one of .*; did you mean top1\?"):
+        choose(THREE, {**RIGHT, "where": {"top5": ">= 0.97"}})
+
+
+def test_a_variant_without_a_figure_loses(choose):
+    variants = {**THREE, "p=bf16": {"accuracy": {"top1": 1.0}}}
+    assert table(choose(variants, RIGHT))[-1].endswith("latency_p50_ms was not measured")
+
+
+def test_two_figures_of_one_name_are_told_apart_by_their_stages(choose):
+    variants = {
+        "p=a": {"one": {"cosine": 0.5}, "other": {"cosine": 0.9}},
+        "p=b": {"one": {"cosine": 0.6}, "other": {"cosine": 0.8}},
+    }
+    assert selection(choose(variants, {"objective": "max one.cosine"}))["best"] == "p=b"
+    assert selection(choose(variants, {"objective": "max other.cosine"}))["best"] == "p=a"
+
+
+def test_a_benchmark_by_more_axes_makes_more_candidates_of_one_engine(tmp_path):
+    inputs = {}
+    for p in ("a", "b"):
+        files = {"engine.onnx": p, "manifest.json": {"plan_bytes": 5}}
+        inputs[f"engines[engine@p={p}]"] = artifact(tmp_path, "engine", f"engine@p={p}", files)
+        inputs[f"metrics[accuracy@p={p}]"] = artifact(
+            tmp_path, "metrics", f"accuracy@p={p}", {"metrics.json": {"metrics": {"top1": 1 if p == "b" else 0}}}
+        )
+        for n in (1, 8):
+            name = f"speed@p={p},n={n}"
+            content = {"metrics": {"qps": n * (3 if p == "a" else 2)}, "environment": HOST}
+            inputs[f"metrics[{name}]"] = artifact(tmp_path, "benchmark", name, {"benchmark.json": content})
+    out = run_stage("select", {"objective": "max qps", "where": {"top1": "== 1"}}, inputs, tmp_path)
+    found = selection(out)
+    assert (found["best"], found["engine"]) == ("p=b,n=8", "engine@p=b")
+    assert len(found["variants"]) == 4
+
+
+def test_times_of_two_machines_are_not_compared(choose):
+    with pytest.raises(StageFailed, match=r"different machines.*speed@p=fp32 on a GPU, a CPU, 2 CPUs"):
+        choose(THREE, RIGHT, machine={"p=fp32": {"device": "a GPU", **HOST}})
+
+
+def test_without_a_second_figure_there_is_no_picture(choose):
+    notes = []
+    out = choose({"p=a": {"plan_bytes": 3}, "p=b": {"plan_bytes": 2}}, {"objective": "min plan_bytes"}, notes=notes)
+    assert selection(out)["best"] == "p=b"
+    assert not (out / "tradeoff.svg").exists()
+    assert notes[0] == "no picture: there is no second figure to draw the objective against"
+
+
+def test_against_names_the_other_figure_of_the_picture(choose):
+    picture = (choose(THREE, {**RIGHT, "against": "min plan_bytes"}) / "tradeoff.svg").read_text()
+    assert "plan_bytes (less is better)" in picture
+
+
+# --- with real engines, through the command
+
+
+DOCUMENT = """\
+name: p
+matrix: {precision: [fp32, fp16]}
+stages:
+  network: {type: parse, inputs: {model: {file: model.onnx}}}
+  config:
+    type: configure
+    inputs: {network: network}
+    params:
+      precision: ${matrix.precision}
+      profiles: [{image: {min: [1, 3, 8, 8], opt: [4, 3, 8, 8], max: [8, 3, 8, 8]}}]
+  engine: {type: build, inputs: {config: config}}
+  buffers: {type: allocate, inputs: {engine: engine}, params: {shapes: {image: [4, 3, 8, 8]}}}
+  scores: {type: infer, inputs: {engine: engine, buffers: buffers, data: {file: data.npz}}}
+  closeness:
+    type: evaluate
+    inputs: {tensors: scores, reference: scores@precision=fp32}
+    params: {metrics: [{metric: cosine}]}
+  best:
+    type: select
+    inputs: {engines: engine, metrics: closeness}
+    params: {objective: min plan_bytes, where: {cosine_min: ">= 0.99"}}
+  best_buffers: {type: allocate, inputs: {engine: best}, params: {shapes: {image: [4, 3, 8, 8]}}}
+  best_scores: {type: infer, inputs: {engine: best, buffers: best_buffers, data: {file: data.npz}}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    models.save(models.conv(channels=32), tmp_path / "model.onnx")
+    random = np.random.default_rng(1)
+    np.savez(tmp_path / "data.npz", image=random.standard_normal((8, 3, 8, 8)).astype(np.float32))
+    (tmp_path / "p.yaml").write_text(DOCUMENT)
+    return tmp_path
+
+
+def run(folder, *arguments):
+    return trtpipe("run", "p.yaml", "--backend", "onnxruntime", *arguments, cwd=folder)
+
+
+def test_the_winner_of_real_engines_runs_as_any_engine_does(folder):
+    done = run(folder)
+    assert done.returncode == 0, done.stderr
+    view = folder / "artifacts/view/p"
+    best = selection(view / "best")["best"]
+    winner = view / f"engine@{best}"
+    assert (view / "best/engine.onnx").read_bytes() == (winner / "engine.onnx").read_bytes()
+    assert (view / "best/manifest.json").read_bytes() == (winner / "manifest.json").read_bytes()
+    assert np.array_equal(np.load(view / "best_scores/0.npy"), np.load(view / f"scores@{best}/0.npy"))
+    again = events(run(folder, "--json"))[-1]
+    assert (again["ran"], again["failed"]) == (0, 0)
+
+
+def test_a_gate_that_none_keeps_is_exit_5_with_the_table_and_nothing_after_it_runs(folder):
+    done = run(folder, "--set", "stages.best.params.where.cosine_min='> 1.5'")
+    assert done.returncode == 5
+    assert "error: stage best: none of 2 variants keeps what `where` asks\n" in done.stderr
+    assert "    precision=fp32" in done.stderr
+    assert "best_buffers  " in done.stdout
+    assert "because best failed" in done.stdout
+
+
+def test_another_rule_selects_again_and_builds_nothing(folder):
+    run(folder)
+    seen = events(run(folder, "--set", "stages.best.params.where={}", "--target", "best", "--json"))
+    assert [e["stage"] for e in seen if e["event"] == "StageStarted"] == ["best"]
+
+
+def test_a_variant_more_is_what_explain_says(folder):
+    run(folder, "--set", "matrix.precision=[fp32]")
+    run(folder, "--target", "closeness")
+    shown = trtpipe("explain", "p.yaml", "best", "--backend", "onnxruntime", cwd=folder).stdout
+    assert "input engines[engine@precision=fp16]: engine@precision=fp16 is new" in shown
+    assert "input metrics[closeness@precision=fp16]: closeness@precision=fp16 is new" in shown
