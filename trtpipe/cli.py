@@ -240,7 +240,24 @@ def verify(args: argparse.Namespace) -> int:
     """Rebuild stages without the cache, say whether their bytes are equal, and if not how far their values drift."""
     from trtpipe import upkeep
 
-    return upkeep.rebuild(args, _open(args))
+    return _check_attestation(args) if args.attestation is not None else upkeep.rebuild(args, _open(args))
+
+
+def _check_attestation(args: argparse.Namespace) -> int:
+    """Say whether a trusted key attested what a stage's artifact is and was made of; exit 5 if not."""
+    from trtpipe import attest, remote
+
+    runner = _open(args)
+    if len(args.stage) != 1:
+        raise errors.PipelineInvalid(f"--attestation: found {len(args.stage)} stages, expected one: what it speaks of")
+    (name,) = runner.pipeline.match(args.stage)
+    found = attest.read(args.attestation, remote.trusted(runner.pipeline))
+    differences = attest.differences(found, runner, name)
+    if differences:
+        raise errors.GateFailed("\n".join([f"{args.attestation} does not speak of this {name}:", *differences]))
+    what = f"{name} is what {found.signer} attested"
+    print(json.dumps({"stage": name, "signer": found.signer}) if args.json else what)
+    return 0
 
 
 def cache_care(args: argparse.Namespace) -> int:
@@ -511,19 +528,12 @@ def keys_list(args: argparse.Namespace) -> int:
 
 
 def attest(args: argparse.Namespace) -> int:
-    """Write a signed statement of what a stage's artifact was made of, or check one."""
+    """Write a signed statement of what a stage's artifact was made of; `verify --attestation` checks it."""
     from trtpipe import attest as provenance
-    from trtpipe import remote, signing
+    from trtpipe import signing
 
     runner = _open(args)
     runner.pipeline.closure([args.stage])
-    if args.verify is not None:
-        found = provenance.read(args.verify, remote.trusted(runner.pipeline))
-        if changed := provenance.differences(found, runner, args.stage):
-            raise errors.GateFailed("\n".join([f"{args.verify} does not speak of this {args.stage}:", *changed]))
-        what = f"{args.stage} is what {found.signer} attested"
-        print(json.dumps({"stage": args.stage, "signer": found.signer, "differences": []}) if args.json else what)
-        return 0
     signer = signing.own_signer()
     text = provenance.sign(provenance.statement(runner, args.stage, args.builder or provenance.BUILDER), signer)
     if args.output is None:
@@ -607,6 +617,8 @@ def parser() -> argparse.ArgumentParser:
     _pipeline_options(one)
     _choice_options(one)
     one.add_argument("stage", metavar="STAGE", nargs="*", help="these stages (default: all)")
+    one.add_argument("--attestation", metavar="FILE",
+                     help="build nothing; check that FILE, which attest wrote, speaks of the stage")  # fmt: skip
     one.add_argument("--times", type=_positive, default=1, metavar="N", help="rebuilds a stage (default: %(default)s)")
     one.add_argument("--bound", type=_bound, default=1e-3, metavar="X",
                      help="how far values may drift, as a part of the largest (default: %(default)s)")  # fmt: skip
@@ -665,7 +677,6 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("stage", metavar="STAGE", help="the stage's name")
     one.add_argument("--output", "-o", metavar="FILE", help="where to write it (default: the screen)")
     one.add_argument("--builder", metavar="URI", help="who built it, in the statement's words")
-    one.add_argument("--verify", metavar="FILE", help="check that FILE speaks of what the stage made, and who says so")
     one = add("completion", completion, "print a shell's completion script")
     one.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell")
     return top

@@ -374,6 +374,7 @@ def run_frozen(runner: Runner, path: str, targets: Sequence[str] = ()) -> dict[s
     backend = f"{runner.choice.backend} {runner.choice.version}"
     runner.emit(events.PipelineStarted(runner.pipeline.name, backend, reason, order))
     store = runner.store
+    runner.bring_content(dict(f for e in found.entries.values() for f in e.artifact.files.values()))
     with store.in_use(), store.guard():
         store.use((e.key.digest for e in found.entries.values()),
                   (sha for e in found.entries.values() for sha, _ in e.artifact.files.values()))  # fmt: skip

@@ -52,7 +52,7 @@ OFF = "off"
 _MAX_RECORD = 24 * 2**20
 _ATTEMPTS = 3
 _STALE_SECONDS = 7 * 24 * 3600
-_TIMEOUT = 30.0
+_TIMEOUT = 15.0
 
 
 class Settings(NamedTuple):
@@ -385,19 +385,35 @@ class Remote:
         """Move what came to its blob, then let go of it; what another artifact took along is there already."""
         if not part.stream.closed:
             self.store.take_file(part.path, sha256, size)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part.path)  # another run was faster: the content is there already
             part.stream.close()
 
     def refetch(self, sha256: str, size: int) -> bool:
         """Bring content by its digest alone, which a local record names; tell whether it came."""
+        return bool(self.fetch_content({sha256: size}))
+
+    def fetch_content(self, wanted: Mapping[str, int]) -> list[str]:
+        """Bring content (SHA-256 → bytes) that a lock or a local record vouches for; give what came.
+
+        What did not come is said once. Raises StoreError for the local disk.
+        """
         if not self.reachable:
-            return False
+            return []
+        jobs = {s: self._files.submit(self._download, s, n) for s, n in wanted.items() if s not in self._bad}
+        came = []
         try:
-            part = self._files.submit(self._download, sha256, size).result()
-        except (TransportError, WrongContent, EnvironmentMissing) as error:
-            self.failed(error)
-            return False
-        self._settle(part, sha256, size)
-        return True
+            for sha256, job in jobs.items():
+                try:
+                    self._settle(job.result(), sha256, wanted[sha256])
+                    came.append(sha256)
+                except (TransportError, WrongContent, EnvironmentMissing) as error:
+                    self.failed(error)
+        finally:
+            for job in jobs.values():
+                if not job.cancel():
+                    job.add_done_callback(_let_go)
+        return came
 
     def _download(self, sha256: str, size: int) -> _Part:
         """Bring a blob to `partial/`, going on where an earlier try stopped; its digest is checked.

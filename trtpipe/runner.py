@@ -98,6 +98,14 @@ class Runner:
             self._remote = connect(self)
         return self._remote
 
+    def bring_content(self, wanted: Mapping[str, int]) -> None:
+        """Fetch content (SHA-256 → bytes) that is not in the store, if there is a remote store that has it."""
+        missing = {sha256: n for sha256, n in wanted.items() if not os.path.exists(self.store.blob_path(sha256))}
+        if missing and self.remote is not None and self.remote.reachable:
+            from trtpipe import sharing
+
+            sharing.bring_content(self, self.remote, missing)
+
     # --- keys and look-ups
 
     def assess(

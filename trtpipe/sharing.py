@@ -85,6 +85,14 @@ def bring(
     return answers
 
 
+def bring_content(runner: Runner, remote: Remote, missing: Mapping[str, int]) -> None:
+    """Fetch content by digest (SHA-256 → bytes), which a lock vouches for, and say how much came."""
+    came = remote.fetch_content(missing)
+    if came:
+        text = f"{len(came)} of {len(missing)} files, {_amount(sum(missing[s] for s in came))}"
+        runner.emit(events.StageNote(runner.pipeline.name, f"from {remote.settings.name}: {text}"))
+
+
 def finish(runner: Runner, remote: Remote, ran: Mapping[str, str]) -> None:
     """Push what a run made (stage → key), if the remote store is there to be written to; else say why not, once."""
     try:

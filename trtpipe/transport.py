@@ -90,7 +90,7 @@ class Transport:
         except (ValueError, TypeError) as error:
             raise NotReachable(self._text(error)) from None
         if self.scheme == "s3":
-            self._fs.retries = 2  # s3fs tries five times; an answer that does not come is tried again by our caller
+            self._fs.retries = 1  # s3fs tries five times around botocore's two; blobs are tried again by our caller
 
     def _options(self, access: Access) -> dict[str, Any]:
         made: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
@@ -124,9 +124,10 @@ class Transport:
 
     def get(self, name: str, limit: int) -> bytes:
         """Give a small file's content. Raises NotReachable if it has more than `limit` bytes."""
-        with self._errors(name):
+        data = b""
+        with contextlib.suppress(_Beyond), self._errors(name):
             if self.scheme == "s3":  # one request, where a file object would take two
-                data: bytes = self._fs.cat_file(self._path(name), start=0, end=limit + 1)
+                data = self._fs.cat_file(self._path(name), start=0, end=limit + 1)
             else:
                 with self._fs.open(self._path(name), "rb", **self._whole()) as stream:
                     data = stream.read(limit + 1)
@@ -249,6 +250,8 @@ class Transport:
         except Exception as error:  # noqa: BLE001 — fsspec's file systems raise what they like
             status = getattr(error, "status", None) or _status(error)
             text = self._text(error)
+            if status == 416:
+                raise _Beyond(f"{name}: it ends before what was asked for") from None
             if status == 404:
                 raise NotThere(name) from None
             if isinstance(error, PermissionError) or status in (401, 403):
@@ -262,6 +265,10 @@ class Transport:
         for secret in self._secrets:
             text = text.replace(secret, "…")
         return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+class _Beyond(NotReachable):
+    """A range begins behind the end, as every range of an empty file does."""
 
 
 class _NoRanges(Exception):
