@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from trtpipe import events, signing
-from trtpipe.errors import GateFailed, StageFailed, StoreError, TrtpipeError
+from trtpipe.errors import GateFailed, PipelineInvalid, StoreError, TrtpipeError
 from trtpipe.remote import Fetched, Remote, WrongContent, settings
 from trtpipe.transport import TransportError
 
@@ -172,9 +172,9 @@ def pull(runner: Runner, remote: Remote, targets: Sequence[str]) -> list[Line]:
 
 
 def needed(remote: Remote | None) -> Remote:
-    """Give the remote store. Raises StageFailed if none is named anywhere."""
+    """Give the remote store. Raises PipelineInvalid if none is named anywhere."""
     if remote is None:
-        raise StageFailed("no remote store is named: use --remote URL, or write remote: {url: …} in the document")
+        raise PipelineInvalid("no remote store is named: use --remote URL, or write remote: {url: …} in the document")
     return remote
 
 
