@@ -93,7 +93,9 @@ def fold(model: onnx.ModelProto, scratch: Path, *, batch_norms: bool = True) -> 
     """
     module = trial.onnxruntime()
     source, target = scratch / "folding.onnx", scratch / "folded.onnx"
-    onnxfile.save(_copy(model), source)
+    plain = _copy(model)
+    precision.constants_are_no_inputs(plain)  # else they could be overridden, and would not be folded
+    onnxfile.save(plain, source)
     options = module.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = module.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -384,6 +386,7 @@ def int8(
     precision.name_nodes(work)
     precision.hoist_constants(work)
     choice = choose(work, named, ops=ops, exclude=exclude)
+    _own_biases(work, choice.weighted)
     wanted = [*choice.weighted, *choice.residual]
     types = sorted({*choice.weighted.values(), *([RESIDUAL] if choice.residual else [])})
     settings = {
@@ -396,6 +399,7 @@ def int8(
             "AddQDQPairToWeight": True,
             "DedicatedQDQPair": True,
             "QuantizeBias": False,
+            "QDQDisableWeightAdjustForInt32Bias": True,
             "OpTypesToExcludeOutputQuantization": types,
             "CalibPercentile": percentile,
             # Histograms need whole tensors: one run at a time. For minmax two numbers a tensor come back anyway.
@@ -428,6 +432,27 @@ def int8(
         "left": [entry._asdict() for entry in choice.left],
         "never_active": idle,
     }  # fmt: skip
+
+
+def _own_biases(model: onnx.ModelProto, weighted: Mapping[str, str]) -> None:
+    """Give nodes that share a bias one each: the quantiser would, under names that may be taken."""
+    taken = {t.name for t in model.graph.initializer} | {v.name for v in model.graph.input}
+    taken |= {o for n in model.graph.node for o in n.output}
+    constants = {t.name: t for t in model.graph.initializer}
+    seen: set[str] = set()
+    for node in model.graph.node:
+        if node.name not in weighted or len(node.input) < 3 or node.input[2] not in constants:
+            continue
+        name = node.input[2]
+        if name in seen:
+            number = 1
+            while f"{name}__{number}" in taken:
+                number += 1
+            copy = model.graph.initializer.add()
+            copy.CopyFrom(constants[name])
+            copy.name = node.input[2] = f"{name}__{number}"
+            taken.add(copy.name)
+        seen.add(name)
 
 
 def _quantise(
