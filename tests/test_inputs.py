@@ -13,6 +13,11 @@ import numpy as np
 import pytest
 
 from tests.helpers import project, python_stage, trtpipe
+from trtpipe import inputs
+from trtpipe.errors import StoreError
+from trtpipe.pipeline import Source
+from trtpipe.state import State
+from trtpipe.store import Store
 
 
 @contextlib.contextmanager
@@ -109,3 +114,84 @@ def test_a_path_with_spaces_and_letters_of_all_kinds_works(tmp_path):
     result = trtpipe("run", "p.yaml", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert trtpipe("status", folder / "p.yaml", cwd=folder).returncode == 0
+
+
+# --- files that change under us
+
+
+@pytest.fixture
+def state(tmp_path):
+    (tmp_path / "artifacts").mkdir()
+    with State(str(tmp_path / "artifacts")) as one:
+        yield one
+
+
+def found(path, state):
+    source = Source(file=path.name, package=None, url=None, sha256=None, place="here", model=path.suffix == ".onnx")
+    state.seen = {}
+    artifact = inputs.find(source, str(path.parent), Store(str(path.parent / "artifacts"), state)).artifact
+    return artifact.digest, dict(state.seen)
+
+
+def test_every_change_in_a_folder_gives_another_digest(tmp_path, state):
+    folder = tmp_path / "pictures"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a").write_bytes(b"1")
+    (folder / "sub" / "b").write_bytes(b"2")
+    seen = [found(folder, state)[0]]
+    (folder / "c").write_bytes(b"")
+    seen.append(found(folder, state)[0])
+    (folder / "a").rename(folder / "z")
+    seen.append(found(folder, state)[0])
+    (folder / "sub" / "b").write_bytes(b"3")
+    seen.append(found(folder, state)[0])
+    (folder / "c").unlink()
+    seen.append(found(folder, state)[0])
+    assert len(set(seen)) == len(seen)
+
+
+def test_external_data_counts_and_its_change_is_seen_even_with_its_time_put_back(tmp_path, state, monkeypatch):
+    import trtpipe.state
+    from tests.models import conv, with_external
+
+    monkeypatch.setattr(trtpipe.state, "_RACY_NS", -1)
+    model = with_external(tmp_path / "m.onnx", conv())
+    first, stamps = found(model, state)
+    assert {os.path.basename(p) for p in stamps} == {"m.onnx", "weights.bin"}
+    data = tmp_path / "weights.bin"
+    status = data.stat()
+    with data.open("r+b") as stream:
+        stream.write(b"\x7f")
+    os.utime(data, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert found(model, state)[0] != first
+
+
+def test_what_was_changed_and_changed_back_has_the_same_digest_and_another_stamp(tmp_path, state):
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"one")
+    os.utime(path, (1, 1))
+    first = found(path, state)
+    path.write_bytes(b"two")
+    path.write_bytes(b"one")
+    again = found(path, state)
+    assert first[0] == again[0]
+    assert first[1] != again[1]
+
+
+def test_a_file_that_changes_while_it_is_digested_is_an_error_and_not_remembered(tmp_path, state, monkeypatch):
+    from trtpipe import key
+
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"one")
+    real = key.digest_file
+
+    def slow(name):
+        digest = real(name)
+        path.write_bytes(b"two, longer")
+        return digest
+
+    monkeypatch.setattr(key, "digest_file", slow)
+    with pytest.raises(StoreError, match="changed while it was read"):
+        found(path, state)
+    monkeypatch.undo()
+    assert found(path, state)[0]

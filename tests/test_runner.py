@@ -150,9 +150,9 @@ def test_an_input_that_changes_while_the_stage_runs_is_not_kept_under_the_old_ke
     assert "sources.step.py changed while the stage ran" in result.stderr
 
 
-def start(folder, *args):
+def start(folder, *args, document="p.yaml"):
     return subprocess.Popen(
-        [sys.executable, "-m", "trtpipe", "run", "p.yaml", *args],
+        [sys.executable, "-m", "trtpipe", "run", document, *args],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(PROJECT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, start_new_session=True,
     )  # fmt: skip
@@ -279,3 +279,129 @@ def test_a_stage_whose_new_output_is_the_old_one_stops_the_change_there(tmp_path
     assert kinds(run(tmp_path, "--json")) == [
         ("StageStarted", "a"), ("StageFinished", "a"), ("StageCached", "e"),
     ]  # fmt: skip
+
+
+# --- many at once
+
+WAIT = """\
+import os, time
+import numpy as np
+def once(arrays, samples, log, seconds):
+    with open(log, "a") as stream:
+        stream.write(f"{os.getpid()}\\n")
+    time.sleep(seconds)
+    return {"twice": (arrays["x"][:, 0] * 2).astype(np.int64)}
+"""
+
+
+def test_a_key_that_many_runs_want_is_made_once_and_the_others_say_whom_they_wait_for(tmp_path):
+    log = tmp_path / "log"
+    project(tmp_path, python_stage("a", "once", log=str(log), seconds=3), code=WAIT)
+    runs = [start(tmp_path) for _ in range(6)]
+    outputs = [r.communicate(timeout=120) for r in runs]
+    assert [r.returncode for r in runs] == [0] * 6, outputs
+    assert len(log.read_text().splitlines()) == 1
+    waited = [o for o, _ in outputs if "waiting: process " in o]
+    assert waited
+    assert all(" makes p/a" in o for o in waited)
+    assert os.listdir(tmp_path / "artifacts" / "locks") == ["gc"]
+
+
+def test_a_waiting_run_takes_over_when_the_builder_is_killed(tmp_path):
+    log = tmp_path / "log"
+    project(tmp_path, python_stage("a", "once", log=str(log), seconds=5), code=WAIT)
+    first = start(tmp_path)
+    wait_for(log)
+    second = start(tmp_path)
+    line = ""
+    while "waiting" not in line:
+        line = second.stdout.readline()
+        assert line
+    first.kill()
+    first.communicate()
+    killed = time.monotonic()
+    while len(log.read_text().splitlines()) < 2:
+        assert time.monotonic() - killed < 20
+        time.sleep(0.02)
+    output, error = second.communicate(timeout=60)
+    assert second.returncode == 0, error
+    assert "0 hit, 1 ran" in output
+
+
+def test_runs_that_want_each_others_stages_do_not_wait_in_a_circle(tmp_path):
+    log = tmp_path / "log"
+    one = python_stage("a", "once", log=str(log), seconds=1)
+    two = python_stage("b", "once", log=str(log), seconds=1.5)
+    project(tmp_path, one + two, code=WAIT)
+    project(tmp_path, two + one, code=WAIT, name="q")
+    runs = [start(tmp_path, "--jobs", "1") for _ in range(2)]
+    runs += [start(tmp_path, "--jobs", "1", document="q.yaml") for _ in range(2)]
+    for one_run in runs:
+        one_run.communicate(timeout=60)
+    assert [r.returncode for r in runs] == [0, 0, 0, 0]
+    assert len(log.read_text().splitlines()) == 2
+
+
+# --- inputs that change under us
+
+CHANGE = """\
+import os
+import numpy as np
+def f(arrays, samples):
+    path, how = {path!r}, {how!r}
+    status = os.stat(path)
+    if how == "back":
+        with open(path, "r+b") as stream:
+            old = stream.read(1); stream.seek(0); stream.write(b"Z"); stream.flush()
+            stream.seek(0); stream.write(old)
+    elif how == "time":
+        with open(path, "r+b") as stream:
+            stream.seek(status.st_size // 2); stream.write(b"~~~~")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    elif how == "gone":
+        os.unlink(path)
+    return {{"twice": np.zeros(4, np.int64)}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("time", "inputs.tensors changed"), ("back", "data.npz changed"), ("gone", "data.npz cannot be read"),
+    ],
+)  # fmt: skip
+def test_an_input_that_changes_while_the_stage_runs_is_noticed_however_it_is_hidden(tmp_path, how, said):
+    project(tmp_path, python_stage("a", "f"), code=CHANGE.format(path=str(tmp_path / "data.npz"), how=how))
+    result = run(tmp_path)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert said in result.stderr
+    assert "changed while the stage ran" in result.stderr
+    assert not list((tmp_path / "artifacts" / "actions").rglob("*.json"))
+
+
+def test_a_stage_that_writes_into_its_stored_input_harms_nobody(tmp_path):
+    from tests.models import doubling, save
+
+    code = """\
+import glob, os
+def ok(arrays, samples):
+    return {"twice": arrays["x"]}
+def evil(arrays, samples, where):
+    for path in glob.glob(where):
+        os.chmod(path, 0o644)
+        with open(path, "r+b") as stream:
+            stream.write(b"EVIL")
+    return {"twice": arrays["x"]}
+"""
+    network = "  n: {type: parse, inputs: {model: {file: m.onnx}}}\n"
+    where = str(tmp_path / "artifacts" / "trees" / "*" / "*")
+    evil = python_stage("a", "evil", where=where).replace("{tensors:", "{network: n, tensors:")
+    save(doubling([1, 4]), tmp_path / "m.onnx")
+    project(tmp_path, network + evil, code=code)
+    result = run(tmp_path)
+    assert result.returncode == 1
+    assert "the stage wrote into its input n/" in result.stderr
+    project(tmp_path, network + python_stage("a", "ok").replace("{tensors:", "{network: n, tensors:"), code=code)
+    again = run(tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert trtpipe("cache", "verify", cwd=tmp_path).returncode == 0

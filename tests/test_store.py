@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trtpipe import key as keys
 from trtpipe.errors import StoreError
 from trtpipe.key import Key
 from trtpipe.state import State
@@ -20,13 +22,6 @@ RECORD = {"seconds": 1.5, "notes": ["hello"]}
 
 def a_key(name="x"):
     return Key("parse", 1, {"name": name}, {}, {}, {})
-
-
-@pytest.fixture
-def store(tmp_path):
-    (tmp_path / "artifacts").mkdir()
-    with State(str(tmp_path / "artifacts")) as state:
-        yield Store(str(tmp_path / "artifacts"), state)
 
 
 def content_of(path):
@@ -181,6 +176,105 @@ def test_weights_beside_an_onnx_file_are_copied_into_the_tree(store):
     tree = store.tree(artifact)
     assert os.stat(os.path.join(tree, "m.data")).st_nlink == 1
     assert os.stat(os.path.join(tree, "m.onnx")).st_nlink == 2
+
+
+@pytest.mark.parametrize("kind", ["results", "model"])
+def test_whatever_is_done_to_the_view_no_stored_byte_changes(store, kind):
+    artifact = commit(store, {"a.txt": b"content", "m.data": b"weights"}, kind=kind)
+    folder = store.show("p", "s", artifact)
+    for name in ("a.txt", "m.data"):
+        with open(os.path.join(store.view_path("p", "s"), name), "r+b") as stream:  # in place, as root may
+            stream.write(b"EVIL")
+    assert isinstance(store.lookup(a_key().digest), Hit)
+    assert content_of(store.blob_path(artifact.files["a.txt"][0])) == b"content"
+    assert content_of(os.path.join(store.tree(artifact), "m.data")) == b"weights"
+    assert store.show("p", "s", artifact) == folder
+    assert content_of(os.path.join(folder, "a.txt")) == b"content"
+    assert "a.txt, m.data in the view is not what the stage made; it is restored" in store.told[0]
+    kept = os.path.join(store.folder, "edited", os.listdir(os.path.join(store.folder, "edited"))[0])
+    assert content_of(os.path.join(kept, "a.txt")) == b"EVILent"
+
+
+def test_a_view_that_lost_a_file_or_all_is_made_again(store):
+    artifact = commit(store, {"a": b"1", "sub/b": b"2"})
+    folder = store.show("p", "s", artifact)
+    os.unlink(os.path.join(folder, "sub", "b"))
+    store.show("p", "s", artifact)
+    assert content_of(os.path.join(folder, "sub", "b")) == b"2"
+    shutil.rmtree(folder)
+    store.show("p", "s", artifact)
+    assert content_of(os.path.join(folder, "a")) == b"1"
+    assert store.told == []
+
+
+def test_a_view_of_links_is_to_be_had_for_who_wants_it(store, monkeypatch):
+    monkeypatch.setenv("TRTPIPE_VIEW", "link")
+    artifact = commit(store, {"a": b"1"})
+    folder = store.show("p", "s", artifact)
+    assert os.path.samefile(os.path.join(folder, "a"), store.blob_path(artifact.files["a"][0]))
+    assert isinstance(store.lookup(a_key().digest), Hit)
+
+
+def test_a_copy_is_made_however_little_the_kernel_helps(store, tmp_path, monkeypatch):
+    content = os.urandom(3_000_000)
+    (tmp_path / "a").write_bytes(content)
+    real = os.copy_file_range
+    calls = []
+
+    def gives_up(source, target, count):
+        calls.append(count)
+        if len(calls) > 1:
+            raise OSError(errno.EXDEV, "not across file systems")
+        return real(source, target, min(count, 1000))
+
+    monkeypatch.setattr(os, "copy_file_range", gives_up)
+    store.copy(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (tmp_path / "b").read_bytes() == content
+    assert len(calls) == 2
+
+
+def test_a_change_in_place_is_seen_even_if_its_time_is_put_back(store):
+    artifact = commit(store, {"a": b"content"})
+    store.tree(artifact)
+    path = store.blob_path(artifact.files["a"][0])
+    assert isinstance(store.lookup(a_key().digest), Hit)
+    status = os.stat(path)
+    os.chmod(path, 0o644)
+    with open(path, "r+b") as stream:
+        stream.write(b"C")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert isinstance(store.lookup(a_key().digest), Miss)
+
+
+def test_links_that_the_store_makes_do_not_make_it_read_again(store, monkeypatch):
+    artifact = commit(store, {"a": b"content"})
+    monkeypatch.setattr(keys, "digest_file", lambda _: pytest.fail("the file was read again"))
+    store.tree(artifact)
+    assert isinstance(store.lookup(a_key().digest), Hit)
+
+
+def test_what_is_gone_or_damaged_is_fetched_again_if_it_can_be(store):
+    artifact = commit(store, {"a": b"content"})
+    path = store.blob_path(artifact.files["a"][0])
+    asked = []
+
+    def refetch(sha256, size):
+        asked.append((sha256, size))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as stream:
+            stream.write(b"content")
+        return True
+
+    store.refetch = refetch
+    os.chmod(path, 0o644)
+    with open(path, "wb") as stream:
+        stream.write(b"CONTENT")
+    assert isinstance(store.lookup(a_key().digest), Hit)
+    assert asked == [artifact.files["a"]]
+    assert "it was fetched again" in store.told[0]
+    os.unlink(path)
+    store.refetch = lambda *_: False
+    assert isinstance(store.lookup(a_key().digest), Miss)
 
 
 def test_a_tree_that_was_harmed_is_made_again(store):

@@ -176,7 +176,6 @@ def verify(store: Store, progress: Callable[[int, int], None] = lambda *_: None)
                 fixed = "fetched again"
             of = f" ({', '.join(sorted(users[name])[:3])})" if name in users else ""
             found.append(Finding(f"blobs/{name[:12]}{of}", trouble, fixed))
-            blobs[name] = blobs[name] if fixed == "fetched again" else None  # type: ignore[assignment]
     for action in good:
         for name, (sha256, size) in action.artifact.files.items():
             if sha256 not in blobs:

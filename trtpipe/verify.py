@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import errors, inputs
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 BOUND = 1e-3
 _LISTED = 5
+_FOR_PEOPLE = (".txt", ".png", ".md", ".html", ".svg")
 
 
 class Given(NamedTuple):
@@ -185,16 +187,20 @@ def _downstream(
 
 
 def _drift(old: Given, new: Given, names: Sequence[str]) -> float | None:
-    """Give the largest drift over files, or None if one cannot be compared by value."""
+    """Give the largest drift over files, or None if one cannot be compared by value.
+
+    Texts and pictures for people show what the values beside them say, so they do not count.
+    """
     worst = 0.0
-    for name in names:
+    counted = [name for name in names if not name.endswith(_FOR_PEOPLE)]
+    for name in counted:
         if name not in old.files or name not in new.files:
             return None
         one = _file_drift(*(os.path.join(g.folder, *name.split("/")) for g in (old, new)))
         if one is None:
             return None
         worst = max(worst, one)
-    return worst
+    return worst if counted else None
 
 
 def _file_drift(old: str, new: str) -> float | None:
@@ -231,12 +237,39 @@ def _array_drift(old: str, new: str) -> float:
 
 
 def _json_drift(old: Any, new: Any) -> float:
-    """Compare numbers by how far they are apart against the larger; anything else must be equal."""
+    """Compare numbers against the largest stored one of the same field; anything else must be equal."""
+    found = keys.difference(old, new)
+    if not found:
+        return 0.0
+    scales: dict[str, float] = {}
+    for path, value in _leaves(old, ""):
+        if _is_number(value) and math.isfinite(value):
+            scales[_field(path)] = max(scales.get(_field(path), 0.0), abs(value))
     worst = 0.0
-    for _, a, b in keys.difference(old, new):
-        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (a, b))
-        worst = max(worst, abs(a - b) / (max(abs(a), abs(b)) or 1.0) if numbers else math.inf)
+    for path, a, b in found:
+        scale = scales.get(_field(path), 0.0)
+        worst = max(worst, abs(a - b) / scale if _is_number(a) and _is_number(b) and scale else math.inf)
     return worst
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _field(path: str) -> str:
+    return re.sub(r"\[\d+\]", "[]", path)
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Give each value that holds no others, with its path as `key.difference` writes it."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _leaves(item, f"{path}.{name}" if path else name)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{path}[{index}]")
+    else:
+        yield path, value
 
 
 def _details(old: Given, new: Given, different: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,94 @@
+"""Locks between processes: one holder, gone with its process, and nothing left behind that stops anyone."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+
+from tests.helpers import PROJECT
+from trtpipe import locks
+
+HOLD = "import sys; from trtpipe import locks; held = locks.take(sys.argv[1]); print('has it', flush=True); input()"
+
+
+def holder(path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )  # fmt: skip
+    assert process.stdout.readline() == "has it\n"
+    return process
+
+
+def test_a_lock_is_had_once_and_its_file_goes_with_it(tmp_path):
+    path = str(tmp_path / "locks" / "key")
+    held = locks.take(path)
+    held.write("me")
+    assert locks.take(path) is None
+    assert locks.text(path) == "me"
+    held.release()
+    held.release()
+    assert not os.path.exists(path)
+    again = locks.take(path)
+    assert again.real
+    again.release()
+
+
+def test_a_holder_that_is_killed_stops_nobody(tmp_path):
+    path = str(tmp_path / "key")
+    with holder(path) as process:
+        assert locks.take(path) is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        held = locks.wait(path, seconds=5)
+        assert held is not None
+        held.release()
+        process.stdin.close()
+
+
+def test_many_share_and_one_is_alone(tmp_path):
+    path = str(tmp_path / "gc")
+    one, two = locks.take(path, shared=True), locks.take(path, shared=True)
+    assert one is not None
+    assert two is not None
+    assert locks.take(path) is None
+    assert locks.wait(path, seconds=0.05) is None
+    one.release(keep=True)
+    two.release(keep=True)
+    alone = locks.take(path)
+    assert locks.take(path, shared=True) is None
+    alone.release(keep=True)
+
+
+def test_a_file_that_its_holder_removed_meanwhile_is_not_taken_for_the_lock(tmp_path, monkeypatch):
+    path = str(tmp_path / "key")
+    real = fcntl.flock
+    raced = []
+
+    def race(handle, how):
+        real(handle, how)
+        if not raced:
+            raced.append(os.unlink(path))
+
+    monkeypatch.setattr(fcntl, "flock", race)
+    held = locks.take(path)
+    assert os.path.exists(path)
+    assert os.stat(path).st_ino == os.fstat(held._handle).st_ino
+    held.release()
+
+
+def test_where_nothing_can_be_locked_the_work_goes_on_without(tmp_path, monkeypatch):
+    def none_here(_handle, _how):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", none_here)
+    held = locks.take(str(tmp_path / "key"))
+    assert held is not None
+    assert not held.real
+    held.write("nothing happens")
+    held.append("nothing happens")
+    held.release()

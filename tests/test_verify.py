@@ -1,0 +1,124 @@
+"""Rebuilding without the cache: equal bytes, or how far values drift."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from tests.helpers import project, python_stage, trtpipe
+from tests.models import conv, save
+from trtpipe import verify
+
+RANDOM = """\
+import os
+import numpy as np
+def noisy(arrays, samples, by):
+    return {"scores": arrays["x"] + by * int.from_bytes(os.urandom(4), "big") / 2**32}
+"""
+
+
+def noisy(by):
+    step = {"op": "python", "entrypoint": "step.py:noisy", "args": {"by": by}}
+    return f"  a: {{type: postprocess, inputs: {{tensors: {{file: data.npz}}}}, params: {{arrays: [scores], steps: [{json.dumps(step)}]}}}}\n"  # noqa: E501
+
+
+def test_a_stage_that_comes_out_the_same_is_said_to_be_byte_equal(tmp_path):
+    project(tmp_path, python_stage("a"))
+    assert trtpipe("verify", "p.yaml", cwd=tmp_path).returncode == 1  # not built yet
+    trtpipe("run", "p.yaml", cwd=tmp_path)
+    result = trtpipe("verify", "p.yaml", "--times", "2", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("files are byte-equal") == 2
+    assert not list((tmp_path / "artifacts" / "tmp").iterdir())
+
+
+@pytest.mark.parametrize(("by", "code"), [(1e-6, 0), (0.5, 5)])
+def test_values_that_drift_are_measured_against_the_bound(tmp_path, by, code):
+    project(tmp_path, noisy(by), code=RANDOM)
+    trtpipe("run", "p.yaml", cwd=tmp_path)
+    before = trtpipe("status", "p.yaml", "--json", cwd=tmp_path).stdout
+    result = trtpipe("verify", "p.yaml", "a", "--json", cwd=tmp_path)
+    assert result.returncode == code, result.stderr
+    (one,) = json.loads(result.stdout)["rebuilds"]
+    assert 0 < one["drift"] <= by
+    assert one["passed"] == (code == 0)
+    assert trtpipe("status", "p.yaml", "--json", cwd=tmp_path).stdout == before
+
+
+ENGINE = """\
+  n: {type: parse, inputs: {model: {file: m.onnx}}}
+  c: {type: configure, inputs: {network: n}, params: {precision: model, profiles: [{image: {min: [1, 3, 8, 8], opt: [2, 3, 8, 8], max: [4, 3, 8, 8]}}]}}
+  e: {type: build, inputs: {config: c}}
+  b: {type: allocate, inputs: {engine: e}, params: {shapes: {image: [2, 3, 8, 8]}}}
+  s: {type: infer, inputs: {engine: e, buffers: b, data: {file: data.npz}}}
+"""  # noqa: E501
+
+
+def test_an_engine_whose_bytes_differ_is_judged_by_its_outputs_on_data(tmp_path, monkeypatch):
+    project(tmp_path, ENGINE)
+    np.savez(tmp_path / "data.npz", image=np.ones((4, 3, 8, 8), np.float32))
+    save(conv(), tmp_path / "m.onnx")
+    result = trtpipe("run", "p.yaml", "--backend", "onnxruntime", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    # A runtime that times kernels makes other bytes each time; here somebody replaces the stored engine by such.
+    from trtpipe import environment, pipeline
+    from trtpipe.runner import Runner
+    from trtpipe.state import State
+    from trtpipe.store import Store
+
+    monkeypatch.chdir(tmp_path)
+    with State("artifacts") as state:
+        store = Store("artifacts", state)
+        runner = Runner(pipeline.load("p.yaml", [], state), store, environment.choose("onnxruntime"))
+        made = {}
+        for name in ("n", "c", "e"):
+            assessed = runner.assess(runner.pipeline.stages[name], made)
+            made[name] = assessed.hit.artifact
+        import onnx
+
+        with store.workspace() as folder:
+            for name, (sha, _) in made["e"].files.items():
+                with open(store.blob_path(sha), "rb") as stream, open(f"{folder}/{name}", "wb") as out:
+                    if name.endswith(".onnx"):
+                        model = onnx.load(stream)
+                        model.doc_string = "other bytes"
+                        out.write(model.SerializeToString())
+                    else:
+                        out.write(stream.read())
+            record = store.action(assessed.digest)
+            store.commit(
+                assessed.key,
+                "engine",
+                folder,
+                {k: record[k] for k in ("seconds", "inputs", "stage", "pipeline", "finished", "environment")},
+            )
+    assert trtpipe("run", "p.yaml", "--backend", "onnxruntime", cwd=tmp_path).returncode == 0
+    result = trtpipe("verify", "p.yaml", "e", "--backend", "onnxruntime", cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "engine.onnx differ; drifts by 0 of the largest value (the outputs of s; bound 0.001)" in result.stdout
+    alone = (tmp_path / "p.yaml").read_text().partition("  s:")[0]
+    (tmp_path / "p.yaml").write_text(alone)
+    result = trtpipe("verify", "p.yaml", "e", "--backend", "onnxruntime", cwd=tmp_path)
+    assert result.returncode == 5
+    assert "by nobody knows how much (no stage below it infers on data" in result.stdout
+
+
+def drift(tmp_path, a, b):
+    np.save(tmp_path / "a.npy", a)
+    np.save(tmp_path / "b.npy", b)
+    return verify._file_drift(str(tmp_path / "a.npy"), str(tmp_path / "b.npy"))
+
+
+def test_drift_is_the_largest_difference_over_the_largest_stored_value(tmp_path):
+    assert drift(tmp_path, np.array([1.0, -4.0]), np.array([1.0, -3.0])) == 0.25
+    assert drift(tmp_path, np.array([np.nan, np.inf, 1.0]), np.array([np.nan, np.inf, 1.0])) == 0.0
+    assert drift(tmp_path, np.array([1.0]), np.array([np.nan])) == math.inf
+    assert drift(tmp_path, np.array([0.0]), np.array([1.0])) == math.inf
+    assert drift(tmp_path, np.zeros(2), np.zeros(3)) == math.inf
+    assert drift(tmp_path, np.zeros(0), np.zeros(0)) == 0.0
+    assert verify._json_drift({"a": 1.0, "b": "x"}, {"a": 1.1, "b": "x"}) == pytest.approx(0.1)
+    assert verify._json_drift([{"a": 10.0}, {"a": 1e-9}], [{"a": 10.0}, {"a": 2e-9}]) == pytest.approx(1e-10)
+    assert verify._json_drift({"b": "x"}, {"b": "y"}) == math.inf
