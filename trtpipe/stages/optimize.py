@@ -137,7 +137,9 @@ class _Checker:
             # The first step decides on shapes: dims may freeze what the original leaves open.
             inputs, _ = onnxfile.signature(model)
             self._feeds = trial.random_feeds(model, inputs)
-            if name == "dims" and (why := self._refuses(self._feeds[0])):
+            if name == "dims" and (why := _refuses(path, self._feeds[0])):
+                raise StageFailed(f"dims: the model does not run with them: {why}")
+            if name == "dims" and (why := _refuses(self._source, self._feeds[0])):
                 # The original's own shapes are fixed at others: there is nothing to compare with but the new one.
                 self._source = path
                 return {"step": name, "unchecked": why}
@@ -149,15 +151,16 @@ class _Checker:
             )  # fmt: skip
         return {"step": name, "outputs": dict(figures)}
 
-    def _refuses(self, feed: Any) -> str | None:
-        """Say why the original does not take these inputs; None if it does."""
-        from trtpipe import trial
 
-        try:
-            trial.run(self._source, feed)
-        except Exception as error:  # noqa: BLE001  whatever it raises is the reason
-            return " ".join(str(error).split())
-        return None
+def _refuses(path: Path, feed: Any) -> str | None:
+    """Say why a model does not take these inputs; None if it does."""
+    from trtpipe import trial
+
+    try:
+        trial.run(path, feed)
+    except Exception as error:  # noqa: BLE001  whatever it raises is the reason
+        return " ".join(str(error).split())
+    return None
 
 
 def _onnxslim() -> Any:

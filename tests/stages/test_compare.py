@@ -1,0 +1,237 @@
+"""compare: figures by hand, gates, the worst samples, and the first node that goes wrong."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+
+from tests import models
+from tests.helpers import run_stage
+from trtpipe import comparing
+from trtpipe.comparing import Tolerance, mismatches
+from trtpipe.errors import GateFailed, StageFailed
+from trtpipe.stages.compare import CompareParams
+
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'trtpipe[cpu]'")
+RIGHT = np.array([[1.0, 2.0, 2.0], [0.0, 3.0, 4.0]], np.float32)
+
+
+def save(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def compare(tmp_path, candidate, reference=RIGHT, notes=None, extra=None, **params):
+    inputs = {"candidate": save(tmp_path / "c.npz", y=candidate), **(extra or {})}
+    if reference is not None:
+        inputs["reference"] = save(tmp_path / "r.npz", y=reference)
+    out = run_stage("compare", params, inputs, tmp_path, notes=notes)
+    return json.loads((out / "comparison.json").read_text())
+
+
+def test_figures_are_what_one_computes_by_hand(tmp_path):
+    wrong = RIGHT + np.array([[0, 0, 0], [0, 0, 1]], np.float32)
+    found = compare(tmp_path, wrong, top_k=1)["outputs"]["y"]
+    assert found["max_abs"] == 1
+    assert found["mean_abs"] == pytest.approx(1 / 6)
+    assert found["relative_l2"] == pytest.approx(1 / np.sqrt(9 + 25))
+    cosine = (9 + 20) / (5 * np.sqrt(9 + 25))
+    assert found["cosine_min"] == pytest.approx(cosine)
+    assert found["cosine"] == pytest.approx((1 + cosine) / 2)
+    assert found["psnr"] == pytest.approx(20 * np.log10(4) - 10 * np.log10(1 / 6))
+    assert found["mismatched"] == pytest.approx(1 / 6)
+    assert found["nan"] == 0
+    assert found["top1_agreement"] == 1
+
+
+def test_equal_outputs_agree_in_everything(tmp_path):
+    found = compare(tmp_path, RIGHT)["metrics"]
+    assert found["y.psnr"] == comparing.EQUAL_DB
+    assert (found["cosine_min"], found["relative_l2"], found["mismatched"]) == (1, 0, 0)
+
+
+def test_the_whole_takes_the_worst_of_its_outputs(tmp_path):
+    inputs = {
+        "candidate": save(tmp_path / "c.npz", a=RIGHT, b=RIGHT + 1),
+        "reference": save(tmp_path / "r.npz", a=RIGHT, b=RIGHT),
+    }
+    out = run_stage("compare", {"require": {"a.max_abs": "== 0", "max_abs": "<= 1"}}, inputs, tmp_path)
+    metrics = json.loads((out / "comparison.json").read_text())["metrics"]
+    assert (metrics["max_abs"], metrics["a.max_abs"], metrics["b.max_abs"]) == (1, 0, 1)
+    assert metrics["cosine"] == metrics["b.cosine"] < 1
+
+
+def test_a_broken_rule_fails_the_run_and_names_the_sample_that_differs_most(tmp_path):
+    wrong = RIGHT + np.array([[0, 0, 0], [0, 0, 1]], np.float32)
+    message = r"relative_l2 = 0.171499, but require says <= 0.1 \(most different: sample 1, output y\)"
+    with pytest.raises(GateFailed, match=message):
+        compare(tmp_path, wrong, require={"relative_l2": "<= 0.1"})
+    (written,) = tmp_path.glob("stage-*/out/comparison.json")
+    assert json.loads(written.read_text())["require"]["relative_l2"]["passed"] is False
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_on_one_side_alone_never_passes(tmp_path, bad):
+    wrong = RIGHT.copy()
+    wrong[0, 1] = bad
+    with pytest.raises(GateFailed, match="1 values are NaN or infinite on one side alone"):
+        compare(tmp_path, wrong)
+
+
+def test_infinities_that_the_reference_has_too_are_equal(tmp_path):
+    mask = RIGHT.copy()
+    mask[0] = [-np.inf, np.nan, 1]
+    assert compare(tmp_path, mask, mask)["metrics"]["nan"] == 0
+
+
+def test_the_samples_that_differ_most_come_first_by_their_ids(tmp_path):
+    reference = np.ones((5, 2), np.float32)
+    candidate = reference + np.array([[0], [0.3], [0.1], [0.5], [0]], np.float32)
+    found = compare(tmp_path, candidate, reference, worst=2)["worst"]
+    assert [(e["id"], e["index"]) for e in found] == [("3", 3), ("1", 1)]
+    assert found[0]["relative_l2"] == pytest.approx(0.5)
+
+
+def test_the_two_tolerance_formulas_differ_where_they_say(tmp_path):
+    # Off by 1 % of a small value: beyond rtol, within atol.
+    reference, candidate = np.array([[0.001, 100]]), np.array([[0.00101, 100]])
+    for formula, atol, expected in (("allclose", 0, 0.5), ("both", 1e-4, 0.0), ("both", 1e-6, 0.5)):
+        found = compare(tmp_path, candidate, reference, formula=formula, rtol=1e-3, atol=atol)
+        assert found["metrics"]["mismatched"] == expected
+        assert found["tolerance"]["formula"] == formula
+
+
+FLOATS = st.floats(-1e6, 1e6, width=32) | st.just(np.nan)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=20),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+def test_mismatches_agree_with_numpys_allclose(pairs, rtol, atol):
+    c, r = (np.array([p[i] for p in pairs]) for i in (0, 1))
+    beyond = mismatches(c, r, Tolerance(rtol, atol, "allclose"))
+    assert (beyond == ~np.isclose(c, r, rtol=rtol, atol=atol, equal_nan=True)).all()
+
+
+def test_without_a_reference_onnxruntime_runs_the_model_on_the_data(tmp_path):
+    from trtpipe import trial
+
+    path = models.save(models.conv(), tmp_path / "model.onnx")
+    data = np.random.default_rng(0).standard_normal((5, 3, 8, 8)).astype(np.float32)
+    made = trial.run(path, {"image": data})["logits"]
+    inputs = {"model": path, "data": save(tmp_path / "d.npz", image=data),
+              "candidate": save(tmp_path / "c.npz", logits=made)}  # fmt: skip
+    out = run_stage("compare", {"require": {"relative_l2": "<= 1e-5"}}, inputs, tmp_path)
+    assert json.loads((out / "comparison.json").read_text())["samples"] == 5
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reference", "message"),
+    [
+        (RIGHT[:1], RIGHT, r"is \[1, 3\], .* \[2, 3\]; expected the same"),
+        (RIGHT[:0], RIGHT[:0], "nothing to compare"),
+        (RIGHT, None, "found no input reference, expected it, or model and data"),
+    ],
+)
+def test_what_cannot_be_compared_says_so(tmp_path, candidate, reference, message):
+    with pytest.raises(StageFailed, match=message):
+        compare(tmp_path, candidate, reference)
+
+
+def test_outputs_of_other_names_are_paired_by_params(tmp_path):
+    inputs = {"candidate": save(tmp_path / "c.npz", a=RIGHT), "reference": save(tmp_path / "r.npz", b=RIGHT)}
+    with pytest.raises(StageFailed, match="the reference has no a; it has b"):
+        run_stage("compare", {}, inputs, tmp_path)
+    run_stage("compare", {"names": {"a": "b"}}, inputs, tmp_path)
+    with pytest.raises(StageFailed, match="the candidate has no x; it has a"):
+        run_stage("compare", {"names": {"a": "b", "x": "b"}}, inputs, tmp_path)
+
+
+def test_a_gate_on_a_figure_that_nothing_makes_is_found_before_the_run():
+    def found(**params):
+        return list(msgspec.convert(params, CompareParams).problems())
+
+    assert found(require={"cosin": "> 1"})[0][1].endswith("did you mean cosine?")
+    assert found(require={"top1_agreement": "> 0.9"})[0][0] == "require.top1_agreement"
+    assert found(top_k=1, require={"logits.top1_agreement": "> 0.9"}) == []
+
+
+def test_a_gate_on_an_output_that_is_not_there_names_those_that_are(tmp_path):
+    with pytest.raises(StageFailed, match=r"require.logits.max_abs: found logits.max_abs, expected one of .*y.max_abs"):
+        compare(tmp_path, RIGHT, require={"logits.max_abs": "<= 1"})
+
+
+def test_agreement_needs_an_output_with_classes(tmp_path):
+    with pytest.raises(StageFailed, match=r"top_k: no output is \[samples, more than 5 classes\]"):
+        compare(tmp_path, RIGHT, top_k=5)
+
+
+# -- bisect ------------------------------------------------------------------------------------------------------
+
+
+def broken(node="head"):
+    """The small classifier with a wrong weight in one place."""
+    proto = models.conv()
+    weight = {"head": "head", "conv": "w"}[node]
+    for tensor in proto.graph.initializer:
+        if tensor.name == weight:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.5), weight))
+    return proto
+
+
+@pytest.mark.parametrize("node", ["head", "conv"])
+@pytest.mark.parametrize("with_data", [True, False])
+def test_bisect_names_the_first_node_that_goes_wrong(tmp_path, node, with_data):
+    given = {
+        "model": models.save(models.conv(), tmp_path / "right.onnx"),
+        "candidate_model": models.save(broken(node), tmp_path / "wrong.onnx"),
+    }
+    if with_data:
+        rows = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+        given["data"] = save(tmp_path / "d.npz", image=rows)
+    notes = []
+    found = compare(tmp_path, RIGHT, extra=given, bisect=True, notes=notes)["bisect"]
+    assert found["first"]["node"] == node
+    assert found["compared"] == 6
+    assert any(note.startswith(f"bisect: the first node beyond 0.01 is {node} [") for note in notes)
+
+
+def test_bisect_finds_nothing_between_equal_models(tmp_path):
+    path = models.save(models.conv(), tmp_path / "right.onnx")
+    found = compare(tmp_path, RIGHT, extra={"model": path, "candidate_model": path}, bisect=True)["bisect"]
+    assert (found["first"], found["jump"]) == (None, None)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_bisect_reads_rewritten_models(tmp_path, precision):
+    from trtpipe import onnxfile
+    from trtpipe.precision import rewrite
+
+    path = models.save(models.conv(), tmp_path / "right.onnx")
+    network = onnxfile.describe(onnxfile.load(path))
+    rewrite(path, tmp_path / "half.onnx", precision, network=network)
+    given = {"model": path, "candidate_model": tmp_path / "half.onnx"}
+    found = compare(tmp_path, RIGHT, extra=given, bisect=True, bound=1e-9)["bisect"]
+    assert found["first"]["node"] == "conv"
+    assert found["first"]["relative_l2"] < 0.02
+
+
+def test_bisect_without_its_models_or_with_strangers_says_so(tmp_path):
+    with pytest.raises(StageFailed, match="bisect needs the inputs model .* and candidate_model"):
+        compare(tmp_path, RIGHT, bisect=True)
+    path = models.save(models.conv(), tmp_path / "right.onnx")
+    other = onnx.ModelProto()
+    other.CopyFrom(models.doubling([2, 3]))
+    given = {"model": path, "candidate_model": models.save(other, tmp_path / "other.onnx")}
+    with pytest.raises(StageFailed, match="share no tensor by name"):
+        compare(tmp_path, RIGHT, extra=given, bisect=True)
