@@ -11,7 +11,7 @@ import pytest
 from tests import models
 from tests.helpers import run_stage
 from trtpipe import onnxfile
-from trtpipe.errors import StageFailed
+from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.stages.configure import ConfigureParams, check_profiles
 
 RTX = any(importlib.util.find_spec(m) for m in ("tensorrt_rtx", "tensorrt_rtx_bindings"))
@@ -220,3 +220,69 @@ def test_what_the_schema_forbids_is_refused(params):
 def test_onnxruntime_is_in_the_key_only_where_it_rewrites():
     assert msgspec.convert({"precision": "fp16"}, ConfigureParams).packages() == ("onnx", "onnxruntime")
     assert msgspec.convert({}, ConfigureParams).packages() == ("onnx",)
+
+
+# -- calibration -------------------------------------------------------------------------------------------------
+
+
+def calibrated(tmp_path, data, *, proto=None, notes=None, **params):
+    import numpy as np
+
+    np.savez(tmp_path / "data.npz", **data)
+    given = {"network": network(tmp_path, proto), "calibration": tmp_path / "data.npz"}
+    out = run_stage("configure", {"precision": "fp16", **params}, given, tmp_path, notes=notes)
+    return json.loads((out / "config.json").read_text())["rewrite"]
+
+
+def rows(scale=1.0, count=4):
+    import numpy as np
+
+    return (np.random.default_rng(0).standard_normal((count, 3, 8, 8)) * scale).astype(np.float32)
+
+
+def test_activations_that_only_the_data_drives_out_of_range_keep_their_nodes_in_fp32(tmp_path):
+    quiet = calibrated(tmp_path, {"image": rows()})
+    assert quiet["kept"] == []
+    notes = []
+    loud = calibrated(tmp_path, {"image": rows(2e4)}, notes=notes)
+    assert "conv" in {entry["node"] for entry in loud["kept"]}
+    assert all("on calibration data, float16 ends at 65504" in entry["why"] for entry in loud["kept"])
+    assert any(note.startswith("stays float32: conv [Conv], c reaches") for note in notes)
+    assert "4 runs of data.npz" in loud["check"]["how"]
+
+
+def test_a_tolerance_that_plain_fp16_misses_is_met_by_keeping_nodes(tmp_path):
+    plain = calibrated(tmp_path, {"image": rows()})["check"]["outputs"]["logits"]["relative_l2"]
+    with pytest.raises(StageFailed, match="set meet_tolerance"):
+        calibrated(tmp_path, {"image": rows()}, tolerance=plain / 3)
+    met = calibrated(tmp_path, {"image": rows()}, tolerance=plain / 3, meet_tolerance=True)
+    assert met["check"]["outputs"]["logits"]["relative_l2"] <= plain / 3
+    assert 0 < len(met["kept"]) <= 6
+    assert {entry["why"] for entry in met["kept"]} == {f"so that outputs stay within tolerance {plain / 3:g}"}
+
+
+def test_empty_calibration_data_is_refused(tmp_path):
+    with pytest.raises(StageFailed, match="holds no samples"):
+        calibrated(tmp_path, {"image": rows(count=0)})
+
+
+def test_what_belongs_to_a_rewrite_alone_is_refused_elsewhere():
+    found = problems(precision="fp32", tolerance=0.1, meet_tolerance=True, method="autocast")
+    assert [where for where, _ in found] == ["tolerance", "meet_tolerance", "method"]
+
+
+MODELOPT = importlib.util.find_spec("modelopt") is not None
+
+
+@pytest.mark.skipif(MODELOPT, reason="modelopt is installed here")
+def test_autocast_without_modelopt_names_the_command(tmp_path):
+    with pytest.raises(EnvironmentMissing, match=r"pip install 'trtpipe\[modelopt\]'"):
+        calibrated(tmp_path, {"image": rows()}, method="autocast")
+
+
+@pytest.mark.skipif(not MODELOPT, reason="modelopt is not installed: pip install 'trtpipe[modelopt]'")
+def test_autocast_rewrites_and_is_checked_alike(tmp_path):
+    made = calibrated(tmp_path, {"image": rows()}, method="autocast", keep_fp32=["head"])
+    assert made["method"] == "autocast"
+    assert made["check"]["outputs"]["logits"]["relative_l2"] < 0.05
+    assert {"node": "head", "op": "MatMul", "why": "keep_fp32: head"} in made["kept"]
