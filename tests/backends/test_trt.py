@@ -53,9 +53,7 @@ def build(backend, model, tmp_path, profiles=(), name="engine.plan", **settings)
 @needs_rtx
 def test_a_network_is_described_as_the_parser_sees_it(rtx, tmp_path):
     seen = rtx.parse(models.save(models.conv(), tmp_path / "m.onnx"))
-    assert seen["inputs"] == [
-        {"name": "image", "dtype": "float32", "shape": [-1, 3, 8, 8], "dims": ["batch", 3, 8, 8]}
-    ]
+    assert seen["inputs"] == [{"name": "image", "dtype": "float32", "shape": [-1, 3, 8, 8], "dims": ["batch", 3, 8, 8]}]
     assert [(o["name"], o["dtype"], o["shape"]) for o in seen["outputs"]] == [("logits", "float32", [-1, 5])]
     assert seen["layers"]["CONVOLUTION"] == 1
     assert seen["layers"]["MATRIX_MULTIPLY"] == 1
@@ -215,9 +213,7 @@ def test_several_profiles_and_integer_and_boolean_tensors_build(rtx, tmp_path):
         [models.value("mask", ["n"], TensorProto.BOOL), models.value("wide", ["n"])],
         {"zero": np.zeros(1, np.int64)},
     )
-    profiles = [
-        {name: {"min": [a], "opt": [b], "max": [b]} for name in ("ids", "half")} for a, b in ((1, 4), (8, 16))
-    ]
+    profiles = [{name: {"min": [a], "opt": [b], "max": [b]} for name in ("ids", "half")} for a, b in ((1, 4), (8, 16))]
     _, part = build(rtx, models.save(proto, tmp_path / "m.onnx"), tmp_path, profiles)
     assert {b["name"]: b["dtype"] for b in part["bindings"]} == {
         "ids": "int64", "half": "float16", "mask": "bool", "wide": "float32",
@@ -257,13 +253,13 @@ def test_a_torn_timing_cache_is_ignored_loudly_and_a_good_one_is_replaced_whole(
 
     builder, _network = create_network()
     notes = []
-    cache = _TimingCache(rtx, tmp_path, notes.append)
+    cache = _TimingCache(rtx, _TimingCache.place(rtx, tmp_path), notes.append)
     assert cache.path.parent.parent == tmp_path
     assert cache.path.parent.name.startswith(f"tensorrt_rtx-{rtx.version}-")
     config = builder.create_builder_config()
     cache.attach(config)
     assert not notes
-    cache.save(config)
+    cache.finish(config, complete=False)
     saved = cache.path.read_bytes()
     assert saved
     assert sorted(p.name for p in cache.path.parent.iterdir()) == ["lock", "timing.cache"]
@@ -271,8 +267,13 @@ def test_a_torn_timing_cache_is_ignored_loudly_and_a_good_one_is_replaced_whole(
     config = builder.create_builder_config()
     cache.attach(config)
     assert notes == ["ignored the timing cache timing.cache: it is torn, or of another TensorRT or GPU"]
-    cache.save(config)
+    cache.finish(config, complete=False)
     assert cache.path.read_bytes() == saved
+    pinned = tmp_path / "pinned.cache"
+    pinned.write_bytes(b"torn")
+    with pytest.raises(StageFailed, match="the timing cache pinned.cache is torn, or of another TensorRT or GPU"):
+        _TimingCache(rtx, pinned, notes.append, pinned=True).attach(builder.create_builder_config())
+    assert pinned.read_bytes() == b"torn"
 
 
 def run_alone(code, **env):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -18,7 +20,9 @@ from onnx import TensorProto, helper
 from tests import models
 from tests.helpers import run_stage
 from trtpipe import backends, environment, planheader
+from trtpipe.backends import trtproof
 from trtpipe.errors import StageFailed
+from trtpipe.stages.build import check_precision
 
 pytestmark = [
     pytest.mark.gpu,
@@ -57,6 +61,7 @@ class Chain:
     """parse, configure, build, allocate, open: each by its stage's own body."""
 
     def __init__(self, backend, tmp_path, proto, *, shapes=None, slots=1, host="auto", **params):
+        tmp_path.mkdir(exist_ok=True)
         self.backend, self.tmp, self.proto = backend, tmp_path, proto
         self.notes = []
         self.model = models.save(proto, tmp_path / "model.onnx")
@@ -108,6 +113,11 @@ def test_results_agree_with_onnxruntime_in_every_precision(backend, tmp_path, pr
         return
     chain = Chain(backend, tmp_path, models.conv(), profiles=[PROFILE], precision=precision, shapes=BATCH)
     session = chain.open()
+    # TensorRT-RTX on Hopper multiplies float32 in TF32, with the flag and without it; and it says so.
+    rounded = max(tolerance, 5e-3)
+    assert any("in TF32 on" in note for note in chain.notes) == (
+        backend.name == "tensorrt_rtx" and precision in ("model", "fp32")
+    )
     try:
         for rows in (1, 8, 3):
             feed = image(rows, seed=rows)
@@ -116,7 +126,7 @@ def test_results_agree_with_onnxruntime_in_every_precision(backend, tmp_path, pr
             assert got.dtype == np.float32
             error = np.linalg.norm(got - want) / np.linalg.norm(want)
             print(f"{backend.title} {precision}, {rows} rows: relative error {error:.3g}")
-            assert error < tolerance
+            assert error < (rounded if backend.name == "tensorrt_rtx" else tolerance)
     finally:
         session.close()
 
@@ -132,7 +142,8 @@ def test_a_stream_of_batches_gives_the_bits_that_single_runs_give(backend, tmp_p
     session = chain.open()
     try:
         streamed = [out["logits"].copy() for out in session.stream(iter(feeds))]
-        assert any(slot.graph for slot in session._slots) == (rows == 8)
+        # TensorRT-RTX launches graphs of its own; a change of shape makes ours void.
+        assert any(slot.graph for slot in session._slots) == (rows == 8 and backend.name == "tensorrt")
     finally:
         session.close()
     session = chain.open(slots=1)
@@ -145,7 +156,7 @@ def test_a_stream_of_batches_gives_the_bits_that_single_runs_give(backend, tmp_p
         session.close()
     for one, other in zip(streamed, single, strict=True):
         assert np.array_equal(one, other)
-    assert chain.notes == []
+    assert [note for note in chain.notes if "graph" in note] == []
 
 
 def test_a_stream_that_is_given_up_leaves_the_session_usable(backend, tmp_path):
@@ -368,6 +379,7 @@ def test_every_rejected_node_is_listed(backend, tmp_path):
     ]
     outputs = [models.value("y", None), models.value("b", None)]
     proto = models.model(nodes, [models.value("x", [1, 4, 4])], outputs, domains=("mine",))
+    # The last part of the message is what 8.6's support query says of further nodes.
     with pytest.raises(StageFailed, match=r"(?s)rejects 2 nodes.*odd \[Frobnicate\].*det \[Det\]"):
         backend.parse(models.save(proto, tmp_path / "m.onnx"))
 
@@ -407,6 +419,8 @@ def test_the_timing_cache_makes_builds_equal_and_survives_damage(backend, tmp_pa
 
     first, notes = build("a.plan")
     assert notes == []
+    pinned = tmp_path / "pinned.cache"
+    pinned.write_bytes(next(shared.glob("*/timing.cache")).read_bytes())
     (cache,) = shared.glob("*/timing.cache")
     second, notes = build("b.plan")
     assert notes == []
@@ -417,3 +431,62 @@ def test_the_timing_cache_makes_builds_equal_and_survives_damage(backend, tmp_pa
     _, notes = build("d.plan")
     assert notes == ["ignored the timing cache timing.cache: it is torn, or of another TensorRT or GPU"]
     assert cache.stat().st_size > len(b"torn")
+
+    # Pinned: the same plan, and nothing is learnt; torn or lacking a timing it fails.
+    def pin(path, **changed):
+        plan = tmp_path / "pinned.plan"
+        backend.build(model, {**config, **changed}, plan, shared, notes.append, pinned=path, reproducible=True)
+        return plan.read_bytes()
+
+    assert pin(pinned) == third
+    (tmp_path / "torn.cache").write_bytes(b"torn")
+    with pytest.raises(StageFailed, match="torn.cache is torn, or of another TensorRT or GPU"):
+        pin(tmp_path / "torn.cache")
+    other = Chain(backend, tmp_path / "other", models.conv(4, side=64, channels=16), precision="fp16")
+    with pytest.raises(StageFailed, match=r"timed tactics that are not in the timing cache|cannot be built"):
+        backend.build(
+            other.config / "model.onnx", config, tmp_path / "o.plan", shared, notes.append, pinned=pinned,
+            reproducible=True,
+        )  # fmt: skip
+
+
+def test_two_builders_at_once_share_one_timing_cache(backend, tmp_path):
+    if backend.name != "tensorrt":
+        pytest.skip("TensorRT-RTX has no timing cache")
+    chains = [Chain(backend, tmp_path / str(n), models.conv(8, side=16 * n, channels=16)) for n in (1, 2)]
+    code = (
+        "import json, sys; from pathlib import Path; from trtpipe import backends\n"
+        "config, plan, shared = map(Path, sys.argv[1:])\n"
+        "made = json.loads((config / 'config.json').read_text())\n"
+        "backends.load('tensorrt').build(config / 'model.onnx', made, plan, shared, print)\n"
+    )
+    shared = tmp_path / "timing"
+
+    def start(n, name):
+        command = [sys.executable, "-c", code, str(chains[n].config), str(tmp_path / name), str(shared)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    for round_number in range(2):
+        for one in [start(0, f"a{round_number}"), start(1, f"b{round_number}")]:
+            assert "ignored" not in one.communicate(timeout=300)[0]
+            assert one.returncode == 0
+    for n, name in enumerate(("a1", "b1")):
+        config = json.loads((chains[n].config / "config.json").read_text())
+        (cache,) = shared.glob("*/timing.cache")
+        backend.build(
+            chains[n].config / "model.onnx", config, tmp_path / f"p{n}", shared, print, pinned=cache, reproducible=True
+        )
+        assert (tmp_path / f"p{n}").read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_an_engine_of_a_model_that_was_to_be_half_is_half(backend, tmp_path):
+    if backend.name != "tensorrt":
+        pytest.skip("a TensorRT-RTX plan is compiled when it is loaded")
+    chain = Chain(backend, tmp_path, models.conv(8), precision="fp16", shapes=BATCH)
+    print(json.dumps(chain.manifest["precision_proof"]))
+    assert trtproof.low_share(chain.manifest["precision_proof"]) >= 0.5
+    config = json.loads((chain.config / "config.json").read_text())
+    config["flags"] = []
+    backend.build(chain.config / "model.onnx", config, tmp_path / "fp32.plan", tmp_path / "timing", print)
+    with pytest.raises(StageFailed, match=r"(?s)the engine is mostly float32: 0%.*float32 "):
+        check_precision(backend._proof(tmp_path / "fp32.plan"), config)

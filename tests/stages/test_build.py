@@ -11,6 +11,7 @@ from tests import models
 from tests.helpers import run_stage
 from trtpipe import planheader
 from trtpipe.errors import StageFailed
+from trtpipe.stages.build import check_precision
 
 RTX = any(importlib.util.find_spec(m) for m in ("tensorrt_rtx", "tensorrt_rtx_bindings"))
 needs_rtx = pytest.mark.skipif(not RTX, reason="TensorRT-RTX is not installed: pip install 'trtpipe[rtx]'")
@@ -45,6 +46,63 @@ def test_the_manifest_says_what_the_plan_is(tmp_path, backend):
         ("image", "input", "float32", ["batch", 3, 8, 8]),
         ("logits", "output", "float32", ["batch", 5]),
     ]
+
+
+def proven(layers, weights):
+    return {"status": "proven", "layers": layers, "weight_bytes": weights}
+
+
+def test_an_engine_that_was_to_be_half_and_is_mostly_float32_fails_with_the_table():
+    mostly = proven({"float32": 3, "float16": 5, "none": 1}, {"float32": 4000, "float16": 500})
+    with pytest.raises(StageFailed) as caught:
+        check_precision(mostly, {"precision": "fp16"})
+    assert str(caught.value).splitlines()[:5] == [
+        "precision: fp16 was asked for, and the engine is mostly float32: 20% of it is of less than 32 bits",
+        "  type     layers  bytes of weights",
+        "  float16       5               500",
+        "  float32       3              4000",
+        "  none          1                 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("proof", "config"),
+    [
+        (proven({"float32": 3, "float16": 5}, {"float32": 1000, "float16": 1000}), {"precision": "fp16"}),
+        (proven({"float32": 3, "float16": 5}, {}), {"precision": "fp16"}),
+        (proven({"float32": 3}, {"float32": 4}), {"precision": "fp32"}),
+        (proven({"float32": 3}, {"float32": 4}), {"precision": "fp16", "keep_fp32": ["conv"]}),
+        ({"status": "unproven", "why": "…"}, {"precision": "fp16"}),
+        ({"status": "proven", "rows": {}}, {"precision": "fp16"}),
+    ],
+)
+def test_an_engine_that_is_what_it_was_to_be_or_does_not_tell_passes(proof, config):
+    check_precision(proof, config)
+
+
+@needs_rtx
+def test_a_reproducible_build_of_tensorrt_rtx_wants_fixed_shapes(tmp_path):
+    config = configured(tmp_path, profiles=[IMAGE])
+    with pytest.raises(StageFailed, match="same plan again for fixed shapes only, and image has a range"):
+        run_stage("build", {"reproducible": True}, {"config": config}, tmp_path, backend="tensorrt_rtx")
+    fixed = configured(tmp_path, proto=models.conv(2))
+    plans = [
+        (
+            run_stage("build", {"reproducible": True}, {"config": fixed}, tmp_path, backend="tensorrt_rtx")
+            / "engine.plan"
+        )
+        for _ in range(2)
+    ]
+    assert plans[0].read_bytes() == plans[1].read_bytes()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_runtime_without_timings_refuses_a_timing_cache(tmp_path, backend):
+    config = configured(tmp_path, backend=backend, profiles=[IMAGE])
+    (tmp_path / "pinned.cache").write_bytes(b"timings")
+    inputs = {"config": config, "timing_cache": tmp_path / "pinned.cache"}
+    with pytest.raises(StageFailed, match="takes no timing cache"):
+        run_stage("build", {}, inputs, tmp_path, backend=backend)
 
 
 @needs_rtx

@@ -96,10 +96,20 @@ class Backend(Protocol):
         ...
 
     def build(
-        self, model: Path, config: Mapping[str, Any], plan: Path, shared: Path, note: Callable[[str], None]
+        self,
+        model: Path,
+        config: Mapping[str, Any],
+        plan: Path,
+        shared: Path,
+        note: Callable[[str], None],
+        *,
+        pinned: Path | None = None,
+        reproducible: bool = False,
     ) -> dict[str, Any]:
         """Build and serialise the plan for a configured model into the file `plan`.
 
+        `pinned` is a timing cache to use instead of the store's; `reproducible` fails a build that another one
+        might not repeat.
         `shared` is the folder of timing caches. Gives the manifest's runtime part: `bindings` (list of
         Binding as dicts), `target` (GPU name and compute capability, or the capabilities built for).
         Raises StageFailed with the runtime's own last errors.

@@ -190,12 +190,17 @@ class OnnxRuntime:
         plan: Path,
         shared: Path,  # noqa: ARG002
         note: Callable[[str], None],
+        *,
+        pinned: Path | None = None,
+        reproducible: bool = False,  # noqa: ARG002
     ) -> dict[str, Any]:
         """Serialise ONNX Runtime's optimised model; weights above 1.5 GiB go to `<plan>.data` beside it.
 
         The same model gives the same bytes. Beside `bindings` and `target` the record holds `precision_proof`:
         in which dtype the nodes of the optimised graph compute.
         """
+        if pinned is not None:
+            raise StageFailed(f"onnxruntime {self.version} takes no timing cache: it times nothing; leave it out")
         proto = onnxfile.load(model)
         files = onnxfile.external_files(proto, model.parent, label=model.name)
         level = config.get("optimization_level")

@@ -287,35 +287,54 @@ class TrtBackend:
     # -- build ---------------------------------------------------------------------------------------------------
 
     def build(
-        self, model: Path, config: Mapping[str, Any], plan: Path, shared: Path, note: Callable[[str], None]
+        self,
+        model: Path,
+        config: Mapping[str, Any],
+        plan: Path,
+        shared: Path,
+        note: Callable[[str], None],
+        *,
+        pinned: Path | None = None,
+        reproducible: bool = False,
     ) -> dict[str, Any]:
         """Build and serialise a plan into the file `plan`.
 
-        Gives `bindings`, `target`, `precision_proof` and `timing_cache` for the manifest. Raises StageFailed with
-        the runtime's own last errors. On RTX this needs no GPU.
+        Gives `bindings`, `target` and `precision_proof` for the manifest. `pinned` is a timing cache that is used
+        and never changed; with `reproducible` every timing must be in it. Raises StageFailed with the runtime's own
+        last errors. On RTX this needs no GPU.
         """
         from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath
 
         strong = bool(config["strongly_typed"])
-        cache = None if self.rtx or config["timing_cache"] == "off" else _TimingCache(self, shared, note)
+        cache: _TimingCache | None = None
+        if self.rtx:
+            self._check_reproducible(config, pinned, reproducible=reproducible)
+        elif pinned is not None:
+            cache = _TimingCache(self, pinned, note, pinned=True)
+        elif config["timing_cache"] != "off":
+            cache = _TimingCache(self, _TimingCache.place(self, shared), note)
         with self._calls(f"{model.name} cannot be built"):
             parts = NetworkFromOnnxPath(str(model), strongly_typed=strong)()
             network = parts[1]
             if "OBEY_PRECISION_CONSTRAINTS" in config["flags"]:
                 self._keep_fp32(network, config["keep_fp32"])
+            elif self._prefers_half(config):
+                self._prefer_half(network, config["precision"])
             io = self._io(network)
             self._check_shape_tensors(network)
         with self._calls(self._failed_build(model, config)):
             builder_config = self._builder_config(config)(parts[0], network)
             if cache is not None:
                 cache.attach(builder_config)
+                if reproducible and self._has("BuilderFlag", "ERROR_ON_TIMING_CACHE_MISS"):
+                    builder_config.set_flag(self.trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
             # EngineFromNetwork would deserialise too, which RTX cannot do without a GPU.
             serialised = EngineBytesFromNetwork(parts, lambda *_: builder_config)()
             with open(plan, "wb") as stream:
                 stream.write(memoryview(serialised))
             del serialised
         if cache is not None:
-            cache.save(builder_config)
+            cache.finish(builder_config, complete=reproducible)
         bindings = [
             {"name": t["name"], "mode": mode, "dtype": t["dtype"], "shape": t["shape"], "dims": t["dims"]}
             for mode in ("input", "output")
@@ -326,6 +345,20 @@ class TrtBackend:
             "target": self._target(config),
             "precision_proof": self._proof(plan),
         }
+
+    def _check_reproducible(self, config: Mapping[str, Any], pinned: Path | None, *, reproducible: bool) -> None:
+        if pinned is not None:
+            raise StageFailed(
+                f"{self.title} takes no timing cache: it compiles for the GPU when it loads; leave it out"
+            )
+        ranges = [
+            name for profile in config["profiles"] for name, shapes in profile.items() if shapes["min"] != shapes["max"]
+        ]
+        if reproducible and ranges:
+            raise StageFailed(
+                f"{self.title} builds the same plan again for fixed shapes only, and {', '.join(sorted(set(ranges)))} "
+                "has a range; give it one shape (min = opt = max), or leave reproducible out"
+            )
 
     def _failed_build(self, model: Path, config: Mapping[str, Any]) -> str:
         asked = f"{model.name} cannot be built (precision {config['precision']}"
@@ -383,7 +416,11 @@ class TrtBackend:
                 bf16="BF16" in flags,
                 int8="INT8" in flags,
                 fp8="FP8" in flags,
-                precision_constraints="obey" if "OBEY_PRECISION_CONSTRAINTS" in flags else None,
+                precision_constraints="obey"
+                if "OBEY_PRECISION_CONSTRAINTS" in flags
+                else "prefer"
+                if self._prefers_half(config)
+                else None,
                 **common,
             )
 
@@ -395,6 +432,28 @@ class TrtBackend:
             return built
 
         return configured
+
+    @staticmethod
+    def _prefers_half(config: Mapping[str, Any]) -> bool:
+        return not {"INT8", "FP8", "OBEY_PRECISION_CONSTRAINTS"} & {*config["flags"]} and bool(
+            {"FP16", "BF16"} & {*config["flags"]}
+        )
+
+    def _prefer_half(self, network: Any, precision: str) -> None:
+        """Prefer half precision where the products are (weakly typed networks only).
+
+        A flag alone lets the builder take float32 where that is a little faster, so that fp16 would not mean what
+        it means where networks are strongly typed. It still may where it has no half kernel.
+        """
+        half = self.trt.float16 if precision == "fp16" else self.trt.bfloat16
+        kinds = self.trt.LayerType.__members__
+        products = [
+            kinds[k] for k in ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "FULLY_CONNECTED") if k in kinds
+        ]
+        for index in range(network.num_layers):
+            layer = network.get_layer(index)
+            if layer.type in products and layer.get_output(0).dtype in (self.trt.float32, half):
+                layer.precision = half
 
     def _keep_fp32(self, network: Any, names: Iterable[str]) -> None:
         """Hold the layers of named ONNX nodes in float32 (weakly typed networks only)."""
@@ -497,38 +556,61 @@ class TrtBackend:
 
 
 class _TimingCache:
-    """The store's timing cache of this runtime and GPU: read before a build, merged and replaced after it.
+    """A timing cache: the store's, of this runtime and GPU, merged and replaced after each build; or a pinned one.
 
     Our own, because Polygraphy writes the file in place, and ends the build for a cache of another GPU.
     """
 
-    def __init__(self, backend: TrtBackend, shared: Path, note: Callable[[str], None]) -> None:
+    def __init__(self, backend: TrtBackend, path: Path, note: Callable[[str], None], *, pinned: bool = False) -> None:
+        self.backend, self.path, self.note, self.pinned = backend, path, note, pinned
+        self.known = 0
+        """Bytes of the cache as the builder was given it."""
+
+    @staticmethod
+    def place(backend: TrtBackend, shared: Path) -> Path:
+        """Give the place of the store's cache: timings hold for one runtime version and one kind of GPU."""
         gpu = environment.gpus()[0].name if environment.gpus() else "none"
-        self.folder = shared / re.sub(r"[^A-Za-z0-9.+-]+", "_", f"{backend.name}-{backend.version}-{gpu}")
-        self.path = self.folder / "timing.cache"
-        self.backend = backend
-        self.note = note
+        return shared / re.sub(r"[^A-Za-z0-9.+-]+", "_", f"{backend.name}-{backend.version}-{gpu}") / "timing.cache"
 
     def attach(self, builder_config: Any) -> None:
-        """Give the cache to a builder config; a torn or foreign one is ignored, loudly."""
+        """Give the cache to a builder config; a torn or foreign one of the store's is ignored, loudly.
+
+        Raises StageFailed if a pinned one is torn or foreign.
+        """
         data = self._read()
-        before = self.backend.warnings
         cache = self._make(builder_config, data) if data else None
-        # A torn cache is made into an empty one, with no other sign than a warning.
-        if cache is not None and builder_config.set_timing_cache(cache, False) and self.backend.warnings == before:
+        if cache is not None and builder_config.set_timing_cache(cache, False):
+            self.known = len(data)
             return
+        what = "torn, or of another TensorRT or GPU"
+        if self.pinned:
+            raise StageFailed(f"the timing cache {self.path.name} is {what}: {self.backend.title} cannot use it here")
         if data:
-            self.note(f"ignored the timing cache {self.path.name}: it is torn, or of another TensorRT or GPU")
+            self.note(f"ignored the timing cache {self.path.name}: it is {what}")
         builder_config.set_timing_cache(builder_config.create_timing_cache(b""), False)
 
-    def save(self, builder_config: Any) -> None:
-        """Merge what the build learnt with what others wrote meanwhile, and replace the file."""
+    def finish(self, builder_config: Any, *, complete: bool) -> None:
+        """Keep what the build learnt. Raises StageFailed if `complete` is asked for and it learnt anything."""
         learnt = builder_config.get_timing_cache()
         if learnt is None:
             return
+        # A tactic that the cache did not know was timed, and is in the cache now.
+        grown = len(bytes(memoryview(learnt.serialize()))) - self.known
+        if complete and grown > 0:
+            raise StageFailed(
+                f"reproducible: the build timed tactics that are not in the timing cache {self.path.name} "
+                f"({grown} bytes of new timings), so another build may choose others; build once without reproducible "
+                f"and pin the store's cache, {self.place(self.backend, self.path.parent).parent.name}/timing.cache "
+                "in artifacts/timing"
+            )
+        if not self.pinned:
+            self._save(builder_config, learnt)
+
+    def _save(self, builder_config: Any, learnt: Any) -> None:
+        """Merge what the build learnt with what others wrote meanwhile, and replace the file."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with open(self.folder / "lock", "w") as lock:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path.parent / "lock", "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 data = self._read()
                 other = self._make(builder_config, data) if data else None
@@ -551,8 +633,17 @@ class _TimingCache:
 
     @staticmethod
     def _make(builder_config: Any, data: bytes) -> Any:
+        """Give the cache of these bytes, or None if they are torn or foreign.
+
+        TensorRT 8.6 makes an empty cache of those, and logs the same errors for good ones: whether anything was
+        read shows only when the cache is written again.
+        """
         with contextlib.suppress(Exception):
-            return builder_config.create_timing_cache(data)
+            cache = builder_config.create_timing_cache(data)
+            again = bytes(memoryview(cache.serialize()))
+            nothing = bytes(memoryview(builder_config.create_timing_cache(b"").serialize()))
+            if again == data or len(again) > len(nothing):
+                return cache
         return None
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # The inspector writes types in prose ("Channel major FP16 format where channel % 8 == 0") and in words ("Half").
 _TYPES = (
@@ -25,6 +28,38 @@ _TYPES = (
 
 def _type(text: str) -> tuple[str, float]:
     return next(((name, size) for pattern, name, size in _TYPES if pattern.search(text)), ("unknown", 0.0))
+
+
+LOW = ("float16", "bfloat16", "float8", "float4", "int8", "int4", "uint8")
+
+
+def low_share(proof: Mapping[str, Any]) -> float | None:
+    """Give the share of an engine that computes in less than float32; None if the table does not tell.
+
+    By bytes of weights, each counted as if it were float32, or by layers where there are no weights.
+    """
+    if proof.get("status") != "proven" or "layers" not in proof:
+        return None
+    wide = {"float16": 2, "bfloat16": 2, "float8": 4, "float4": 8, "int8": 4, "int4": 8, "uint8": 4, "float32": 1}
+    for counted in (
+        {name: size * wide[name] for name, size in proof["weight_bytes"].items() if name in wide},
+        {name: count for name, count in proof["layers"].items() if name in wide},
+    ):
+        total = sum(counted.values())
+        if total:
+            return float(sum(count for name, count in counted.items() if name in LOW) / total)
+    return None
+
+
+def text(proof: Mapping[str, Any]) -> str:
+    """Give the table as lines: data type, layers, bytes of weights."""
+    rows = [("type", "layers", "bytes of weights")]
+    rows += [
+        (name, str(proof["layers"].get(name, 0)), str(proof["weight_bytes"].get(name, 0)))
+        for name in sorted({*proof["layers"], *proof["weight_bytes"]})
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return "\n".join(f"  {a.ljust(widths[0])}  {b.rjust(widths[1])}  {c.rjust(widths[2])}" for a, b, c in rows)
 
 
 def table(information: str) -> dict[str, Any]:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from trtpipe.backends import plan_name
 from trtpipe.errors import StageFailed
 from trtpipe.stage import Context, Params, Port, StageType
 
+MOSTLY = 0.5
+
 
 class BuildParams(Params, frozen=True, kw_only=True):
-    """Nothing: what is built is configure's word."""
+    """How sure the build must be of itself; what is built is configure's word."""
+
+    reproducible: Annotated[
+        bool,
+        Meta(
+            description=(
+                "Fail unless another build gives the same plan. On TensorRT this needs the input timing_cache, and "
+                "every timing that the builder asks for must be in it; on TensorRT-RTX fixed shapes."
+            )
+        ),
+    ] = False
 
 
 def run(ctx: Context) -> None:
@@ -25,8 +39,20 @@ def run(ctx: Context) -> None:
             f"the config was checked for {config['runtime']} {config['runtime_version']}, and this is {backend.name} "
             f"{backend.version}; configure again for it"
         )
+    pinned = None
+    if "timing_cache" in ctx.inputs:
+        given = ctx.inputs["timing_cache"]
+        pinned = given.path(given.files[0])
+    if ctx.params.reproducible and backend.name == "tensorrt" and pinned is None:
+        raise StageFailed(
+            "reproducible: TensorRT times kernels as it builds, and so builds another plan each time; pin its timings: "
+            "inputs: {timing_cache: {file: …}}, such as a copy of the timing.cache in artifacts/timing"
+        )
     plan = ctx.out / plan_name(backend.name)
-    part = backend.build(source.path("model.onnx"), config, plan, ctx.shared, ctx.note)
+    part = backend.build(
+        source.path("model.onnx"), config, plan, ctx.shared, ctx.note, pinned=pinned,
+        reproducible=ctx.params.reproducible,
+    )  # fmt: skip
     manifest: dict[str, Any] = {
         "format": 1,
         "runtime": backend.name,
@@ -44,7 +70,26 @@ def run(ctx: Context) -> None:
         "target": part["target"],
         "key": ctx.key,
     }
+    check_precision(manifest["precision_proof"], config)
     ctx.write_json("manifest.json", manifest)
+
+
+def check_precision(proof: dict[str, Any], config: dict[str, Any]) -> None:
+    """Refuse an engine that was to be of half precision and computes mostly in float32.
+
+    Raises StageFailed with the table of what its layers are. An engine that does not tell is left unproven.
+    """
+    from trtpipe.backends import trtproof
+
+    share = trtproof.low_share(proof)
+    asked = config["precision"]
+    if asked not in ("fp16", "bf16") or config.get("keep_fp32") or share is None or share >= MOSTLY:
+        return
+    raise StageFailed(
+        f"precision: {asked} was asked for, and the engine is mostly float32: {share:.0%} of it is of less than 32 "
+        f"bits\n{trtproof.text(proof)}\nuse precision: fp32 if float32 is as fast for this model, or keep_fp32 to say "
+        "which nodes may stay float32"
+    )
 
 
 def _named(binding: dict[str, Any], network: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +109,15 @@ STAGE = StageType(
     name="build",
     version=1,
     Params=BuildParams,
-    inputs={"config": Port(kinds=("config",), doc="The configured network.")},
+    inputs={
+        "config": Port(kinds=("config",), doc="The configured network."),
+        "timing_cache": Port(
+            kinds=(),
+            doc="TensorRT's timings, pinned: used instead of the store's, and in the key.",
+            required=False,
+            outside=True,
+        ),
+    },
     output="engine",
     doc="Builds and serialises the engine.",
     run=run,

@@ -101,14 +101,15 @@ class ConfigureParams(Params, frozen=True, kw_only=True):
     refit: Annotated[bool, Meta(description="The weights can be replaced after the build.")] = False
     weight_streaming: Annotated[bool, Meta(description="Weights may stay in host memory and be streamed.")] = False
     verbosity: Annotated[
-        Literal["none", "names_only", "detailed"],
+        Literal["auto", "none", "names_only", "detailed"],
         Meta(
             description=(
                 "What the plan says of its layers. `detailed` lets the manifest prove each layer's precision on "
-                "TensorRT, and changes the plan's bytes."
+                "TensorRT, and changes the plan's bytes. `auto`: detailed where TensorRT builds for less than float32, "
+                "else names only."
             )
         ),
-    ] = "names_only"
+    ] = "auto"
     strongly_typed: Annotated[
         bool | None,
         Meta(description="TensorRT 9 and 10 only: `false` builds a weakly typed network with precision flags."),
@@ -189,6 +190,12 @@ def check_profiles(
     return problems
 
 
+def _verbosity(params: ConfigureParams, runtime: str) -> str:
+    if params.verbosity != "auto":
+        return params.verbosity
+    return "detailed" if runtime == "tensorrt" and params.precision in ("fp16", "bf16") else "names_only"
+
+
 def run(ctx: Context) -> None:
     """Check the settings against the network and the runtime; rewrite the model where its types are the precision."""
     from trtpipe import onnxfile
@@ -220,7 +227,7 @@ def run(ctx: Context) -> None:
         "strip_plan": params.strip_plan,
         "refit": params.refit,
         "weight_streaming": params.weight_streaming,
-        "verbosity": params.verbosity,
+        "verbosity": _verbosity(params, backend.name),
         "strongly_typed": params.strongly_typed,
     }
     part = backend.configure(config, network)
