@@ -133,7 +133,7 @@ def test_errors_of_every_variant_are_told_once_and_of_some_with_their_names(tmp_
     first, second = sorted(p.rpartition(" stages.")[2] for p in caught.value.problems)
     assert first.startswith('config.params.precision: found "fp61", expected one of')
     assert first.endswith("(in config@precision=fp61)")
-    assert second == 'engine.params.x: unknown key "x"'
+    assert second.startswith('engine.params.x: unknown key "x"')
 
 
 def test_a_cycle_names_the_variants(tmp_path):

@@ -276,11 +276,7 @@ def run(ctx: Context) -> None:
             raise PipelineInvalid(f"stage {ctx.stage}: {_unknown(name, known)}")
     rows = rank(found, params.objective, params.where)
     lines = table(rows, list(dict.fromkeys([*asked, PLAN_BYTES])))
-    if not rows[0].passed:
-        count = "the only variant does not keep" if len(rows) == 1 else f"none of {len(rows)} variants keeps"
-        raise GateFailed(f"{count} what `where` asks\n" + "\n".join(f"  {line}" for line in lines))
-    best = rows[0].candidate
-    _copy(best.engine, ctx)
+    best = rows[0].candidate if rows[0].passed else None
     (ctx.out / "table.txt").write_text("\n".join(lines) + "\n", "utf-8")
     picture = _picture(ctx.stage, rows, params)
     if picture:
@@ -293,8 +289,8 @@ def run(ctx: Context) -> None:
             "objective": {"goal": goal, "figure": figure},
             "where": params.where,
             "measured_on": machine,
-            "best": best.label,
-            "engine": best.stage,
+            "best": best and best.label,
+            "engine": best and best.stage,
             "variants": [
                 {
                     "variant": row.candidate.label,
@@ -308,6 +304,10 @@ def run(ctx: Context) -> None:
             ],
         },
     )
+    if best is None:
+        count = "the only variant does not keep" if len(rows) == 1 else f"none of {len(rows)} variants keeps"
+        raise GateFailed(f"{count} what `where` asks\n" + "\n".join(f"  {line}" for line in lines))
+    _copy(best.engine, ctx)
     lost = sum(1 for row in rows if not row.passed)
     broke = f", {lost} of {len(rows)} variants break a rule" if lost else f" of {len(rows)}"
     ctx.note(f"{best.label} is best{broke}: {figure} {text(best.get(figure))}")
@@ -361,7 +361,8 @@ def _picture(stage: str, rows: Sequence[Row], params: SelectParams) -> str | Non
         if rules
         else f"{len(rows)} variant{'s' if len(rows) > 1 else ''}"
     )
-    return tradeoff.svg(f"{stage}: {rows[0].candidate.label}", f"{goal} {figure} · {kept}", points, x, y)
+    title = rows[0].candidate.label if rows[0].passed else "no variant keeps every rule"
+    return tradeoff.svg(f"{stage}: {title}", f"{goal} {figure} · {kept}", points, x, y)
 
 
 STAGE = StageType(
