@@ -29,5 +29,15 @@ def test_an_all_cached_run_imports_nothing_heavy(tmp_path):
         assert not names & set(HEAVY)
 
 
+def test_an_all_cached_run_of_variants_imports_nothing_heavy(tmp_path):
+    document = project(tmp_path, python_stage("a", "${matrix.how}"))
+    document.write_text("matrix: {how: [double, slow]}\n" + document.read_text())
+    assert trtpipe("run", "p.yaml", "--target", "a@how=double", cwd=tmp_path).returncode == 0
+    for command in (["run", "p.yaml", "--target", "a@how=double"], ["status", "p.yaml", "--target", "a@how=double"]):
+        names = imported_by(tmp_path, *command)
+        assert "trtpipe.runner" in names
+        assert not names & set(HEAVY)
+
+
 def test_help_imports_nothing_heavy(tmp_path):
     assert not imported_by(tmp_path, "--help") & set(HEAVY)

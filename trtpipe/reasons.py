@@ -38,12 +38,13 @@ def between(old: Side, new: Side) -> tuple[str, ...]:
         part, _, name = path.partition(".")
         if part == "inputs":
             label = new.labels.get(name) or old.labels.get(name) or name
+            port, _, stage = name.partition("[")  # one of the stages of a port that takes many
             if after is None:
-                lines.append(f"input {name}: is no longer given")
+                lines.append(f"input {port}: {f'{stage[:-1]} ' if stage else ''}is no longer given")
             elif before is None:
-                lines.append(f"input {name}: {label} is new")
+                lines.append(f"input {port}: {label} is new")
             else:
-                lines.append(f"input {name}: {_files_changed(old, new, name, label)}")
+                lines.append(f"input {port}: {_files_changed(old, new, name, label)}")
         elif part == "sources":
             how = "is new" if before is None else "is gone" if after is None else "changed"
             lines.append(f"source {name} {how}")

@@ -265,5 +265,5 @@ def test_a_variant_more_is_what_explain_says(folder):
     run(folder, "--set", "matrix.precision=[fp32]")
     run(folder, "--target", "closeness")
     shown = trtpipe("explain", "p.yaml", "best", "--backend", "onnxruntime", cwd=folder).stdout
-    assert "input engines[engine@precision=fp16]: engine@precision=fp16 is new" in shown
-    assert "input metrics[closeness@precision=fp16]: closeness@precision=fp16 is new" in shown
+    assert "input engines: engine@precision=fp16 is new" in shown
+    assert "input metrics: closeness@precision=fp16 is new" in shown
