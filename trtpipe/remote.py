@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import document, signing
@@ -51,6 +51,7 @@ OFF = "off"
 
 _MAX_RECORD = 24 * 2**20
 _ATTEMPTS = 3
+_SYNC_BYTES = 32 * 2**20
 _STALE_SECONDS = 7 * 24 * 3600
 _TIMEOUT = 15.0
 
@@ -463,16 +464,24 @@ class Remote:
         while have < size and (data := stream.read(min(1 << 20, size - have))):
             hasher.update(data)
             have += len(data)
-        for offset, data in self.transport.chunks(name, size, have, self._chunks.submit):
-            if offset != have:  # a server without ranges begins again
-                hasher, have = hashlib.sha256(), offset
-            stream.seek(offset)
-            stream.write(data)
-            hasher.update(data)
-            have += len(data)
+        synced, syncing = have, None
+        try:
+            for offset, data in self.transport.chunks(name, size, have, self._chunks.submit):
+                if offset != have:  # a server without ranges begins again
+                    hasher, have, synced = hashlib.sha256(), offset, offset
+                stream.seek(offset)
+                stream.write(data)
+                hasher.update(data)
+                have += len(data)
+                # The disk works while more comes; else the sync at the end would wait for all of it.
+                if have - synced >= _SYNC_BYTES and (syncing is None or syncing.done()):
+                    syncing, synced = self._chunks.submit(os.fdatasync, stream.fileno()), have
+        finally:
+            if syncing is not None:
+                wait([syncing])
+        stream.flush()
         if have < os.fstat(stream.fileno()).st_size:
             stream.truncate(have)
-        stream.flush()
         if have < size:
             raise NotReachable(f"{name}: found {have} bytes, expected {size}: it was cut off")
         if have != size or hasher.hexdigest() != sha256:
