@@ -407,7 +407,7 @@ def int8(
         },
     }
     result = _quantise(work, scratch, _Reader(samples, progress), method, settings)
-    _one_residual_branch(result, choice.residual)
+    _only_chosen(result, choice)
     _sweep(result)
     for _, graph in onnxfile.graphs(result):
         graph.ClearField("value_info")
@@ -492,19 +492,24 @@ def _quantise(
         root.setLevel(level)
 
 
-def _one_residual_branch(model: onnx.ModelProto, residual: Mapping[str, int]) -> None:
-    """Take the Q/DQ pair off the branch of each residual addition that ends in a convolution."""
+def _only_chosen(model: onnx.ModelProto, choice: Choice) -> None:
+    """Take the Q/DQ pairs off what was not chosen.
+
+    The quantiser puts one before every reader of a tensor that one chosen node reads; and before both branches of a
+    residual addition, of which the one that ends in a convolution shall have none.
+    """
     producers = {o: n for n in model.graph.node for o in n.output}
     for node in model.graph.node:
-        if node.name not in residual:
+        if node.name in choice.weighted or node.op_type in MARKS:
             continue
-        place = 1 - residual[node.name]
-        dequantize = producers.get(node.input[place])
-        if dequantize is None or dequantize.op_type != "DequantizeLinear":
-            continue
-        quantize = producers.get(dequantize.input[0])
-        if quantize is not None and quantize.op_type == "QuantizeLinear":
-            node.input[place] = quantize.input[0]
+        keeps = choice.residual.get(node.name)
+        for place, name in enumerate(node.input):
+            dequantize = producers.get(name)
+            if place == keeps or dequantize is None or dequantize.op_type != "DequantizeLinear":
+                continue
+            quantize = producers.get(dequantize.input[0])
+            if quantize is not None and quantize.op_type == "QuantizeLinear":
+                node.input[place] = quantize.input[0]
 
 
 def _sweep(model: onnx.ModelProto) -> None:

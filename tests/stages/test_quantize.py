@@ -142,6 +142,14 @@ def test_nodes_are_left_out_by_name_op_or_pattern_though_folding_renames_them(tm
     assert [(e["op"], e["why"]) for e in record["left"]] == [("MatMul", f"exclude: {pattern}")]
 
 
+def test_what_is_left_out_reads_the_exact_tensor_though_another_node_reads_it_quantised(tmp_path):
+    model, record = quantize(tmp_path, residual(), exclude=["Add"])
+    assert record["quantized"] == {"Conv": 4}
+    producers = {o: n for n in model.graph.node for o in n.output}
+    for add in (n for n in model.graph.node if n.op_type == "Add"):
+        assert "DequantizeLinear" not in {producers[i].op_type for i in add.input}
+
+
 def test_only_the_asked_ops_are_quantised(tmp_path):
     _, record = quantize(tmp_path, ops=["MatMul"])
     assert record["quantized"] == {"MatMul": 1}
