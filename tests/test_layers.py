@@ -11,13 +11,13 @@ from tests.helpers import PROJECT
 LAYERS = [
     {"errors", "events", "key", "reasons", "variant", "__init__"},
     {"state", "environment", "store", "locks", "quarantine", "signing", "transport", "measure", "parallel", "backends"},
-    {"stage", "entrypoint", "onnxfile", "tensors", "steps", "precision", "planheader", "pictures", "draw", "tradeoff", "metrics",
+    {"stage", "entrypoint", "onnxfile", "tensors", "steps", "precision", "planheader", "preflight", "pictures", "draw", "tradeoff", "metrics",
      "lower", "working", "readable", "truth", "gates", "trial", "quantization", "comparing",
      "bisection", "modelopt",     "runtimes"},
     {"stages", "stage types"},
     {"document", "matrix", "pipeline", "schema", "inputs", "remote"},
     {"runner", "worker", "lock", "history", "care", "verify", "sharing", "attest"},
-    {"cli", "__main__", "console", "doctor", "reference", "upkeep"},
+    {"cli", "__main__", "console", "doctor", "bench", "reference", "upkeep"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 DOOR = {"polygraphy": "backends", "tensorrt": "backends", "tensorrt_rtx": "backends"}

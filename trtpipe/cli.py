@@ -150,6 +150,33 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def bench(args: argparse.Namespace) -> int:
+    """Measure a pipeline's engines by trtexec's definitions; what they need is brought up to date first."""
+    from trtpipe import bench as measuring
+    from trtpipe.console import Console
+
+    watcher = Console(sys.stderr, quiet=args.quiet or args.json)
+    runner = _open(args, emit=watcher, make=True)
+    asked = {
+        "preset": args.preset, "duration": args.duration, "warm_up": args.warm_up, "iterations": args.iterations,
+        "transfers": args.transfers, "cuda_graph": args.cuda_graph, "profile": args.profile or None,
+    }  # fmt: skip
+    given = {name: value for name, value in asked.items() if value is not None}
+    runner.pipeline, names = measuring.with_benchmarks(runner.pipeline, given)
+    targets = tuple(args.target) or names
+    try:
+        outcome = runner.run(targets)
+    finally:
+        watcher.close()
+    text = measuring.report(runner.store, outcome.artifacts, names, as_json=args.json)
+    if text:
+        print(text)
+    for name in runner.pipeline.stages:
+        if name in outcome.failures:
+            return outcome.failures[name].exit_code
+    return 0
+
+
 def _forced(args: argparse.Namespace, runner: Runner) -> tuple[str, ...]:
     if args.force == []:
         return ()
@@ -451,9 +478,11 @@ def schema(args: argparse.Namespace) -> int:
 
 
 def doctor(args: argparse.Namespace) -> int:
-    """Say what this machine can do, and how to get what is missing."""
+    """Say what this machine can do, and how to get what is missing; or whether a plan can load here."""
     from trtpipe import doctor as examination
 
+    if args.plan is not None:
+        return examination.plan(args.plan, as_json=args.json)
     return examination.run(args.artifacts, as_json=args.json)
 
 
@@ -592,6 +621,19 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--frozen", action="store_true",
                      help="take what the lock names and build nothing; exit 5 if anything drifts")  # fmt: skip
     _remote_option(one)
+    one = add("bench", bench, "measure a pipeline's engines")
+    _pipeline_options(one)
+    _choice_options(one)
+    one.add_argument("--target", action="append", default=[], metavar="STAGE",
+                     help="only this benchmark; may be repeated")  # fmt: skip
+    one.add_argument("--preset", choices=("trtexec-10", "trtexec-11"), help="whose defaults; default: trtexec-11")
+    one.add_argument("--duration", type=float, metavar="SECONDS", help="how long to measure, at least")
+    one.add_argument("--warm-up", type=float, metavar="MS", help="how long to warm up")
+    one.add_argument("--iterations", type=_positive, metavar="N", help="queries to measure, at least")
+    one.add_argument("--transfers", action=argparse.BooleanOptionalAction, help="measure copies to and from the device")
+    one.add_argument("--cuda-graph", action=argparse.BooleanOptionalAction, help="launch queries as a CUDA graph")
+    one.add_argument("--profile", action="store_true", help="time each layer, too")
+    one.add_argument("--quiet", "-q", action="store_true", help="print the tables only")
     one = add("status", status, "say what a run would do; exit 10 if anything would run")
     _pipeline_options(one)
     _choice_options(one)
@@ -641,6 +683,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--check", action="store_true", help="exit 1 if FOLDER/pipeline.schema.json is stale")
     one.add_argument("--folder", default="schemas", help="default: %(default)s")
     one = add("doctor", doctor, "say what this machine can do")
+    one.add_argument("plan", metavar="PLAN", nargs="?", help="a plan, or the folder of an engine: can it load here?")
     _store_option(one)
     cache_parser = commands.add_parser("cache", help="look after what is built, and share it")
     cache = cache_parser.add_subparsers(metavar="ACTION", required=True)

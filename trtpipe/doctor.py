@@ -20,6 +20,26 @@ def run(artifacts: str, *, as_json: bool) -> int:
     return 0 if found["choice"] else errors.EnvironmentMissing.exit_code
 
 
+def plan(given: str, *, as_json: bool) -> int:
+    """Say whether a plan can load here, and what to do if not; 0, or EnvironmentMissing's code."""
+    from trtpipe import preflight
+    from trtpipe.console import table
+
+    path, manifest = preflight.open_plan(given)
+    found = preflight.check(path, manifest)
+    can = all(c.good is not False for c in found)
+    if as_json:
+        print(json.dumps({"plan": str(path), "loads": can, "checks": [c._asdict() for c in found]}))
+    else:
+        words = {True: "yes", False: "NO", None: "?"}
+        print("\n".join(table([[words[c.good], c.what, c.found] for c in found])))
+        for one in found:
+            if one.good is False and one.help:
+                print(f"{one.what}: {one.help}")
+        print(f"{path.name} {'can' if can else 'cannot'} load here")
+    return 0 if can else errors.EnvironmentMissing.exit_code
+
+
 def examine(artifacts: str) -> dict[str, object]:
     """Give what there is as a JSON object: versions, GPUs, what each runtime can do here, and the store."""
     gpus = environment.gpus()

@@ -71,7 +71,7 @@ class BenchmarkParams(Params, frozen=True, kw_only=True):
 
 def run(ctx: Context) -> None:
     """Write `benchmark.json`, `times.json`, `table.txt` and, if asked for, `profile.json`."""
-    from trtpipe import measure
+    from trtpipe import measure, preflight
 
     params: BenchmarkParams = ctx.params
     engine = ctx.inputs["engine"]
@@ -79,6 +79,7 @@ def run(ctx: Context) -> None:
     buffers = ctx.inputs["buffers"].json("buffers.json")
     if manifest["runtime"] != ctx.backend_name:
         raise StageFailed(f"the engine was built by {manifest['runtime']}; it cannot run on {ctx.backend_name}")
+    preflight.require(engine.path(manifest["plan"]), manifest)
     usual = measure.PRESETS[params.preset]
     asked = {name: getattr(params, name) for name in usual}
     settings = measure.Settings(

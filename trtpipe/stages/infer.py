@@ -45,7 +45,7 @@ class Feed(NamedTuple):
 
 def run(ctx: Context) -> None:
     """Write a `tensors` artifact with the engine's outputs, one row a sample."""
-    from trtpipe import tensors
+    from trtpipe import preflight, tensors
 
     params: InferParams = ctx.params
     engine, data = ctx.inputs["engine"], ctx.inputs["data"]
@@ -53,6 +53,7 @@ def run(ctx: Context) -> None:
     buffers = ctx.inputs["buffers"].json("buffers.json")
     if manifest["runtime"] != ctx.backend_name:
         raise StageFailed(f"the engine was built by {manifest['runtime']}; it cannot run on {ctx.backend_name}")
+    preflight.require(engine.path(manifest["plan"]), manifest)
     sources = tensors.open_input(data)
     feeds = match(buffers, sources, params.names, data.label)
     ignored = sorted(sources.keys() - {f.source.name for f in feeds})
