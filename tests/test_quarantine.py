@@ -24,7 +24,7 @@ def test_a_metric_that_misses_its_gate_is_kept_for_inspection_and_is_no_hit_the_
     for _ in range(2):
         result = trtpipe("run", document, "--json", cwd=tmp_path)
         assert result.returncode == 5
-        kept = list((tmp_path / "artifacts" / "quarantine").iterdir())
+        kept = list((tmp_path / "artifacts" / "quarantine" / "stages").iterdir())
         assert len(kept) == 1
         assert kept[0].name.startswith("accuracy-")
         assert sorted(p.name for p in kept[0].iterdir()) == ["metrics.json", "why.txt"]
@@ -40,7 +40,7 @@ def test_only_the_newest_are_kept(tmp_path):
         (out / "model.onnx").write_text(str(number))
         where = quarantine.keep(str(tmp_path), f"s{number}", "ab" * 32, str(out), "why")
         os.utime(where, ns=(number, number))
-    kept = {p.name.partition("-")[0] for p in (tmp_path / "quarantine").iterdir()}
+    kept = {p.name.partition("-")[0] for p in (tmp_path / "quarantine" / "stages").iterdir()}
     assert kept == {f"s{n}" for n in range(3, quarantine.MOST + 3)}
 
 

@@ -6,14 +6,14 @@ import contextlib
 import os
 import shutil
 
-FOLDER = "quarantine"
+FOLDER = os.path.join("quarantine", "stages")
 MOST = 8
 """How many are kept; the oldest goes first."""
 WHY = "why.txt"
 
 
 def keep(store: str, stage: str, key: str, out: str, why: str) -> str | None:
-    """Move a failed stage's output to `<store>/quarantine/<stage>-<key's first 12 digits>`; give that folder.
+    """Move a failed stage's output to `<store>/quarantine/stages/<stage>-<key's first 12 digits>`; give that folder.
 
     Gives None if there is nothing to keep, or no room: a failure must not hide behind a second one. Files that share
     their bytes with the store are copied, so that nothing done to them here reaches it.
