@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from tests.helpers import PROJECT, project, python_stage, trtpipe
-from trtpipe import console
+from trtpipe import console, events
 
 
 def test_sizes_and_times_are_written_as_people_read_them():
@@ -82,3 +82,8 @@ def test_json_lines_are_one_event_a_line():
     watcher(events.StageNote("a", "line\nbreak"))
     watcher.close()
     assert stream.getvalue() == '{"event": "StageNote", "stage": "a", "message": "line\\nbreak"}\n'
+
+
+def test_a_warning_goes_to_the_error_stream_even_when_quiet(capsys):
+    console.Console(sys.stdout, quiet=True)(events.Warned("the server is down"))
+    assert capsys.readouterr() == ("", "warning: the server is down\n")

@@ -6,12 +6,17 @@ import base64
 import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
 from tests import s3
-from tests.helpers import events, project, python_stage, trtpipe
+from tests.helpers import PROJECT, events, project, python_stage, trtpipe
 from tests.test_startup import imported_by
 
 SECRET = "ed25519-private:" + base64.b64encode(b"c" * 32).decode()
@@ -215,6 +220,27 @@ def test_a_server_that_is_down_costs_one_warning(tmp_path):
     pull = team.run("me", "--artifacts", "other", command=("cache", "pull"), **s3.READER)
     assert pull.returncode == 4
     assert "reader-secret" not in result.stderr + pull.stderr
+
+
+def test_ctrl_c_does_not_wait_for_a_server_that_stalls(tmp_path):
+    silent = socket.create_server(("127.0.0.1", 0))  # takes connections, and never answers
+    team = Team(tmp_path, "s3://engines/x", endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}", region="us-east-1")
+    team.clone("me")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trtpipe", "cache", "pull", "p.yaml"], cwd=tmp_path / "me", stderr=subprocess.PIPE,
+        env={**os.environ, **team.in_("me"), **s3.READER, "PYTHONPATH": str(PROJECT)}, text=True,
+    )  # fmt: skip
+    silent.settimeout(60)
+    connection, _ = silent.accept()
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, error = process.communicate(timeout=60)
+    connection.close()
+    silent.close()
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert time.monotonic() - started < 8
 
 
 @pytest.mark.parametrize(

@@ -421,7 +421,7 @@ def _clear(store: Store, now: float, *, dry_run: bool) -> int:
     freed = 0
     waste = [p for part in ("actions", "view", "pins", "roots") for p in _files(os.path.join(store.folder, part))
              if p.endswith(".tmp")]  # fmt: skip
-    for part in ("quarantine", "edited"):
+    for part in ("quarantine", "edited", "partial"):
         for path in _files(os.path.join(store.folder, part)):
             with contextlib.suppress(FileNotFoundError):
                 if now - os.lstat(path).st_ctime > _QUARANTINE_SECONDS:

@@ -105,6 +105,7 @@ def _open(args: argparse.Namespace, *, emit: Callable[[Any], None] = lambda _: N
     if runner.connect is not None:
         # What is damaged or gone from the store, and known by its digest, may be had again.
         runner.store.refetch = lambda sha256, size: runner.remote is not None and runner.remote.refetch(sha256, size)
+        args.cleanup.callback(runner.disconnect)
     return runner
 
 

@@ -234,13 +234,17 @@ class Remote:
         self._warn, self._warned = warn, set[str]()
         self._transport: Transport | None = None
         self._bad: set[str] = set()
+        self._closed = False
         self._chunks = ThreadPoolExecutor(JOBS * AHEAD, "trtpipe-chunk")
         self._files = ThreadPoolExecutor(JOBS, "trtpipe-file")
 
     def close(self) -> None:
-        """End what is on its way."""
+        """End what is on its way; safe to call twice."""
+        self._closed = True
         self._files.shutdown(wait=False, cancel_futures=True)
         self._chunks.shutdown(wait=False, cancel_futures=True)
+        if self._transport is not None:
+            self._transport.stop()
 
     def __enter__(self) -> Remote:  # noqa: PYI034 — Self came with 3.11
         return self
@@ -431,7 +435,7 @@ class Remote:
                     break
                 except NotReachable:
                     # What came so far is kept, and the next try, now or in another run, goes on after it.
-                    if attempt + 1 == _ATTEMPTS:
+                    if attempt + 1 == _ATTEMPTS or self._closed:
                         raise
                     time.sleep(0.2 * 3**attempt)
         except BaseException as error:
@@ -565,7 +569,7 @@ class Remote:
                 self.transport.put_file(self.store.blob_path(sha256), name)
                 break
             except NotReachable:
-                if attempt + 1 == _ATTEMPTS:
+                if attempt + 1 == _ATTEMPTS or self._closed:
                     raise
                 time.sleep(0.2 * 3**attempt)
         self._bad.discard(sha256)

@@ -98,6 +98,13 @@ class Runner:
             self._remote = connect(self)
         return self._remote
 
+    def disconnect(self) -> None:
+        """End what is on its way from or to the remote store; there is none from now on."""
+        self.connect = None
+        if self._remote is not None:
+            self._remote.close()
+            self._remote = None
+
     def bring_content(self, wanted: Mapping[str, int]) -> None:
         """Fetch content (SHA-256 → bytes) that is not in the store, if there is a remote store that has it."""
         missing = {sha256: n for sha256, n in wanted.items() if not os.path.exists(self.store.blob_path(sha256))}
@@ -215,8 +222,6 @@ class Runner:
             finally:
                 work.end()
                 self.store.state.commit()
-                if self._remote is not None:
-                    self._remote.close()
         hit = sum(1 for how in work.how.values() if how == "hit")
         ran = sum(1 for how in work.how.values() if how == "ran")
         skipped = len(order) - hit - ran - len(work.failures)

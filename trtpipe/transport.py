@@ -76,6 +76,7 @@ class Transport:
         self._timeout = access.timeout
         self._secrets = [str(v) for v in _leaves(access.options) if len(str(v)) >= 4]
         self._ranges = True
+        self._stopped = False
         try:
             import fsspec
             from fsspec.core import url_to_fs
@@ -119,6 +120,20 @@ class Transport:
 
     def _path(self, name: str) -> str:
         return f"{self._top}/{name}"
+
+    def stop(self) -> None:
+        """End what is on its way now, so that no thread waits for a server until its time limit."""
+        self._stopped = True
+        if getattr(self._fs, "async_impl", False):
+            import asyncio
+
+            loop = self._fs.loop
+
+            def cancel() -> None:
+                for task in asyncio.all_tasks(loop):
+                    task.cancel()
+
+            loop.call_soon_threadsafe(cancel)
 
     # --- reading
 
@@ -191,6 +206,8 @@ class Transport:
                         data = stream.read(end - start)
                     except ValueError:
                         raise _NoRanges from None
+        if self._stopped:
+            raise NotReachable("stopped")
         if len(data) != end - start:
             raise NotReachable(f"{name}: found {len(data)} bytes at {start}, expected {end - start}: it was cut off")
         return data
