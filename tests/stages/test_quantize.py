@@ -314,7 +314,7 @@ def test_a_quantised_model_can_have_a_half_precision_rest(tmp_path, precision):
     assert (built / "engine.plan").stat().st_size > 0
 
 
-def test_a_quantised_model_runs_in_onnxruntime_with_its_own_kernels(tmp_path):
+def test_a_quantised_model_means_the_same_to_onnxruntime_with_and_without_its_fusions(tmp_path):
     model, _ = quantize(tmp_path, residual())
     feed = {"image": pictures(2)}
     plain = trial.run(model.SerializeToString(), feed, plain=True)["logits"]
