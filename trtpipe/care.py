@@ -36,11 +36,15 @@ class Action(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """One thing in the store that is not as it should be; `fixed` says what was done about it."""
+    """One thing in the store that is not as it should be; `fixed` says what was done about it.
+
+    `damage` is False where no stored content or record is meant, only a folder that shows some.
+    """
 
     what: str
     trouble: str
     fixed: str
+    damage: bool = True
 
 
 class Budget(NamedTuple):
@@ -209,10 +213,13 @@ def _verify_trees(store: Store, known: dict[str, Artifact]) -> list[Finding]:
                     changed.append(file)
             if changed and part == "trees":
                 shutil.rmtree(os.path.join(top, name), ignore_errors=True)
-                found.append(Finding(f"trees/{name[:12]}/{changed[0]}", "is not what the stage made", "removed"))
+                found.append(
+                    Finding(f"trees/{name[:12]}/{changed[0]}", "is not what the stage made", "removed", damage=False)
+                )
             elif changed:
                 found.append(Finding(f"shown/{name[:12]}/{changed[0]}", "somebody changed it",
-                                     "the next run shows the right one and keeps this in edited/"))  # fmt: skip
+                                     "the next run shows the right one and keeps this in edited/",
+                                     damage=False))  # fmt: skip
     return found
 
 
@@ -272,8 +279,15 @@ def _kept(store: Store) -> _Kept:
             kept.artifacts.add(str(value["digest"]))
             kept.blobs.update({str(sha): "pinned" for sha, _ in value["files"].values()})
     for path in _files(os.path.join(store.folder, "roots")):
+        if path.endswith(".tmp"):
+            continue
         with open(path, encoding="utf-8", errors="surrogateescape") as stream:
-            where = lock.path_of(stream.read())
+            document = stream.read()
+        if lock.root_name(document) != os.path.basename(path):
+            raise errors.StoreError(
+                f"{path}: damaged, so a lock is unknown; lock its document again and remove this file"
+            )
+        where = lock.path_of(document)
         for entries in lock.read(where).stages.values() if os.path.exists(where) else ():
             for entry in entries:
                 kept.keys[entry.key.digest] = f"locked by {where}"

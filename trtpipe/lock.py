@@ -398,11 +398,16 @@ def run_frozen(runner: Runner, path: str, targets: Sequence[str] = ()) -> dict[s
     return {name: found.entries[name].artifact for name in order}
 
 
+def root_name(document: str) -> str:
+    """Give the name of the file by which the store knows a document that has a lock."""
+    return keys.digest(document)[:32]
+
+
 def keep_root(runner: Runner, document: str) -> None:
     """Let `cache gc` know of a document that has a lock."""
     path = os.path.abspath(document)
     folder = os.path.join(runner.store.folder, "roots")
-    file = os.path.join(folder, keys.digest(path)[:32])
+    file = os.path.join(folder, root_name(path))
     if os.path.exists(file):
         return
     try:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -293,7 +294,7 @@ class Store:
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
             if held is not None:
                 held.release()
 
@@ -311,7 +312,7 @@ class Store:
                     if held is None:
                         continue
                     if held.real or time.time() - os.stat(path).st_mtime > _STALE_SECONDS:
-                        shutil.rmtree(path, ignore_errors=True)
+                        _remove(path)
                     held.release()
 
     def commit(
@@ -336,6 +337,9 @@ class Store:
                 artifact = Artifact(kind, files)
                 self.write_action(key, artifact, record)
                 self.use([key.digest])
+                tree = self.tree_path(artifact.digest)
+                if os.path.isdir(tree) and not self._tree_is_whole(tree, artifact):
+                    _remove(tree)  # it is linked to content that was put aside
         except OSError as error:
             raise self._error(error) from None
         return artifact
@@ -347,6 +351,7 @@ class Store:
             "artifact": {"kind": artifact.kind, "digest": artifact.digest, "files": artifact.files},
             **record,
         }
+        action["check"] = _check_of(action)
         text = json.dumps(action, indent=1, sort_keys=True, ensure_ascii=False)
         self.write_file(self.action_path(key.digest), text.encode())
 
@@ -445,7 +450,7 @@ class Store:
                 copies = self._fill(temporary, artifact)
                 self._swap(temporary, path, artifact)
             except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
+                _remove(temporary)
                 raise
             for name, (sha256, _) in artifact.files.items():
                 where = os.path.join(path, *name.split("/"))
@@ -528,12 +533,12 @@ class Store:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 if _holds(path, artifact):
-                    shutil.rmtree(temporary, ignore_errors=True)
+                    _remove(temporary)
                     return
                 away = f"{temporary}.old"
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(path, away)
-                shutil.rmtree(away, ignore_errors=True)
+                _remove(away)
             else:
                 return
         raise StoreError(f"{path} cannot be replaced: other runs replace it all the time")
@@ -591,7 +596,7 @@ class Store:
                         self.copy(self.blob_path(sha256), target)
                 self._swap(temporary, path, artifact)
             except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
+                _remove(temporary)
                 raise
             if os.environ.get("TRTPIPE_VIEW") == "link":
                 self.links_changed([artifact])
@@ -634,6 +639,12 @@ class Store:
         return StoreError(f"{where}: {error.strerror or error}; use --artifacts DIR for another place")
 
 
+def _check_of(record: Mapping[str, Any]) -> str:
+    """Give the digest of an action record, so that a flipped byte in what no other digest covers is seen too."""
+    rest = {name: value for name, value in record.items() if name != "check"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def artifact_of(record: Mapping[str, Any]) -> Artifact:
     """Give the artifact that an action record names."""
     files = {name: (sha, size) for name, (sha, size) in record["artifact"]["files"].items()}
@@ -643,6 +654,8 @@ def artifact_of(record: Mapping[str, Any]) -> Artifact:
 def sound(record: Any, digest: str) -> bool:
     """Tell whether an action record is whole and this key's."""
     try:
+        if record.get("check", "") != _check_of(record) and "check" in record:
+            return False
         if keys.digest(record["key"]) != digest or not isinstance(record["seconds"], (int, float)):
             return False
         artifact = artifact_of(record)
@@ -672,6 +685,12 @@ def _walk(folder: str, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def _is_external_data(artifact: Artifact, name: str) -> bool:
     return artifact.kind in ("model", "network", "config") and not name.endswith((".onnx", ".json"))
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder as far as that goes; what stays is swept some other time."""
+    with contextlib.suppress(OSError):  # ignore_errors does not ignore all of them
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stamps(folder: str, artifact: Artifact) -> str | None:

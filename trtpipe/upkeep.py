@@ -307,7 +307,7 @@ def _verify(args: argparse.Namespace, store: Store) -> int:
     lines.append(f"{count} files, {size_text(total)} read in {seconds:.2f} s: "
                  + (f"{len(found)} not as they should be" if found else "all whole"))  # fmt: skip
     _say({"files": count, "bytes": total, "findings": rows}, as_json=args.json, lines=lines)
-    return errors.StoreError.exit_code if found else 0
+    return errors.StoreError.exit_code if any(f.damage for f in found) else 0
 
 
 def _gc(args: argparse.Namespace, store: Store) -> int:
