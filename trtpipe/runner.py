@@ -390,21 +390,31 @@ class _Work:
                 later.append((stage, assessed))
                 continue
             try:
+                # Who waits for another run looks first, so that all who wait are served at once, not in turn.
+                if stage.name in self.awaited and self._made_meanwhile(stage, assessed):
+                    continue
                 held = self._lock(stage, assessed)
                 if held is None:
                     later.append((stage, assessed))
                     continue
-                # Two stages may have one key, and another run may have made it: then this one is a hit now.
-                may_hit = stage.cacheable and stage.name not in self.forced
-                again = self.runner.store.lookup(assessed.digest) if may_hit else None
-                if isinstance(again, Hit):
-                    held.release()
-                    self._hit(stage, assessed, again)
-                    continue
-                self._launch(stage, assessed, held)
+                with contextlib.ExitStack() as stack:
+                    stack.callback(held.release)
+                    if not self._made_meanwhile(stage, assessed):
+                        self._launch(stage, assessed, stack)
             except errors.TrtpipeError as error:
                 self._failed(stage, error, 0.0, None)
         self.queue = later
+
+    def _made_meanwhile(self, stage: Stage, assessed: Assessed) -> bool:
+        """Take the artifact if there is one now: two stages may have one key, and so may those of other runs."""
+        if not stage.cacheable or stage.name in self.forced:
+            return False
+        again = self.runner.store.lookup(assessed.digest)
+        if not isinstance(again, Hit):
+            return False
+        self.awaited.discard(stage.name)
+        self._hit(stage, assessed, again)
+        return True
 
     def _lock(self, stage: Stage, assessed: Assessed) -> Held | None:
         """Take the key's lock, or say who has it, once, and give None: then the stage stays in the queue.
@@ -425,11 +435,9 @@ class _Work:
     def _on_gpu(self, stage: Stage) -> bool:
         return stage.backend and self.runner.gpu is not None and self.runner.choice.backend != "onnxruntime"
 
-    def _launch(self, stage: Stage, assessed: Assessed, held: Held) -> None:
-        with contextlib.ExitStack() as stack:
-            stack.callback(held.release)
-            folder = self._start_worker(stage, assessed, stack)
-            self.running[stage.name] = _Running(stage, assessed, time.monotonic(), stack.pop_all(), folder, [])
+    def _launch(self, stage: Stage, assessed: Assessed, stack: contextlib.ExitStack) -> None:
+        folder = self._start_worker(stage, assessed, stack)
+        self.running[stage.name] = _Running(stage, assessed, time.monotonic(), stack.pop_all(), folder, [])
         expected = self.runner.expected_seconds(stage)
         self.runner.emit(events.StageStarted(stage.name, stage.type, assessed.reasons, expected))
 
