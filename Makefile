@@ -44,6 +44,7 @@ bench: .venv/test.stamp
 	$(BIN)/python bench/noop.py
 	$(BIN)/python bench/hash.py
 	$(BIN)/python bench/infer_ort.py
+	$(BIN)/python bench/remote.py
 
 install: .venv/test.stamp
 
