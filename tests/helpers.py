@@ -15,6 +15,7 @@ from trtpipe import backends, entrypoint, stages
 from trtpipe.stage import Context, Input
 
 PROJECT = Path(__file__).resolve().parent.parent
+PATHS = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def as_input(name: str, given: Input | Path) -> Input:
@@ -74,7 +75,7 @@ def trtpipe(*args: str | Path, cwd: Path, env: dict[str, str] | None = None, tim
     return subprocess.run(
         [sys.executable, "-m", "trtpipe", *map(str, args)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), "COLUMNS": "120", "NO_COLOR": "1", **(env or {})},
+        env={**os.environ, "PYTHONPATH": PATHS, "COLUMNS": "120", "NO_COLOR": "1", **(env or {})},
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 PIECE = 1 << 20
 """Shares of work begin at multiples of so many bytes; less is not worth a thread."""
 MOST = 12
+THREADS = "TRTPIPE_IO_THREADS"
+"""The environment variable that says how many threads read, instead of three quarters of the cores up to MOST."""
 
 
 @lru_cache(maxsize=1)
 def _threads() -> int:
+    asked = os.environ.get(THREADS, "")
+    if asked.isdigit() and int(asked):
+        return int(asked)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(MOST, cores * 3 // 4))
 

@@ -12,13 +12,14 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
 from tests import models
-from tests.helpers import run_stage
+from tests.helpers import project, run_stage, trtpipe
 from trtpipe import backends, environment, planheader
 from trtpipe.backends import trtproof
 from trtpipe.errors import StageFailed
@@ -490,3 +491,79 @@ def test_an_engine_of_a_model_that_was_to_be_half_is_half(backend, tmp_path):
     backend.build(chain.config / "model.onnx", config, tmp_path / "fp32.plan", tmp_path / "timing", print)
     with pytest.raises(StageFailed, match=r"(?s)the engine is mostly float32: 0%.*float32 "):
         check_precision(backend._proof(tmp_path / "fp32.plan"), config)
+
+
+def test_no_free_device_memory_is_told_with_the_numbers_and_nothing_stays_allocated(backend, tmp_path):
+    from trtpipe.backends.cuda import Runtime
+
+    chain = Chain(backend, tmp_path, models.conv(8), shapes=BATCH, slots=2)
+    chain.open().close()
+    cuda = Runtime()
+    before = free_memory()
+    size = sum(b["bytes"] for b in chain.buffers["bindings"])
+    taken = []
+    try:
+        # Leave less than one slot needs, piece by piece: no single piece of all that is free can be had.
+        for piece in (1 << 30, 1 << 24, 1 << 21):
+            while free_memory() > piece + size:
+                try:
+                    taken.append(cuda.malloc(piece))
+                except StageFailed:
+                    break
+        huge = [{**b, "bytes": b["bytes"] + free_memory()} for b in chain.buffers["bindings"]]
+        with pytest.raises(StageFailed, match=r"not enough device memory|(?i:out ?of ?memory)"):
+            chain.open(bindings=huge)
+    finally:
+        for pointer in taken:
+            cuda.free(pointer)
+    assert before - free_memory() < 64 << 20
+
+
+def test_a_gpu_that_is_hidden_is_an_exit_code_and_a_sentence(backend, tmp_path):
+    models.save(models.conv(2), tmp_path / "m.onnx")
+    np.save(tmp_path / "image.npy", image(4)["image"])
+    stages = """\
+  network: {type: parse, inputs: {model: {file: m.onnx}}}
+  config: {type: configure, inputs: {network: network}}
+  engine: {type: build, inputs: {config: config}}
+  buffers: {type: allocate, inputs: {engine: engine}}
+  scores: {type: infer, inputs: {engine: engine, buffers: buffers, data: {file: image.npy}}}
+"""
+    path = project(tmp_path, stages)
+    said = trtpipe("run", path, "--backend", backend.name, cwd=tmp_path)
+    assert said.returncode == 0, said.stderr + said.stdout
+    for hidden in ("", "-1"):
+        said = trtpipe(
+            "run", path, "--backend", backend.name, "--force", "scores", cwd=tmp_path,
+            env={"CUDA_VISIBLE_DEVICES": hidden},
+        )  # fmt: skip
+        assert said.returncode == 3
+        assert "GPU" in said.stderr
+    engine = trtpipe("show", path, "engine", "--backend", backend.name, cwd=tmp_path).stdout.strip()
+    assert trtpipe("doctor", engine, cwd=tmp_path).returncode == 0
+    assert trtpipe("doctor", engine, cwd=tmp_path, env={"CUDA_VISIBLE_DEVICES": ""}).returncode == 3
+
+
+def test_a_plan_with_one_byte_flipped_never_reaches_tensorrt(backend, tmp_path):
+    models.save(models.conv(2), tmp_path / "m.onnx")
+    np.save(tmp_path / "image.npy", image(4)["image"])
+    stages = """\
+  network: {type: parse, inputs: {model: {file: m.onnx}}}
+  config: {type: configure, inputs: {network: network}}
+  engine: {type: build, inputs: {config: config}}
+  buffers: {type: allocate, inputs: {engine: engine}}
+  scores: {type: infer, inputs: {engine: engine, buffers: buffers, data: {file: image.npy}}}
+"""
+    path = project(tmp_path, stages)
+    assert trtpipe("run", path, "--backend", backend.name, cwd=tmp_path).returncode == 0
+    plan = Path(trtpipe("show", path, "engine/engine.plan", "--backend", backend.name, cwd=tmp_path).stdout.strip())
+    plan.chmod(0o644)
+    whole = bytearray(plan.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    with plan.open("r+b") as stream:  # in place: the file in the store is the same one
+        stream.write(whole)
+    said = trtpipe("run", path, "--backend", backend.name, "--force", "scores", cwd=tmp_path)
+    print(said.returncode, said.stdout, said.stderr)
+    assert said.returncode in (0, 4)
+    if said.returncode == 0:
+        assert "engine (build)" in said.stdout  # the damage was found, and the plan built again

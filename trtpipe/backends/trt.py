@@ -115,6 +115,8 @@ class TrtBackend:
         self.version: str = trt.__version__
         self.trt = trt
         self.errors: deque[str] = deque(maxlen=KEPT)
+        self.loaded = False
+        """Whether the last thing that was said of a timing cache's entries is that they were loaded."""
         self.warnings = 0
         """How many warnings and errors the runtime has logged: some failures are only told there."""
         self.logger = self._make_logger()
@@ -146,6 +148,8 @@ class TrtBackend:
                 with contextlib.suppress(Exception):
                     if level in names:
                         backend.warnings += 1
+                    if level == severity.VERBOSE and "timing cache entries" in message:
+                        backend.loaded = message.startswith("Loaded")
                     if level in worst:
                         backend.errors.append(message)
                     if level != severity.VERBOSE:
@@ -631,18 +635,17 @@ class _TimingCache:
         except OSError:
             return b""
 
-    @staticmethod
-    def _make(builder_config: Any, data: bytes) -> Any:
+    def _make(self, builder_config: Any, data: bytes) -> Any:
         """Give the cache of these bytes, or None if they are torn or foreign.
 
-        TensorRT 8.6 makes an empty cache of those, and logs the same errors for good ones: whether anything was
-        read shows only when the cache is written again.
+        TensorRT makes an empty cache of those, and says no more than a warning. 8.6 logs errors for good ones too
+        (those of a part of it, Myelin, which it then does without), but says how many entries it has loaded.
         """
+        backend = self.backend
+        before, backend.loaded = backend.warnings, False
         with contextlib.suppress(Exception):
             cache = builder_config.create_timing_cache(data)
-            again = bytes(memoryview(cache.serialize()))
-            nothing = bytes(memoryview(builder_config.create_timing_cache(b"").serialize()))
-            if again == data or len(again) > len(nothing):
+            if backend.loaded or backend.warnings == before:
                 return cache
         return None
 
