@@ -4,11 +4,12 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --con
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint stale schemas bench install clean
+.PHONY: help demo test torture lint stale schemas bench install clean
 
 help:
 	@echo 'make demo     install what the demo needs and run it: handwritten digits, from PyTorch to checked predictions'
 	@echo 'make test     install what the tests need and run them'
+	@echo 'make torture  kill, starve, damage and confuse it for a quarter of an hour; print what was lost'
 	@echo 'make lint     ruff, its formatter, and mypy'
 	@echo 'make stale    fail if schemas/ or docs/stages/ do not fit the code'
 	@echo 'make schemas  write schemas/ and docs/stages/ again from the code'
@@ -27,6 +28,9 @@ demo: .venv/demo.stamp
 test: .venv/test.stamp
 	$(BIN)/python -m pytest -n 2 $(PYTEST)
 
+torture: .venv/test.stamp
+	timeout 900 $(BIN)/python tests/torture.py --long
+
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,6 +47,7 @@ schemas: .venv/test.stamp
 bench: .venv/test.stamp
 	$(BIN)/python bench/noop.py
 	$(BIN)/python bench/hash.py
+	$(BIN)/python bench/store.py
 	$(BIN)/python bench/infer_ort.py
 	$(BIN)/python bench/remote.py
 
