@@ -12,6 +12,7 @@ import json
 import math
 import mmap
 import os
+import weakref
 import zipfile
 import zlib
 from contextlib import ExitStack, contextmanager
@@ -78,12 +79,29 @@ class Reader:
         self._source = source
         self._stream = stream
         # A file of its own can be read at several places at once; a member of an archive only along.
-        self._place = stream.tell() if isinstance(stream, io.BufferedReader) and hasattr(os, "preadv") else None
+        self._start = stream.tell() if isinstance(stream, io.BufferedReader) and hasattr(os, "preadv") else None
+        self._place = self._start
+        self._number = -1
+        if self._start is not None:
+            # A descriptor of its own: a thread may still read when whoever opened the stream has closed it.
+            self._number = os.dup(stream.fileno())
+            weakref.finalize(self, os.close, self._number)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The whole array's shape."""
         return self._source.shape
+
+    @property
+    def anywhere(self) -> bool:
+        """Whether `fill_from` can be used."""
+        return self._place is not None and parallel.PIECE % self._source.dtype.itemsize == 0
+
+    def fill_from(self, row: int, into: NDArray[Any], check: Callable[[NDArray[Any]], None] | None = None) -> None:
+        """Fill an array with the rows from `row` on; may be called from several threads. Raises as `fill` does."""
+        assert self._start is not None
+        view: memoryview = into.reshape(-1).view(np.uint8).data if into.size else memoryview(b"")
+        self._fill_at(self._start + row * self._source.row_bytes, view, into.reshape(-1), check)
 
     def fill(self, into: NDArray[Any], check: Callable[[NDArray[Any]], None] | None = None) -> None:
         """Fill a C-contiguous array with the next bytes, on several threads where that can be.
@@ -94,8 +112,8 @@ class Reader:
         view: memoryview = into.reshape(-1).view(np.uint8).data if into.size else memoryview(b"")
         flat = into.reshape(-1)
         if self._place is not None and parallel.PIECE % into.itemsize == 0:
-            self._fill_at(self._place, view, flat, check)
-            self._place += len(view)
+            place, self._place = self._place, self._place + len(view)
+            self._fill_at(place, view, flat, check)
             return
         self._fill_along(view)
         if check is not None and flat.size:
@@ -104,7 +122,7 @@ class Reader:
     def _fill_at(
         self, place: int, view: memoryview, flat: NDArray[Any], check: Callable[[NDArray[Any]], None] | None
     ) -> None:
-        number = self._stream.fileno()
+        number = self._number
 
         def work(begin: int, end: int) -> None:
             done = begin

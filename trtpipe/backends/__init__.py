@@ -35,13 +35,14 @@ class Binding:
 class Pending:
     """An input that is not in memory yet: a session says where it shall be read to.
 
-    `fill` is called once, with a C-contiguous array of that shape and dtype, maybe on another thread; pending
-    inputs of one stream are filled in the order in which they come.
+    `fill` is called once, with a C-contiguous array of that shape and dtype, maybe on another thread. Inputs that
+    are `ordered` are filled one after the other, as they come; others maybe several at a time.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     fill: Callable[[np.ndarray], None]
+    ordered: bool = True
 
 
 class Session(Protocol):

@@ -115,8 +115,6 @@ class TrtBackend:
         self.version: str = trt.__version__
         self.trt = trt
         self.errors: deque[str] = deque(maxlen=KEPT)
-        self.loaded = False
-        """Whether the last thing that was said of a timing cache's entries is that they were loaded."""
         self.warnings = 0
         """How many warnings and errors the runtime has logged: some failures are only told there."""
         self.logger = self._make_logger()
@@ -148,8 +146,6 @@ class TrtBackend:
                 with contextlib.suppress(Exception):
                     if level in names:
                         backend.warnings += 1
-                    if level == severity.VERBOSE and "timing cache entries" in message:
-                        backend.loaded = message.startswith("Loaded")
                     if level in worst:
                         backend.errors.append(message)
                     if level != severity.VERBOSE:
@@ -582,16 +578,24 @@ class _TimingCache:
         Raises StageFailed if a pinned one is torn or foreign.
         """
         data = self._read()
-        cache = self._make(builder_config, data) if data else None
-        if cache is not None and builder_config.set_timing_cache(cache, False):
-            self.known = len(data)
-            return
+        # Polygraphy has given the config an empty one, and 8.6 takes no second: what is known goes into that.
+        mine = builder_config.get_timing_cache()
+        if mine is None:
+            builder_config.set_timing_cache(builder_config.create_timing_cache(b""), False)
+            mine = builder_config.get_timing_cache()
+        empty = _serialised(mine)
+        known = self._make(builder_config, data) if data else None
+        if known is not None and mine.combine(known, False):
+            self.known = len(_serialised(mine))
+            # A torn or foreign one is made into an empty one, with no other sign: 8.6 logs errors for good ones too.
+            if self.known > len(empty) or data == empty:
+                return
+        self.known = len(empty)
         what = "torn, or of another TensorRT or GPU"
         if self.pinned:
             raise StageFailed(f"the timing cache {self.path.name} is {what}: {self.backend.title} cannot use it here")
         if data:
             self.note(f"ignored the timing cache {self.path.name}: it is {what}")
-        builder_config.set_timing_cache(builder_config.create_timing_cache(b""), False)
 
     def finish(self, builder_config: Any, *, complete: bool) -> None:
         """Keep what the build learnt. Raises StageFailed if `complete` is asked for and it learnt anything."""
@@ -599,7 +603,7 @@ class _TimingCache:
         if learnt is None:
             return
         # A tactic that the cache did not know was timed, and is in the cache now.
-        grown = len(bytes(memoryview(learnt.serialize()))) - self.known
+        grown = len(_serialised(learnt)) - self.known
         if complete and grown > 0:
             raise StageFailed(
                 f"reproducible: the build timed tactics that are not in the timing cache {self.path.name} "
@@ -622,7 +626,7 @@ class _TimingCache:
                     learnt.combine(other, False)
                 new = self.path.with_suffix(".new")
                 with open(new, "wb") as stream:
-                    stream.write(memoryview(learnt.serialize()))
+                    stream.write(_serialised(learnt))
                     stream.flush()
                     os.fsync(stream.fileno())
                 os.replace(new, self.path)
@@ -635,19 +639,15 @@ class _TimingCache:
         except OSError:
             return b""
 
-    def _make(self, builder_config: Any, data: bytes) -> Any:
-        """Give the cache of these bytes, or None if they are torn or foreign.
-
-        TensorRT makes an empty cache of those, and says no more than a warning. 8.6 logs errors for good ones too
-        (those of a part of it, Myelin, which it then does without), but says how many entries it has loaded.
-        """
-        backend = self.backend
-        before, backend.loaded = backend.warnings, False
+    @staticmethod
+    def _make(builder_config: Any, data: bytes) -> Any:
         with contextlib.suppress(Exception):
-            cache = builder_config.create_timing_cache(data)
-            if backend.loaded or backend.warnings == before:
-                return cache
+            return builder_config.create_timing_cache(data)
         return None
+
+
+def _serialised(cache: Any) -> bytes:
+    return bytes(memoryview(cache.serialize()))
 
 
 def _dtype(native: Any) -> str:

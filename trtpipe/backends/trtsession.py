@@ -710,56 +710,80 @@ class TrtSession:
 
 
 class _Reader:
-    """Takes feeds on a thread of its own, fills the slots in turn and starts their way to the device."""
+    """Takes feeds, fills the slots in turn and starts their way to the device, on threads of its own.
+
+    Two threads, so that one batch is begun while the last pieces of the one before are still being read.
+    """
 
     def __init__(self, session: TrtSession, feeds: Iterable[Mapping[str, Array | Pending]]) -> None:
         self._session = session
         self._feeds = feeds
+        self._iterator = iter(feeds)
         self._slots = session._slots  # noqa: SLF001
         self._cuda = session._cuda  # noqa: SLF001
-        self._made: deque[Loaded | BaseException | None] = deque()
-        self._news = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        """Held while a feed is taken; and while it is filled, if that must be done in order."""
+        self._news = threading.Condition()
+        self._made: dict[int, Loaded | BaseException | None] = {}
+        self._taken = self._given = 0
         self._free = threading.Semaphore(len(self._slots))
         """Slots whose last batch has been launched, so that their events say when they are free."""
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="reader", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"reader {n}", daemon=True)
+            for n in range(min(2, len(self._slots)))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def _work(self) -> None:
-        end: BaseException | None = None
+        while self._one():
+            pass
+
+    def _one(self) -> bool:
+        """Take and fill one batch; False after the last."""
+        session = self._session
+        self._lock.acquire()
+        held = True
+        number = self._taken
+        made: Loaded | BaseException | None = None
         try:
-            feeds = iter(self._feeds)
-            number = 0
-            while True:
+            if not self._stopped.is_set():
                 self._free.acquire()
-                if self._stopped.is_set():
-                    break
+            if not self._stopped.is_set():
                 slot = self._slots[number % len(self._slots)]
-                self._cuda.wait_host(slot.arrived)  # what is in the host memory has been copied
-                if self._session._on_host:  # noqa: SLF001
-                    self._cuda.wait_host(slot.computed)  # computing reads it there
-                feed = next(feeds, None)
+                feed = next(self._iterator, None)
                 if feed is None:
-                    break
-                loaded = self._session._fill(slot, feed)  # noqa: SLF001
-                self._session._send(loaded)  # noqa: SLF001
-                self._made.append(loaded)
-                self._news.release()
-                number += 1
+                    self._stopped.set()  # for the other thread
+                else:
+                    if not any(isinstance(one, Pending) and one.ordered for one in feed.values()):
+                        self._taken += 1
+                        held = False
+                        self._lock.release()
+                    self._cuda.wait_host(slot.arrived)  # what is in the host memory has been copied
+                    if session._on_host:  # noqa: SLF001
+                        self._cuda.wait_host(slot.computed)  # computing reads it there
+                    made = session._fill(slot, feed)  # noqa: SLF001
+                    session._send(made)  # noqa: SLF001
         except BaseException as error:  # noqa: BLE001 - it goes to who asked for the batch
-            end = error
+            made = error
+            self._stopped.set()
         finally:
-            close = getattr(self._feeds, "close", None)
-            if close is not None:
-                with contextlib.suppress(Exception):
-                    close()
-        self._made.append(end)
-        self._news.release()
+            if held:
+                self._taken += 1
+                self._lock.release()
+        with self._news:
+            self._made[number] = made
+            self._news.notify_all()
+        return isinstance(made, tuple)
 
     def next(self) -> Loaded | None:
         """Give the next batch, or None after the last. Raises what taking or filling it raised."""
-        self._news.acquire()
-        made = self._made.popleft()
+        with self._news:
+            while self._given not in self._made:
+                self._news.wait()
+            made = self._made.pop(self._given)
+        self._given += 1
         if isinstance(made, BaseException):
             raise made
         return made
@@ -769,10 +793,16 @@ class _Reader:
         self._free.release()
 
     def stop(self) -> None:
-        """End the thread; a batch that it fills is finished first."""
+        """End the threads; a batch that they fill is finished first."""
         self._stopped.set()
-        self._free.release()
-        self._thread.join()
+        for _ in self._threads:
+            self._free.release()
+        for thread in self._threads:
+            thread.join()
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            with contextlib.suppress(Exception):
+                close()
 
 
 class _RuntimeCache:

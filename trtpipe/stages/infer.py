@@ -172,7 +172,9 @@ class Batches:
                     rest = one.source.shape[1:]
                     shape = rest if one.how == "run" else (fed, *rest)
                     fill = partial(self._fill, name, readers[name], count, start)
-                    feed[name] = Pending(shape=shape, dtype=one.source.dtype, fill=fill)
+                    feed[name] = Pending(
+                        shape=shape, dtype=one.source.dtype, fill=fill, ordered=not readers[name].anywhere
+                    )
                 self.counts.append((fed, count))
                 yield feed
 
@@ -189,7 +191,10 @@ class Batches:
                 if np.isnan(np.min(piece)):  # a minimum carries NaN along and needs no second array
                     found.append(True)
 
-        reader.fill(rows[:count], check if checked else None)
+        if reader.anywhere:
+            reader.fill_from(start, rows[:count], check if checked else None)
+        else:
+            reader.fill(rows[:count], check if checked else None)
         if found:
             self._check(name, rows[:count], start, np)
         if count < rows.shape[0]:
