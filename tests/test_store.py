@@ -114,10 +114,14 @@ def tampered(record, how):
         record["artifact"]["files"]["a.txt"][0] = "../" * 20 + "a" * 4
     elif how == "seconds":
         del record["seconds"]
+    elif how == "notes":
+        record["notes"] = ["hallo"]
+    if how != "notes":
+        del record["check"]  # it would notice all of these
     return record
 
 
-@pytest.mark.parametrize("how", ["params", "digest", "path", "size", "sha", "seconds"])
+@pytest.mark.parametrize("how", ["params", "digest", "path", "size", "sha", "seconds", "notes"])
 def test_an_action_record_that_does_not_say_what_it_should_is_a_miss(store, how):
     commit(store, {"a.txt": b"content"})
     path = store.action_path(a_key().digest)
