@@ -11,9 +11,9 @@ from tests.helpers import PROJECT
 LAYERS = [
     {"errors", "events", "key", "reasons", "variant", "__init__"},
     {"state", "environment", "store", "locks", "quarantine", "signing", "transport", "measure", "parallel", "backends"},
-    {"stage", "entrypoint", "onnxfile", "tensors", "steps", "precision", "planheader", "preflight", "pictures", "draw", "tradeoff", "metrics",
-     "lower", "working", "readable", "truth", "gates", "trial", "quantization", "comparing",
-     "bisection", "modelopt",     "runtimes"},
+    {"stage", "entrypoint", "onnxfile", "tensors", "steps", "precision", "planheader", "preflight", "pictures", "draw",
+     "tradeoff", "metrics", "lower", "working", "readable", "truth", "gates", "trial", "quantization", "comparing",
+     "bisection", "modelopt", "runtimes"},
     {"stages", "stage types"},
     {"document", "matrix", "pipeline", "schema", "inputs", "remote"},
     {"runner", "worker", "lock", "history", "care", "verify", "sharing", "attest"},
