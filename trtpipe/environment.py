@@ -163,9 +163,7 @@ def gpu_state() -> dict[str, Any] | None:
             found["temperature_c"] = number.value
         if nvml.nvmlDeviceGetPowerUsage(handle, ctypes.byref(number)) == 0:
             found["power_w"] = round(number.value / 1000, 1)
-        if nvml.nvmlDeviceGetCurrPcieLinkGeneration(
-            handle, ctypes.byref(number)
-        ) == 0:
+        if nvml.nvmlDeviceGetCurrPcieLinkGeneration(handle, ctypes.byref(number)) == 0:
             found["pcie_generation"] = number.value
         if nvml.nvmlDeviceGetCurrPcieLinkWidth(handle, ctypes.byref(number)) == 0:
             found["pcie_width"] = number.value
