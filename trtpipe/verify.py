@@ -169,14 +169,19 @@ def _downstream(
     target = next((n for n in after if stages[n].type == "infer"), None)
     if target is None:
         return None, "no stage below it infers on data"
-    needed = set(stored.runner.pipeline.closure([target]))
-    for name in stored.runner.pipeline.closure([target]):
-        if name not in stored.artifacts:
-            stored.take(name)
-    changed = {stage.name: made}
-    for name in (n for n in after[1:] if n in needed):
+    needed = stored.runner.pipeline.closure([target])
+    again = [n for n in after[1:] if n in needed]
+    for name in again:
         if missing := stored.runner.needs_gpu(stages[name]):
             return None, missing
+    try:
+        for name in needed:
+            if name not in stored.artifacts:
+                stored.take(name)
+    except errors.StageFailed as error:
+        return None, str(error)
+    changed = {stage.name: made}
+    for name in again:
         changed[name] = _make(stored, name, changed, stack, tell)
     artifact = stored.artifacts[target]
     old = Given(artifact.kind, stored.runner.store.tree(artifact), tuple(sorted(artifact.files)), target)
