@@ -585,7 +585,9 @@ class _TimingCache:
             mine = builder_config.get_timing_cache()
         empty = _serialised(mine)
         known = self._make(builder_config, data) if data else None
-        if known is not None and mine.combine(known, False):
+        if known is not None:
+            # What combine gives back is no help: 8.6 was seen to use timings after it, and this to say "ignored".
+            mine.combine(known, False)
             self.known = len(_serialised(mine))
             # A torn or foreign one is made into an empty one, with no other sign: 8.6 logs errors for good ones too.
             if self.known > len(empty) or data == empty:
