@@ -70,12 +70,17 @@ def run_stage(
     return folder / "out"
 
 
+def _surroundings() -> dict[str, str]:
+    """Give the environment without what would send a test's artifacts elsewhere."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TRTPIPE_ARTIFACTS")}
+
+
 def trtpipe(*args: str | Path, cwd: Path, env: dict[str, str] | None = None, timeout: float = 240) -> Any:
     """Run the command in a process of its own, as a user does."""
     return subprocess.run(
         [sys.executable, "-m", "trtpipe", *map(str, args)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": PATHS, "COLUMNS": "120", "NO_COLOR": "1", **(env or {})},
+        env={**_surroundings(), "PYTHONPATH": PATHS, "COLUMNS": "120", "NO_COLOR": "1", **(env or {})},
         capture_output=True,
         text=True,
         timeout=timeout,
