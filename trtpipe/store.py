@@ -23,6 +23,7 @@ import os
 import shutil
 import stat
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import key as keys
@@ -42,13 +43,15 @@ _GUARD_SECONDS = 120.0
 _FICLONE = 0x40049409
 
 
-class Artifact(NamedTuple):
-    """What a stage made: `files` maps a posix path to (SHA-256, bytes)."""
-
+class _Artifact(NamedTuple):
     kind: str
     files: dict[str, tuple[str, int]]
 
-    @property
+
+class Artifact(_Artifact):
+    """What a stage made: `files` maps a posix path to (SHA-256, bytes), and does not change once it is given."""
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the kind, the names and the contents."""
         return keys.digest({"kind": self.kind, "files": {name: sha for name, (sha, _) in self.files.items()}})
