@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import errors, locks
 from trtpipe import key as keys
-from trtpipe.store import Artifact, Store, artifact_of, sound
+from trtpipe.store import Artifact, Store, artifact_of, sound, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -228,9 +228,11 @@ def _verify_trees(store: Store, known: dict[str, Artifact]) -> list[Finding]:
 
 def pin(store: Store, found: Iterable[tuple[str, str, Artifact]]) -> None:
     """Keep artifacts, given as (label, key, artifact), until they are unpinned."""
+    folder = os.path.join(store.folder, "pins")
+    os.makedirs(folder, exist_ok=True)
     for label, key, artifact in found:
         pinned = {"label": label, "key": key, "kind": artifact.kind, "files": artifact.files, "digest": artifact.digest}
-        store.write_file(os.path.join(store.folder, "pins", f"{key}.json"), json.dumps(pinned, indent=1).encode())
+        write_file(os.path.join(folder, f"{key}.json"), json.dumps(pinned, indent=1).encode())
 
 
 def unpin(store: Store, wanted: Iterable[str]) -> list[str]:

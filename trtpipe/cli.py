@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from trtpipe import __version__, environment, errors, pipeline
 from trtpipe.state import State
-from trtpipe.store import Store
+from trtpipe.store import Store, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -467,9 +467,7 @@ def schema(args: argparse.Namespace) -> int:
     if args.write:
         try:
             os.makedirs(args.folder, exist_ok=True)
-            with open(path + ".tmp", "w", encoding="utf-8") as stream:
-                stream.write(text)
-            os.replace(path + ".tmp", path)
+            write_file(path, text.encode())
         except OSError as error:
             raise errors.StoreError(f"{path} cannot be written: {error.strerror}") from None
         print(json.dumps({"file": path, "fresh": True}) if args.json else path)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trtpipe import environment, errors, events, inputs, reasons
 from trtpipe import key as keys
 from trtpipe.key import Key
-from trtpipe.store import Artifact
+from trtpipe.store import Artifact, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -187,13 +187,8 @@ def write(path: str, lock: Lock, document: str) -> bool:
                 return False
     except OSError:
         pass
-    temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "wb") as stream:
-            stream.write(new)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        write_file(path, new)
     except OSError as error:
         raise errors.StoreError(f"{path} cannot be written: {error.strerror}") from None
     return True
@@ -406,14 +401,11 @@ def root_name(document: str) -> str:
 def keep_root(runner: Runner, document: str) -> None:
     """Let `cache gc` know of a document that has a lock."""
     path = os.path.abspath(document)
-    folder = os.path.join(runner.store.folder, "roots")
-    file = os.path.join(folder, root_name(path))
+    file = os.path.join(runner.store.folder, "roots", root_name(path))
     if os.path.exists(file):
         return
     try:
-        os.makedirs(folder, exist_ok=True)
-        with open(f"{file}.{os.getpid()}.tmp", "w", encoding="utf-8", errors="surrogateescape") as stream:
-            stream.write(path)
-        os.replace(f"{file}.{os.getpid()}.tmp", file)
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        write_file(file, path.encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise errors.StoreError(f"{file} cannot be written: {error.strerror}") from None

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from trtpipe.stage import Input
+
 Dim = int | str
 MODEL = "model.onnx"
 DATA = "model.onnx.data"
@@ -61,6 +63,14 @@ def dtype_name(element_type: int) -> str:
 def itembits(dtype: str) -> int:
     """Give the bits that one element of a dtype takes. Raises KeyError for one without a fixed size."""
     return _BITS[dtype]
+
+
+def of_input(given: Input) -> Path:
+    """Give the path of an input's model: an artifact's `model.onnx`, or the only ONNX file from outside.
+
+    Raises StageFailed if there is not just one.
+    """
+    return given.path(MODEL) if MODEL in given.files else given.one(".onnx")
 
 
 def load(path: Path, *, label: str | None = None) -> onnx.ModelProto:

@@ -356,7 +356,9 @@ class Store:
         }
         action["check"] = _check_of(action)
         text = json.dumps(action, indent=1, sort_keys=True, ensure_ascii=False)
-        self.write_file(self.action_path(key.digest), text.encode())
+        path = self.action_path(key.digest)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        write_file(path, text.encode())
 
     def _inodes(self, known: Iterable[Artifact]) -> dict[tuple[int, int], tuple[str, int]]:
         """Give (device, inode) → (digest, size) of stored files that a body may have linked to."""
@@ -418,22 +420,6 @@ class Store:
         except OSError as error:
             raise self._error(error) from None
         return target
-
-    def write_file(self, path: str, data: bytes) -> None:
-        """Write a file that appears whole or not at all. Raises OSError."""
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
-        try:
-            with open(temporary, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        _sync(os.path.dirname(path))
 
     # --- trees and the view
 
@@ -731,6 +717,25 @@ def _link(source: str, target: str) -> bool:
             raise
         return False
     return True
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write a file into a folder that is there: it appears whole or not at all, with nothing left behind.
+
+    Raises OSError.
+    """
+    temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync(os.path.dirname(path) or ".")
 
 
 def _sync(path: str) -> None:

@@ -14,10 +14,8 @@ from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from trtpipe.comparing import Compared
-    from trtpipe.stage import Input
     from trtpipe.tensors import Source
 
 FIGURES = ("max_abs", "mean_abs", "relative_l2", "cosine", "cosine_min", "psnr", "mismatched", "nan")
@@ -154,7 +152,7 @@ def _reference(ctx: Context) -> Mapping[str, Source]:
         raise StageFailed(
             "found no input reference, expected it, or model and data: then onnxruntime runs the model on the data"
         )
-    path = _model(ctx.inputs["model"])
+    path = onnxfile.of_input(ctx.inputs["model"])
     inputs, _ = onnxfile.signature(onnxfile.load(path))
     samples = trial.samples(ctx.inputs["data"], inputs, most=1 << 62)
     session = trial.Trial(path)
@@ -182,18 +180,12 @@ def _reference(ctx: Context) -> Mapping[str, Source]:
     return tensors.open_input(Input(name="reference", kind="tensors", folder=folder, files=files, label="onnxruntime"))
 
 
-def _model(given: Input) -> Path:
-    from trtpipe import onnxfile
-
-    return given.path(onnxfile.MODEL) if onnxfile.MODEL in given.files else given.one(".onnx")
-
-
 def _bisect(ctx: Context, worst: list[dict[str, Any]]) -> dict[str, Any]:
     """Compare the two models' inner tensors, on the samples that differ most."""
     from trtpipe import bisection, onnxfile, trial
 
     params: CompareParams = ctx.params
-    right, wrong = _model(ctx.inputs["model"]), _model(ctx.inputs["candidate_model"])
+    right, wrong = onnxfile.of_input(ctx.inputs["model"]), onnxfile.of_input(ctx.inputs["candidate_model"])
     model = onnxfile.load(right)
     inputs, _ = onnxfile.signature(model)
     if "data" in ctx.inputs:

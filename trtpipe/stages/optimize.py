@@ -67,7 +67,7 @@ def run(ctx: Context) -> None:
 
     params: OptimizeParams = ctx.params
     given = ctx.inputs["model"]
-    source = given.path(onnxfile.MODEL) if onnxfile.MODEL in given.files else given.one(".onnx")
+    source = onnxfile.of_input(given)
     label = given.label if given.kind == "file" else source.name
     light = onnxfile.load(source, label=label)
     onnxfile.external_files(light, source.parent, label=label, known=given.files)

@@ -61,7 +61,7 @@ def run(ctx: Context) -> None:
 
     params: ParseParams = ctx.params
     given = ctx.inputs["model"]
-    source = given.path(onnxfile.MODEL) if onnxfile.MODEL in given.files else given.one(".onnx")
+    source = onnxfile.of_input(given)
     label = given.label if given.kind == "file" else source.name
     model = onnxfile.load(source, label=label)
     files = onnxfile.external_files(model, source.parent, label=label, known=given.files)

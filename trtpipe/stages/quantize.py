@@ -93,7 +93,7 @@ def run(ctx: Context) -> None:
 
     params: QuantizeParams = ctx.params
     given = ctx.inputs["model"]
-    source = given.path(onnxfile.MODEL) if onnxfile.MODEL in given.files else given.one(".onnx")
+    source = onnxfile.of_input(given)
     label = given.label if given.kind == "file" else source.name
     if params.mode != "int8":
         modelopt.require()
