@@ -197,7 +197,12 @@ class Transport:
         path = self._path(name)
         with self._errors(name):
             if self.scheme not in READ_ONLY:
-                data: bytes = self._fs.cat_file(path, start=start, end=end)
+                # s3fs was once seen to give None on a loaded machine; a second None is a read that was cut off.
+                data: bytes = (
+                    self._fs.cat_file(path, start=start, end=end)
+                    or self._fs.cat_file(path, start=start, end=end)
+                    or b""
+                )
             else:
                 # This way fsspec stops reading when it sees that the server sends the whole file instead of a range.
                 with self._fs.open(path, "rb", block_size=CHUNK, cache_type="none", size=size) as stream:
