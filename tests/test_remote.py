@@ -436,6 +436,40 @@ def test_two_who_write_one_key_at_once_leave_one_whole_artifact(place, server, s
             assert one.fetch(a_key().digest, artifact=artifact.digest).artifact == artifact
 
 
+def test_who_is_done_first_leaves_the_transfers_of_others_alone(proxied, place, server):
+    name = blob(proxied.artifact, "engine.plan")
+    mine = Transport(access(place, proxied.proxy.url, timeout=20.0))
+    assert mine.size(name) == 30 * MIB
+    with ThreadPoolExecutor(1) as pool:
+        other = Transport(access(place, server.url))
+        assert other.size(name) == 30 * MIB
+        proxied.proxy.stall = True
+        waiting = pool.submit(mine.get, name, 30 * MIB)
+        time.sleep(0.3)
+        other.stop()
+        time.sleep(0.3)
+        proxied.proxy.stall = False
+        assert len(waiting.result()) == 30 * MIB
+
+
+def test_what_was_stopped_on_its_way_did_not_come(proxied, place):
+    name = blob(proxied.artifact, "engine.plan")
+    mine = Transport(access(place, proxied.proxy.url, timeout=20.0))
+    assert mine.size(name) == 30 * MIB
+    proxied.proxy.stall = True
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [
+            pool.submit(mine.get, name, 30 * MIB),
+            pool.submit(mine.put, f"{name}.copy", b"x"),
+            pool.submit(mine.size, name),
+        ]
+        time.sleep(0.3)
+        mine.stop()
+        for one in waiting:
+            with pytest.raises(NotReachable, match="stopped"):
+                one.result(timeout=5)
+
+
 def test_two_who_fetch_into_one_store_at_once_both_get_it(proxied, tmp_path, place, server):
     def fetch(_):
         folder = proxied.store.folder

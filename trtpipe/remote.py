@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -233,6 +234,7 @@ class Remote:
         """Keys that were looked for already, and need not be again."""
         self._warn, self._warned = warn, set[str]()
         self._transport: Transport | None = None
+        self._making = threading.Lock()
         self._bad: set[str] = set()
         self._closed = False
         self._chunks = ThreadPoolExecutor(JOBS * AHEAD, "trtpipe-chunk")
@@ -255,9 +257,10 @@ class Remote:
     @property
     def transport(self) -> Transport:
         """The client, made when it is first needed. Raises EnvironmentMissing."""
-        if self._transport is None:
-            self._transport = Transport(self.settings.access)
-        return self._transport
+        with self._making:
+            if self._transport is None:
+                self._transport = Transport(self.settings.access)
+            return self._transport
 
     def warn(self, text: str) -> None:
         """Tell people something, once."""

@@ -7,14 +7,19 @@ ones are on their way, and can go on where an interrupted download stopped.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
+import threading
+import weakref
 from collections import deque
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe.errors import EnvironmentMissing
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Future
 
@@ -77,6 +82,7 @@ class Transport:
         self._secrets = [str(v) for v in _leaves(access.options) if len(str(v)) >= 4]
         self._ranges = True
         self._stopped = False
+        self._tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         try:
             import fsspec
             from fsspec.core import url_to_fs
@@ -95,6 +101,8 @@ class Transport:
 
     def _options(self, access: Access) -> dict[str, Any]:
         made: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+        if self.scheme != "file":
+            made["loop"] = _loop()
         if self.scheme == "s3":
             made["config_kwargs"] = {
                 "connect_timeout": CONNECT_SECONDS,
@@ -124,16 +132,13 @@ class Transport:
     def stop(self) -> None:
         """End what is on its way now, so that no thread waits for a server until its time limit."""
         self._stopped = True
-        if getattr(self._fs, "async_impl", False):
-            import asyncio
-
-            loop = self._fs.loop
+        if self.scheme != "file":
 
             def cancel() -> None:
-                for task in asyncio.all_tasks(loop):
+                for task in list(self._tasks):
                     task.cancel()
 
-            loop.call_soon_threadsafe(cancel)
+            _loop().call_soon_threadsafe(cancel)
 
     # --- reading
 
@@ -197,12 +202,7 @@ class Transport:
         path = self._path(name)
         with self._errors(name):
             if self.scheme not in READ_ONLY:
-                # s3fs was once seen to give None on a loaded machine; a second None is a read that was cut off.
-                data: bytes = (
-                    self._fs.cat_file(path, start=start, end=end)
-                    or self._fs.cat_file(path, start=start, end=end)
-                    or b""
-                )
+                data: bytes = self._fs.cat_file(path, start=start, end=end)
             else:
                 # This way fsspec stops reading when it sees that the server sends the whole file instead of a range.
                 with self._fs.open(path, "rb", block_size=CHUNK, cache_type="none", size=size) as stream:
@@ -211,8 +211,6 @@ class Transport:
                         data = stream.read(end - start)
                     except ValueError:
                         raise _NoRanges from None
-        if self._stopped:
-            raise NotReachable("stopped")
         if len(data) != end - start:
             raise NotReachable(f"{name}: found {len(data)} bytes at {start}, expected {end - start}: it was cut off")
         return data
@@ -263,13 +261,18 @@ class Transport:
     @contextlib.contextmanager
     def _errors(self, name: str) -> Iterator[None]:
         """Turn whatever fsspec's file systems raise into one of three."""
+        _owner.set(self._tasks)
         try:
             yield
+            if self._stopped:  # fsspec gives None for what was cancelled, as if it had been done
+                raise NotReachable(f"{name}: stopped")
         except (TransportError, _NoRanges):
             raise
         except FileNotFoundError:
             raise NotThere(name) from None
         except Exception as error:  # noqa: BLE001 — fsspec's file systems raise what they like
+            if self._stopped:
+                raise NotReachable(f"{name}: stopped") from None
             status = getattr(error, "status", None) or _status(error)
             text = self._text(error)
             if status == 416:
@@ -287,6 +290,37 @@ class Transport:
         for secret in self._secrets:
             text = text.replace(secret, "…")
         return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+_owner: ContextVar[weakref.WeakSet[asyncio.Task[Any]] | None] = ContextVar("owner", default=None)
+
+
+_starting = threading.Lock()
+
+
+@functools.cache
+def _started() -> asyncio.AbstractEventLoop:
+    """Start an event loop in a thread. It notes whose each task is: in fsspec's own loop, nobody could tell them apart.
+
+    What a thread asks fsspec for runs here in a copy of the thread's context, and what that starts does, too.
+    """
+    import asyncio
+
+    def make(loop: asyncio.AbstractEventLoop, work: Any, **more: Any) -> asyncio.Task[Any]:
+        task = asyncio.Task(work, loop=loop, **more)
+        if (tasks := _owner.get()) is not None:
+            tasks.add(task)
+        return task
+
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(make)
+    threading.Thread(target=loop.run_forever, name="trtpipe-remote", daemon=True).start()
+    return loop
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    with _starting:
+        return _started()
 
 
 class _Beyond(NotReachable):
