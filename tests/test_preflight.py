@@ -84,6 +84,15 @@ def test_a_gpu_that_the_runtime_or_the_plan_does_not_serve_is_named(tmp_path, he
     assert "built for [86]" in bad(path, manifest(tmp_path, target={"compute_capabilities": [86]}))["GPU"]
 
 
+@pytest.mark.parametrize(("gpu", "precision", "said"), [
+    (H100, "fp32", True), (H100, "model", True), (H100, "fp16", False), (H100, "tf32", False), (ADA, "fp32", False),
+])  # fmt: skip
+def test_float32_that_is_none_is_told_of(tmp_path, here, gpu, precision, said):
+    here(gpus=(gpu,), tensorrt_rtx="1.4.0.76")
+    checks = preflight.check(plan(tmp_path), manifest(tmp_path, precision=precision))
+    assert any("multiplies float32 in TF32" in c.found for c in checks) == said
+
+
 @pytest.mark.parametrize(
     ("level", "gpu", "fits"),
     [("none", H100, False), ("ampere+", H100, True), ("same_compute_capability", H100, False), ("none", ADA, True)],

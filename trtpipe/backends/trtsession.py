@@ -176,8 +176,8 @@ class TrtSession:
             self.close()
             raise
         gpu = environment.gpus()[0]
-        if backend.rtx and gpu.compute_capability.startswith("9.") and manifest.get("precision") in ("fp32", "model"):
-            # Measured with 1.4.0.76: the relative error is 7e-4 with the TF32 flag set or clear.
+        rounds = backend.rtx and environment.rtx_rounds(gpu.compute_capability)
+        if rounds and manifest.get("precision") in ("fp32", "model"):
             note(f"{backend.title} multiplies float32 in TF32 on {gpu.name}, whatever it is told")
         self.info: Mapping[str, Any] = {
             "runtime": backend.name,
