@@ -11,6 +11,7 @@ import pytest
 from tests.helpers import project, python_stage, trtpipe
 from tests.models import conv, save
 from trtpipe import verify
+from trtpipe.backends import trtproof
 
 RANDOM = """\
 import os
@@ -99,6 +100,7 @@ def test_an_engine_whose_bytes_differ_is_judged_by_its_outputs_on_data(tmp_path,
     result = trtpipe("verify", "p.yaml", "e", "--backend", "onnxruntime", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "engine.onnx differ; drifts by 0 of the largest value (the outputs of s; bound 0.001)" in result.stdout
+    assert "layers: not compared: onnxruntime tells no tactics" in result.stdout
     np.savez(tmp_path / "data.npz", image=np.zeros((4, 3, 8, 8), np.float32))
     result = trtpipe("verify", "p.yaml", "e", "--backend", "onnxruntime", cwd=tmp_path)
     assert result.returncode == 5
@@ -108,6 +110,42 @@ def test_an_engine_whose_bytes_differ_is_judged_by_its_outputs_on_data(tmp_path,
     result = trtpipe("verify", "p.yaml", "e", "--backend", "onnxruntime", cwd=tmp_path)
     assert result.returncode == 5
     assert "by nobody knows how much (no stage below it infers on data" in result.stdout
+
+
+def engine(folder, plan, layers, **proof):
+    folder.mkdir()
+    (folder / "engine.plan").write_bytes(plan)
+    (folder / "manifest.json").write_text(json.dumps({"runtime": "tensorrt", "precision_proof": proof}))
+    if layers is not None:
+        record = trtproof.layers(json.dumps({"Layers": layers}))
+        (folder / "layers.json").write_text(json.dumps(record))
+    return verify.Given("engine", str(folder), tuple(sorted(p.name for p in folder.iterdir())), "engine")
+
+
+def by_tactic(name):
+    outputs = [{"Name": "o", "Format/Datatype": "Row major linear FP32"}]
+    return [{"Name": "conv1", "LayerType": "CaskConvolution", "Outputs": outputs, "TacticName": name}]
+
+
+def test_engines_whose_plans_differ_are_compared_layer_by_layer(tmp_path):
+    old, new = engine(tmp_path / "old", b"a", by_tactic("k64")), engine(tmp_path / "new", b"b", by_tactic("k32"))
+    different = ("engine.plan", "layers.json")
+    assert verify._layers(old, new) == ("layers: 1, 1 with another tactic", "layer conv1: tactic k64 → k32")
+    assert verify._details(old, new, different) == ()
+    # Tactics say why values drift, not how far: that is for data to say.
+    assert verify._drift(old, new, ("layers.json",)) is None
+    same = engine(tmp_path / "same", b"c", by_tactic("k64"))
+    assert verify._layers(old, same) == ("layers: 1, all with the same tactics, types and formats",)
+
+
+def test_engines_whose_layers_were_not_inspected_are_said_to_be(tmp_path):
+    why = {"status": "unproven", "why": "the new plan cannot be inspected"}
+    old, new = engine(tmp_path / "old", b"a", by_tactic("k64")), engine(tmp_path / "new", b"b", None, **why)
+    assert verify._layers(old, new) == ("layers: not compared: the new plan cannot be inspected",)
+    assert verify._layers(engine(tmp_path / "other", b"a", None), new) == (
+        "layers: not compared: tensorrt tells no tactics",
+    )
+    assert verify._layers(old._replace(kind="buffers"), new) == ()
 
 
 def drift(tmp_path, a, b):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BOUND = 1e-3
 _LISTED = 5
+_LAYERS = "layers.json"
 _FOR_PEOPLE = (".txt", ".png", ".md", ".html", ".svg")
 
 
@@ -125,7 +126,7 @@ def _rebuilt(stored: _Stored, stage: Stage, number: int, tell: Callable[[str], N
             return Rebuilt(stage.name, stage.type, number, equal, (), 0.0, "", ())
         tree = stored.runner.store.tree(artifact)
         old = Given(artifact.kind, tree, tuple(sorted(artifact.files)), stage.name)
-        details = _details(old, made, different)
+        details = (*_details(old, made, different), *_layers(old, made))
         drift = _drift(old, made, different)
         measured = "its own values"
         if drift is None:
@@ -211,7 +212,7 @@ def _drift(old: Given, new: Given, names: Sequence[str]) -> float | None:
 def _file_drift(old: str, new: str) -> float | None:
     if old.endswith(".npy"):
         return _array_drift(old, new)
-    if old.endswith((".json", ".jsonl")) and os.path.basename(old) != "manifest.json":
+    if old.endswith((".json", ".jsonl")) and os.path.basename(old) not in ("manifest.json", _LAYERS):
         return _json_drift(_rows(old), _rows(new))
     with open(old, "rb") as a, open(new, "rb") as b:
         return 0.0 if a.read() == b.read() else None
@@ -281,13 +282,29 @@ def _details(old: Given, new: Given, different: Sequence[str]) -> tuple[str, ...
     """Say what differs in manifests and other JSON: tactics, ranges, layers, by name."""
     lines = []
     for name in different:
-        if name.endswith(".json") and name in old.files and name in new.files:
+        if name.endswith(".json") and name != _LAYERS and name in old.files and name in new.files:
             a, b = (_rows(os.path.join(g.folder, *name.split("/"))) for g in (old, new))
             found = keys.difference(a, b)
             lines += [f"{name}: {path}: {_short(x)} → {_short(y)}" for path, x, y in found[:_LISTED]]
             if len(found) > _LISTED:
                 lines.append(f"{name}: and {len(found) - _LISTED} more")
     return tuple(lines)
+
+
+def _layers(old: Given, new: Given) -> tuple[str, ...]:
+    """Say how the layers of two engines differ: other tactics, types, fusions; or why that is not known."""
+    if "manifest.json" not in (*old.files, *new.files) or old.kind != "engine":
+        return ()
+    from trtpipe.backends import trtproof
+
+    for side in (old, new):
+        if _LAYERS not in side.files:
+            manifest = _rows(os.path.join(side.folder, "manifest.json")) if "manifest.json" in side.files else {}
+            proof = manifest.get("precision_proof", {})
+            why = proof.get("why") or f"{manifest.get('runtime', 'the runtime')} tells no tactics"
+            return (f"layers: not compared: {why}",)
+    a, b = (_rows(os.path.join(side.folder, _LAYERS)) for side in (old, new))
+    return trtproof.compared(a, b, _LISTED)
 
 
 def _short(value: Any) -> str:

@@ -244,6 +244,38 @@ def test_the_inspector_proves_the_precision_of_a_tensorrt_engine(backend, tmp_pa
     assert proof["layers"].get("float16", 0) > 0, proof
 
 
+def test_a_rebuilt_engine_is_compared_by_its_tactics_and_by_its_outputs(backend, tmp_path):
+    if backend.name != "tensorrt":
+        pytest.skip("a TensorRT-RTX plan is compiled when it is loaded, and tells no tactics")
+    models.save(models.conv(8, side=64, channels=64), tmp_path / "m.onnx")
+    np.save(tmp_path / "image.npy", image(8, side=64)["image"])
+    stages = """\
+  network: {type: parse, inputs: {model: {file: m.onnx}}}
+  config: {type: configure, inputs: {network: network}, params: {verbosity: detailed}}
+  engine: {type: build, inputs: {config: config}}
+  buffers: {type: allocate, inputs: {engine: engine}}
+  scores: {type: infer, inputs: {engine: engine, buffers: buffers, data: {file: image.npy}}}
+"""
+    path = project(tmp_path, stages)
+    said = trtpipe("run", path, "--backend", backend.name, cwd=tmp_path)
+    assert said.returncode == 0, said.stderr + said.stdout
+    stored = trtpipe("show", path, "engine/layers.json", "--backend", backend.name, cwd=tmp_path)
+    record = json.loads(Path(stored.stdout.strip()).read_text())
+    print(json.dumps(record, indent=1))
+    assert record["detail"] == "detailed"
+    assert any(layer.get("tactic") or layer.get("tactic_value") for layer in record["layers"])
+    assert all(output["type"] != "unknown" for layer in record["layers"] for output in layer["outputs"])
+    said = trtpipe("verify", path, "engine", "--backend", backend.name, "--bound", "0.01", cwd=tmp_path)
+    print(said.stdout, said.stderr)
+    assert said.returncode == 0
+    # TensorRT times kernels, so either may come out; what differs is told in words, by layers and by outputs.
+    if "files are byte-equal" not in said.stdout:
+        assert "engine.plan" in said.stdout
+        assert f"layers: {len(record['layers'])}, " in said.stdout
+        assert "not compared" not in said.stdout
+        assert "of the largest value (the outputs of scores; bound 0.01)" in said.stdout
+
+
 def test_integer_half_and_boolean_tensors_pass_through(backend, tmp_path):
     nodes = [
         helper.make_node("Add", ["ids", "ids"], ["twice"], name="twice"),
@@ -491,7 +523,7 @@ def test_an_engine_of_a_model_that_was_to_be_half_is_half(backend, tmp_path):
     config["flags"] = []
     backend.build(chain.config / "model.onnx", config, tmp_path / "fp32.plan", tmp_path / "timing", print)
     with pytest.raises(StageFailed, match=r"(?s)the engine is mostly float32: 0%.*float32 "):
-        check_precision(backend._proof(tmp_path / "fp32.plan"), config)
+        check_precision(backend._inspected(tmp_path / "fp32.plan")["precision_proof"], config)
 
 
 def test_no_free_device_memory_is_told_with_the_numbers_and_nothing_stays_allocated(backend, tmp_path):

@@ -299,7 +299,8 @@ class TrtBackend:
     ) -> dict[str, Any]:
         """Build and serialise a plan into the file `plan`.
 
-        Gives `bindings`, `target` and `precision_proof` for the manifest. `pinned` is a timing cache that is used
+        Gives `bindings`, `target` and `precision_proof` for the manifest, and `layers` where the inspector told
+        them (see trtproof). `pinned` is a timing cache that is used
         and never changed; with `reproducible` every timing must be in it. Raises StageFailed with the runtime's own
         last errors. On RTX this needs no GPU.
         """
@@ -340,11 +341,7 @@ class TrtBackend:
             for mode in ("input", "output")
             for t in io[f"{mode}s"]
         ]
-        return {
-            "bindings": bindings,
-            "target": self._target(config),
-            "precision_proof": self._proof(plan),
-        }
+        return {"bindings": bindings, "target": self._target(config), **self._inspected(plan)}
 
     def _check_reproducible(self, config: Mapping[str, Any], pinned: Path | None, *, reproducible: bool) -> None:
         if pinned is not None:
@@ -498,17 +495,18 @@ class TrtBackend:
             "hardware_compatibility": config["hardware_compatibility"],
         }
 
-    def _proof(self, plan: Path) -> dict[str, Any]:
-        """Give the engine's layers by type of what they make, or why that cannot be told here."""
+    def _inspected(self, plan: Path) -> dict[str, Any]:
+        """Give `precision_proof`, the engine's layers by type of what they make or why that cannot be told here.
+
+        Where it can be told, `layers` too: what each layer is, and by which tactic it computes.
+        """
         if self.rtx:
             # The plan is the same whether or not a GPU is here, and its manifest shall be too.
-            return {
-                "status": "unproven",
-                "why": "a TensorRT-RTX plan is compiled for the GPU when it is loaded; its network is strongly typed",
-            }
+            why = "a TensorRT-RTX plan is compiled for the GPU when it is loaded; its network is strongly typed"
+            return {"precision_proof": {"status": "unproven", "why": why}}
         from polygraphy.backend.trt import EngineFromBytes
 
-        from trtpipe.backends.trtproof import table
+        from trtpipe.backends import trtproof
 
         try:
             with self._calls("the new plan cannot be inspected"):
@@ -516,9 +514,10 @@ class TrtBackend:
                 engine = EngineFromBytes(plan.read_bytes(), runtime=runtime)()
                 inspector = engine.create_engine_inspector()
                 text = inspector.get_engine_information(self.trt.LayerInformationFormat.JSON)
-            return table(text)
+                # Within the calls: what the inspector writes is not always JSON, and that is no reason to fail.
+                return {"precision_proof": trtproof.table(text), "layers": trtproof.layers(text)}
         except StageFailed as error:
-            return {"status": "unproven", "why": str(error)}
+            return {"precision_proof": {"status": "unproven", "why": str(error)}}
 
     # -- run -----------------------------------------------------------------------------------------------------
 

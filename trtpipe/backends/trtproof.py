@@ -1,4 +1,7 @@
-"""What precision an engine really has: the engine inspector's layers reduced to a table. Pure Python."""
+"""What an engine is made of: the engine inspector's layers, reduced to a table and to what can be compared.
+
+Pure Python: the inspector's JSON goes in, records come out.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 # The inspector writes types in prose ("Channel major FP16 format where channel % 8 == 0") and in words ("Half").
 _TYPES = (
@@ -24,6 +27,11 @@ _TYPES = (
     (re.compile(r"\bInt64\b", re.IGNORECASE), "int64", 8.0),
     (re.compile(r"\bBool\b", re.IGNORECASE), "bool", 1.0),
 )
+
+# What an address looks like in a name that a builder made up: it differs in each process. Hashes are longer.
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{8,12}(?![0-9a-fA-F])|(?<!\d)\d{14,15}(?!\d)")
+DETAILED = "verbosity: detailed"
+_LONGEST_NAME, _LONGEST_TACTIC = 72, 200
 
 
 def _type(text: str) -> tuple[str, float]:
@@ -68,17 +76,17 @@ def table(information: str) -> dict[str, Any]:
     A layer counts under the type of its first output. Where the plan holds layer names only, the status is
     "unproven" and `why` says what would help.
     """
-    layers = json.loads(information, strict=False).get("Layers", [])  # names hold raw line ends
+    layers = _layers(information)
     if not layers or not all(isinstance(layer, dict) for layer in layers):
         return {
             "status": "unproven",
-            "why": "the plan holds layer names only; configure with verbosity: detailed to see their types",
+            "why": f"the plan holds layer names only; configure with {DETAILED} to see their types",
         }
     count: Counter[str] = Counter()
     weights: Counter[str] = Counter()
     for layer in layers:
         outputs = layer.get("Outputs") or []
-        count[_type(str(outputs[0].get("Format/Datatype", "")))[0] if outputs else "none"] += 1
+        count[_type(_format(outputs[0]))[0] if outputs else "none"] += 1
         for key in ("Weights", "Bias"):
             held = layer.get(key)
             if isinstance(held, dict) and held.get("Count"):
@@ -90,3 +98,117 @@ def table(information: str) -> dict[str, Any]:
         "layers": dict(sorted(count.items())),
         "weight_bytes": dict(sorted(weights.items())),
     }
+
+
+def _layers(information: str) -> list[Any]:
+    layers: list[Any] = json.loads(information, strict=False).get("Layers") or []  # names hold raw line ends
+    return layers
+
+
+def _format(output: Mapping[str, Any]) -> str:
+    """Give an output's format and type in the inspector's words, which stand in one field or in two."""
+    parts = [output.get("Format/Datatype"), output.get("Format"), output.get("Datatype")]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def layers(information: str) -> dict[str, Any]:
+    """Reduce the inspector's JSON to what says whether two engines compute alike: the record in layers.json.
+
+    `layers` holds in the engine's order `name`, `type`, `tactic` (name), `tactic_value` and `outputs` (type and
+    format of each), as far as the plan tells them: `detail` is "detailed", "names_only" or "none". Addresses in names
+    are left out. Raises ValueError if this is no JSON.
+    """
+    found = []
+    for layer in _layers(information):
+        if not isinstance(layer, dict):
+            found.append({"name": _steady(layer)})
+            continue
+        record: dict[str, Any] = {"name": _steady(layer.get("Name", ""))}
+        for name, field in (("type", "LayerType"), ("tactic", "TacticName"), ("tactic_value", "TacticValue")):
+            if layer.get(field) not in (None, ""):
+                record[name] = str(layer[field]) if name == "tactic_value" else _steady(layer[field])
+        record["outputs"] = [
+            {"type": _type(text)[0], "format": text} for text in map(_format, layer.get("Outputs") or ())
+        ]
+        found.append(record)
+    detail = "detailed" if any("outputs" in one for one in found) else "names_only" if found else "none"
+    return {"format": 1, "detail": detail, "layers": found}
+
+
+def _steady(text: Any) -> str:
+    return _ADDRESS.sub("…", str(text))
+
+
+def compared(old: Mapping[str, Any], new: Mapping[str, Any], at_most: int) -> tuple[str, ...]:
+    """Say in lines how the layers of two engines (records of `layers`) differ: how many, then `at_most` by name.
+
+    Layers are matched by name; those of one name in their order.
+    """
+    details = {old["detail"], new["detail"]}
+    if "none" in details:
+        return (f"layers: not compared: the plan tells none; configure with {DETAILED}",)
+    before, after = _by_name(old["layers"]), _by_name(new["layers"])
+    common = [name for name in before if name in after]
+    names_only = "names_only" in details
+    changed = {} if names_only else {n: found for n in common if (found := _changes(before[n], after[n]))}
+    lines = [f"layer {_short(name[0], _LONGEST_NAME)}: {'; '.join(found)}" for name, found in changed.items()]
+    tactics = sum(_tactic(before[n]) != _tactic(after[n]) for n in changed)
+    counts = [(tactics, "with another tactic"), (len(changed) - tactics, "with other types or formats")]
+    for which, these, those in (("stored", before, after), ("rebuilt", after, before)):
+        only = [n for n in these if n not in those]
+        counts.append((len(only), f"in the {which} plan only"))
+        lines += [f"layer {_short(n[0], _LONGEST_NAME)}: in the {which} plan only{_by(these[n])}" for n in only]
+    said = ", ".join(f"{count} {what}" for count, what in counts if count)
+    if names_only:
+        said = (
+            f"{'by name, ' + said if said else 'the same names'}; the plan tells no tactics: configure with {DETAILED}"
+        )
+    summary = f"layers: {len(before)}, {said or 'all with the same tactics, types and formats'}"
+    more = [f"and {len(lines) - at_most} more"] if len(lines) > at_most else []
+    return (summary, *lines[:at_most], *more)
+
+
+def _by_name(records: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], Mapping[str, Any]]:
+    seen: Counter[str] = Counter()
+    found = {}
+    for record in records:
+        found[record["name"], seen[record["name"]]] = record
+        seen[record["name"]] += 1
+    return found
+
+
+def _tactic(record: Mapping[str, Any]) -> tuple[str, str]:
+    return str(record.get("tactic", "")), str(record.get("tactic_value", ""))
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say what is another in a layer that both engines have."""
+    found = []
+    if old.get("type") != new.get("type"):
+        found.append(f"{old.get('type', 'no type')} → {new.get('type', 'no type')}")
+    (name, value), (new_name, new_value) = _tactic(old), _tactic(new)
+    if name != new_name:
+        found.append(f"tactic {_said(name, value)} → {_said(new_name, new_value)}")
+    elif value != new_value:
+        found.append(f"tactic {name + ' ' if name else ''}{value or 'none'} → {new_value or 'none'}")
+    if old.get("outputs") != new.get("outputs"):
+        found.append(f"makes {_made(old)} → {_made(new)}")
+    return found
+
+
+def _said(name: str, value: str) -> str:
+    return _short(" ".join(part for part in (name, value and f"({value})") if part) or "none", _LONGEST_TACTIC)
+
+
+def _made(record: Mapping[str, Any]) -> str:
+    return " and ".join(f"{o['type']} ({o['format']})" for o in record.get("outputs", ())) or "nothing"
+
+
+def _by(record: Mapping[str, Any]) -> str:
+    return f", by tactic {_said(*_tactic(record))}" if any(_tactic(record)) else ""
+
+
+def _short(text: str, length: int) -> str:
+    """Leave out the middle of what is too long: fused layers' names start and end with what tells them apart."""
+    half = length // 2
+    return text if len(text) <= length else f"{text[: half - 1]}…{text[-half:]}"

@@ -1,4 +1,4 @@
-"""From a configured network to an engine: the plan, and beside it a manifest that says what it is."""
+"""From a configured network to an engine: the plan, a manifest that says what it is, and the layers it has."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ class BuildParams(Params, frozen=True, kw_only=True):
 
 
 def run(ctx: Context) -> None:
-    """Build the plan and write its manifest. Nothing is ever added to the plan file itself."""
+    """Build the plan and write its manifest, and its layers where the runtime tells them.
+
+    Nothing is ever added to the plan file itself.
+    """
     source = ctx.inputs["config"]
     config = source.json("config.json")
     network = source.json("network.json")
@@ -72,6 +75,8 @@ def run(ctx: Context) -> None:
     }
     check_precision(manifest["precision_proof"], config)
     ctx.write_json("manifest.json", manifest)
+    if "layers" in part:
+        ctx.write_json("layers.json", part["layers"])
 
 
 def check_precision(proof: dict[str, Any], config: dict[str, Any]) -> None:
@@ -107,7 +112,7 @@ def _named(binding: dict[str, Any], network: dict[str, Any]) -> dict[str, Any]:
 
 STAGE = StageType(
     name="build",
-    version=1,
+    version=2,
     Params=BuildParams,
     inputs={
         "config": Port(kinds=("config",), doc="The configured network."),
