@@ -10,7 +10,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trtpipe import errors, locks
+from trtpipe import errors, extents, locks
 from trtpipe import key as keys
 from trtpipe.store import Artifact, Store, artifact_of, sound, write_file
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _QUARANTINE_SECONDS = 7 * 24 * 3600
 _URL = "://"
+_COPIES = ("trees", "shown", "edited")
 
 
 class Action(NamedTuple):
@@ -104,7 +105,10 @@ def _blobs(store: Store) -> dict[str, os.stat_result]:
 
 
 def usage(store: Store) -> dict[str, tuple[int, int]]:
-    """Give for each part of the store (files, bytes on disk); a file with several links counts at the first part."""
+    """Give for each part of the store (files, bytes on disk).
+
+    A file with several links counts at the first part, and so does what reflinked copies share with the blobs.
+    """
     seen: set[tuple[int, int]] = set()
     found: dict[str, tuple[int, int]] = {}
     parts: tuple[str, ...] = ("blobs", "actions", "trees", "shown", "edited", "quarantine", "timing", "tmp")
@@ -122,7 +126,7 @@ def usage(store: Store) -> dict[str, tuple[int, int]]:
             files += 1
             if (status.st_dev, status.st_ino) not in seen:
                 seen.add((status.st_dev, status.st_ino))
-                size += status.st_blocks * 512
+                size += extents.own(path, status) if part in _COPIES else status.st_blocks * 512
         if files:
             found[part] = (files, size)
     return found
@@ -406,7 +410,7 @@ def _copy_size(store: Store, artifact: str) -> int:
         for path in _files(os.path.join(store.folder, part, artifact)):
             with contextlib.suppress(FileNotFoundError):
                 status = os.lstat(path)
-                size += status.st_blocks * 512 if status.st_nlink == 1 else 0
+                size += extents.own(path, status) if status.st_nlink == 1 else 0
     return size
 
 
@@ -419,7 +423,7 @@ def _copies(store: Store, artifacts: set[str], *, dry_run: bool) -> int:
             if name in artifacts:
                 continue
             path = os.path.join(top, name)
-            freed += sum(os.lstat(p).st_blocks * 512 for p in _files(path) if os.lstat(p).st_nlink == 1)
+            freed += sum(extents.own(p, s) for p in _files(path) if (s := os.lstat(p)).st_nlink == 1)
             if not dry_run:
                 shutil.rmtree(path, ignore_errors=True)
     if not dry_run:

@@ -381,7 +381,7 @@ class Store:
                 return sha256, size
         if status.st_nlink > 1:
             # Somebody else has this file too, and could change it in the store: take a copy.
-            shutil.copyfile(path, path + ".copy")
+            self.copy(path, path + ".copy")
             os.replace(path + ".copy", path)
             status = os.stat(path)
         sha256 = keys.digest_file(path)
@@ -471,8 +471,8 @@ class Store:
 
                 try:
                     fcntl.ioctl(writing.fileno(), _FICLONE, reading.fileno())
-                except OSError:
-                    self._no_clones = True
+                except OSError as error:
+                    self._no_clones = error.errno != errno.EXDEV  # what lies elsewhere says nothing of the rest
                 else:
                     return
             left = os.fstat(reading.fileno()).st_size
@@ -484,7 +484,9 @@ class Store:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
                     raise
             reading.seek(writing.seek(0, os.SEEK_END))
-            shutil.copyfileobj(reading, writing, 1 << 20)
+            while block := memoryview(reading.read(1 << 20)):
+                while block:  # where a disk is nearly full, less is written than was given, with no error yet
+                    block = block[writing.write(block) :]
 
     def links_changed(self, artifacts: Iterable[Artifact]) -> None:
         """Take note that links to artifacts' files were made or removed: that moved their ctime, not their content."""
@@ -611,7 +613,7 @@ class Store:
             return
         aside = os.path.join(self.folder, "edited", f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}")
         os.makedirs(os.path.dirname(aside), exist_ok=True)
-        os.rename(path, aside)
+        shutil.move(path, aside)  # the view may lie on another disk
         few = ", ".join(edited[:3]) + (f" and {len(edited) - 3} more" if len(edited) > 3 else "")
         self.told.append(f"{few} in the view is not what the stage made; it is restored, the other is in {aside}")
 
