@@ -10,7 +10,8 @@ from tests.helpers import PROJECT
 
 LAYERS = [
     {"errors", "events", "key", "reasons", "variant", "__init__"},
-    {"state", "environment", "store", "locks", "quarantine", "signing", "transport", "measure", "parallel", "backends"},
+    {"state", "environment", "store", "locks", "quarantine", "signing", "transport", "measure", "parallel", "backends",
+     "extents"},
     {"stage", "entrypoint", "onnxfile", "tensors", "steps", "precision", "planheader", "preflight", "pictures", "draw",
      "tradeoff", "metrics", "lower", "working", "readable", "truth", "gates", "trial", "quantization", "comparing",
      "bisection", "modelopt", "runtimes"},
