@@ -21,7 +21,8 @@ THREADS = "TRTPIPE_IO_THREADS"
 
 
 @lru_cache(maxsize=1)
-def _threads() -> int:
+def threads() -> int:
+    """Give how many threads move bytes."""
     asked = os.environ.get(THREADS, "")
     if asked.isdigit() and int(asked):
         return int(asked)
@@ -30,10 +31,11 @@ def _threads() -> int:
 
 
 @lru_cache(maxsize=1)
-def _pool() -> ThreadPoolExecutor:
+def pool() -> ThreadPoolExecutor:
+    """Give the threads that do it."""
     from concurrent.futures import ThreadPoolExecutor
 
-    return ThreadPoolExecutor(_threads(), thread_name_prefix="move")
+    return ThreadPoolExecutor(threads(), thread_name_prefix="move")
 
 
 def pieces(size: int, work: Callable[[int, int], None]) -> None:
@@ -43,12 +45,12 @@ def pieces(size: int, work: Callable[[int, int], None]) -> None:
     changes hands after each step, which cost more than smaller steps gained (measured: 10 ms against 3 ms for
     77 MB, read and checked by 10 threads in steps of 512 KiB and of 4 MiB).
     """
-    if size <= 2 * PIECE or _threads() == 1:
+    if size <= 2 * PIECE or threads() == 1:
         if size:
             work(0, size)
         return
-    share = -(-size // (_threads() * PIECE)) * PIECE
-    for done in [_pool().submit(work, begin, min(size, begin + share)) for begin in range(0, size, share)]:
+    share = -(-size // (threads() * PIECE)) * PIECE
+    for done in [pool().submit(work, begin, min(size, begin + share)) for begin in range(0, size, share)]:
         done.result()
 
 
