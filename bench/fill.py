@@ -39,14 +39,12 @@ def target(size: int) -> Any:
 
 
 def write(path: Path, batch: int, batches: int) -> int:
-    """Write the data as `infer` gets it from another stage; give the offset of its first byte."""
-    shape = (batch * batches, 3, SIDE, SIDE)
-    whole = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    """Write the data as the stages do; give the offset of its first byte."""
+    array = tensors.ArrayWriter(path, np.dtype(np.float32), (batch * batches, 3, SIDE, SIDE))
     for index in range(batches):
-        rows = np.random.default_rng(index).standard_normal((batch, *shape[1:]), np.float32)
-        whole[index * batch : (index + 1) * batch] = rows
-    whole.flush()
-    return path.stat().st_size - whole.nbytes
+        array.write(np.random.default_rng(index).standard_normal((batch, 3, SIDE, SIDE), np.float32))
+    array.close()
+    return path.stat().st_size - batch * batches * 3 * SIDE * SIDE * 4
 
 
 def main() -> None:

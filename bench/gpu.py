@@ -27,7 +27,7 @@ import numpy as np
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from trtpipe import backends, environment, measure, stages  # noqa: E402
+from trtpipe import backends, environment, measure, stages, tensors  # noqa: E402
 from trtpipe.stage import Context, Input  # noqa: E402
 
 SIDE = 224
@@ -134,7 +134,6 @@ class Timed:
 
 def through_infer(backend: Any, engine: Path, buffers: Path, data: Path, top: Path) -> tuple[float, float]:
     """Run `infer`'s own loop from a .npy file; give ms a batch (steady, and with its start)."""
-    from trtpipe import tensors
     from trtpipe.stages import infer
 
     manifest = json.loads((engine / "manifest.json").read_text())
@@ -258,10 +257,10 @@ def one_batch(args: argparse.Namespace, backend: Any, batch: int, top: Path) -> 
     feed = {"image": np.random.default_rng(0).uniform(-1, 1, (batch, 3, SIDE, SIDE)).astype(np.float32)}
     data = top / f"data{batch}"
     data.mkdir(exist_ok=True)
-    whole = np.lib.format.open_memmap(data / "image.npy", "w+", np.float32, (batch * args.stream, 3, SIDE, SIDE))
-    for index in range(args.stream):
-        whole[index * batch : (index + 1) * batch] = feed["image"]
-    del whole
+    whole = tensors.ArrayWriter(data / "image.npy", np.dtype(np.float32), (batch * args.stream, 3, SIDE, SIDE))
+    for _ in range(args.stream):
+        whole.write(feed["image"])
+    whole.close()
     series: dict[str, list[float]] = {}
 
     def add(name: str, value: float) -> None:

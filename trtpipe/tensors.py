@@ -1,7 +1,7 @@
 """Read and write tensors a batch at a time, so that memory does not grow with the data.
 
 Reads three things: a `tensors` artifact, a `.npz` file (stored or deflated) and `.npy` files, alone or in a folder.
-Nothing is unpickled, ever. Writes the `tensors` artifact through a memory map whose pages are given back as it grows.
+Nothing is unpickled, ever. Writes the `tensors` artifact as it comes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import errno
 import io
 import json
 import math
-import mmap
 import os
 import weakref
 import zipfile
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 INDEX = "tensors.json"
 SAMPLES = "samples.jsonl"
 CHUNK = 1 << 20
-WINDOW = 1 << 25
-"""Written pages of the memory map stay resident up to this many bytes an array."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,9 +244,11 @@ def open_input(given: Input) -> dict[str, Source]:
 
 
 class ArrayWriter:
-    """A C-contiguous `.npy` file that is filled along axis 0 through a memory map.
+    """A C-contiguous `.npy` file that is filled along axis 0.
 
-    The disk is reserved at once, so that a full disk is an error here (StoreError) and not a SIGBUS later.
+    The disk is reserved at once, so that a full disk is an error before the work and not in the middle. Plain writes,
+    because pages that were written through a memory map are small, and cost whoever reads them two to three times as
+    much (77 MB: 12 ms of CPU against 4 to 6 ms; Linux 6.18, ext4).
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any], shape: Sequence[int]) -> None:
@@ -260,55 +259,54 @@ class ArrayWriter:
             header,
             {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape},
         )
-        self._cursor = self._start = len(header.getvalue())
-        self._released = 0
-        self._size = self._start + int(math.prod(self.shape)) * self.dtype.itemsize
-        with path.open("w+b") as stream:
-            stream.write(header.getvalue())
-            stream.flush()
-            try:
+        self._name = path.name
+        self._size = len(header.getvalue()) + int(math.prod(self.shape)) * self.dtype.itemsize
+        self._cursor = 0
+        self._stream = path.open("wb", buffering=0)
+        try:
+            with self._room():
                 if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(stream.fileno(), 0, self._size)
-                else:
-                    stream.truncate(self._size)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise
-                raise StoreError(f"no room for {self._size} bytes of {path.name}: {error.strerror}") from error
-            self._map: mmap.mmap | None = mmap.mmap(stream.fileno(), self._size)
+                    os.posix_fallocate(self._stream.fileno(), 0, self._size)
+            self._append(header.getvalue())
+        except BaseException:
+            self._stream.close()
+            raise
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise StoreError(f"no room for {self._size} bytes of {self._name}: {error.strerror}") from error
+
+    def _append(self, data: Any) -> None:
+        left = memoryview(data)
+        with self._room():
+            while left:
+                count = self._stream.write(left)
+                left = left[count:]
+                self._cursor += count
 
     def write(self, rows: NDArray[Any]) -> None:
-        """Append rows of shape (n, *shape[1:]) and of the array's dtype."""
-        assert self._map is not None
+        """Append rows of shape (n, *shape[1:]) and of the array's dtype. Raises StoreError if the disk is full."""
         if rows.dtype != self.dtype or rows.shape[1:] != self.shape[1:]:
             raise ValueError(f"{rows.dtype} {rows.shape} does not fit {self.dtype} {self.shape}")
         if self._cursor + rows.nbytes > self._size:
             raise ValueError("more rows than the array has")
-        if not rows.nbytes:
-            return
-        target = np.frombuffer(self._map, self.dtype, rows.size, self._cursor).reshape(rows.shape)
-        np.copyto(target, rows)
-        del target
-        self._cursor += rows.nbytes
-        if self._cursor - self._released >= WINDOW and hasattr(self._map, "madvise"):
-            # A shared mapping: the pages stay in the page cache and go to disk, they only leave this process.
-            end = self._cursor // mmap.PAGESIZE * mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_DONTNEED, self._released, end - self._released)
-            self._released = end
+        if rows.nbytes:
+            self._append(np.ascontiguousarray(rows).reshape(-1).view(np.uint8))
 
     def close(self) -> None:
         """Finish the file. Raises ValueError if rows are missing."""
-        if self._map is not None:
-            self._map.close()
-            self._map = None
-            if self._cursor != self._size:
-                raise ValueError(f"rows are missing: {self._size - self._cursor} bytes")
+        self._stream.close()
+        if self._cursor != self._size:
+            raise ValueError(f"rows are missing: {self._size - self._cursor} bytes")
 
     def abandon(self) -> None:
         """Close without asking whether all rows came."""
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        self._stream.close()
 
 
 class Writer:
