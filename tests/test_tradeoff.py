@@ -40,6 +40,13 @@ def test_the_front_is_what_nothing_beats_in_both():
     assert [p.label for p in front(THREE, LATENCY, TOP1)] == ["precision=int8", "precision=fp16"]
 
 
+def test_what_ties_is_tinted_and_the_tint_stays_within_the_picture():
+    picture = svg("t", "s", THREE, LATENCY._replace(tie=(0.83, 99.0, "3 %")), TOP1)
+    assert "tie within 3 %" in texts(picture)
+    (band,) = re.findall(r'<rect x="([\d.]+)" y="84" width="([\d.]+)" [^>]*fill-opacity="0.1"/>', picture)
+    assert sum(map(float, band)) == 800 - 32
+
+
 def test_names_are_escaped():
     picture = svg("<a> & b", "1 < 2", [Point("a<b", 1, 1, "best", "x & y")], LATENCY, TOP1)
     assert "<a>" not in picture

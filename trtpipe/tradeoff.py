@@ -24,11 +24,15 @@ _FAR = ((6, -26, "start"), (-6, -26, "end"), (6, 34, "start"), (-6, 34, "end"))
 
 
 class Axis(NamedTuple):
-    """A figure: `goal` is `min` or `max`; `limits` are the rules that it must keep, as (operator, value)."""
+    """A figure: `goal` is `min` or `max`; `limits` are the rules that it must keep, as (operator, value).
+
+    `tie` is (from, to, share): values between the two count as equal, because they are within that share of the best.
+    """
 
     name: str
     goal: str
     limits: tuple[tuple[str, float], ...] = ()
+    tie: tuple[float, float, str] | None = None
 
     def better(self, one: float, other: float) -> bool:
         """Tell whether one value is better than the other."""
@@ -151,6 +155,9 @@ def svg(title: str, subtitle: str, points: Sequence[Point], x: Axis, y: Axis) ->
         parts.append(_line(LEFT, up(tick), right, up(tick), GRID))
         parts.append(_text(LEFT - 9, up(tick) + 4, up.text(tick), anchor="end", fill=QUIET))
     places = _Boxes([(across(p.x), up(p.y)) for p in points])
+    if x.tie:
+        ends = [min(max(across(v), LEFT), right) for v in x.tie[:2]]
+        parts.append(_band(min(ends), max(ends), bottom))
     parts += _limits(x, y, across, up, places)
     parts += [_line(LEFT, bottom, right, bottom, QUIET), _line(LEFT, TOP, LEFT, bottom, QUIET)]
     parts.append(_text((LEFT + right) / 2, bottom + 44, _axis_title(x, across), anchor="middle"))
@@ -172,7 +179,8 @@ def svg(title: str, subtitle: str, points: Sequence[Point], x: Axis, y: Axis) ->
             weight = 600 if point.state == "best" else 400
             fill = {"best": BEST, "passed": INK, "lost": QUIET}[point.state]
             parts.append(_text(where[0], where[1], point.label, anchor=where[2], fill=fill, weight=weight, halo=True))
-    parts += _legend(points, has_front=len(best_known) > 1, has_limits=bool(x.limits or y.limits))
+    has_limits = bool(x.limits or y.limits)
+    parts += _legend(points, has_front=len(best_known) > 1, has_limits=has_limits, tie=x.tie[2] if x.tie else "")
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -216,6 +224,14 @@ def _forbidden(areas: list[tuple[float, float, float, float]], operator: str) ->
     ]
 
 
+def _band(left: float, right: float, bottom: float) -> str:
+    """Draw where the first figure is as good as the best."""
+    return (
+        f'<rect x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" height="{bottom - TOP:.1f}" '
+        f'fill="{BEST}" fill-opacity="0.1"/>'
+    )
+
+
 def _staircase(points: Sequence[Point], x: Axis, across: _Scale, up: _Scale) -> str:
     """Draw the front: from each of its points the next one is reached by giving up the one figure for the other."""
     steps = [f"M {across(points[0].x):.1f} {up(points[0].y):.1f}"]
@@ -239,7 +255,7 @@ def _mark(x: float, y: float, state: str, why: str) -> list[str]:
     return [ring, disc] if state == "best" else [disc]
 
 
-def _legend(points: Sequence[Point], *, has_front: bool, has_limits: bool) -> list[str]:
+def _legend(points: Sequence[Point], *, has_front: bool, has_limits: bool, tie: str) -> list[str]:
     parts = []
     x, y = float(LEFT + 6), HEIGHT - 18.0
     states = {p.state for p in points}
@@ -249,6 +265,13 @@ def _legend(points: Sequence[Point], *, has_front: bool, has_limits: bool) -> li
             parts += _mark(x, y - 4, state, text)
             parts.append(_text(x + 14, y, text, fill=QUIET))
             x += 14 + _CHARACTER * len(text) + 26
+    if tie:
+        words = f"tie within {tie}"
+        parts.append(
+            f'<rect x="{x - 4:.1f}" y="{y - 10:.1f}" width="12" height="12" fill="{BEST}" fill-opacity="0.2"/>'
+        )
+        parts.append(_text(x + 14, y, words, fill=QUIET))
+        x += 14 + _CHARACTER * len(words) + 26
     if has_front:
         parts.append(
             f'<path d="M {x - 4:.1f} {y - 4:.1f} h 20" stroke="{GOOD}" stroke-width="1.5" stroke-opacity="0.45"/>'

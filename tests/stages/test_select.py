@@ -118,6 +118,62 @@ def test_a_tie_goes_to_the_smaller_plan_and_then_by_the_values_with_numbers_as_n
     assert rows[4].endswith("as good as the best, with a larger plan")
 
 
+NEAR = {"p=a": both(1.00, 0.98), "p=b": both(1.02, 0.99), "p=c": both(1.04, 1.0), "p=d": both(0.5, 0.9)}
+
+
+def test_times_within_the_margin_of_the_best_tie_and_the_figure_of_the_first_rule_decides(choose):
+    notes = []
+    out = choose(NEAR, RIGHT, notes=notes)
+    assert table(out) == [
+        "   variant  latency_p50_ms  top1  plan_bytes",
+        "*  p=b                1.02  0.99         100  best of the 2 within 3 %",
+        "   p=a                   1  0.98         100  as good within 3 %, but top1 0.98, the best has 0.99",
+        "   p=c                1.04     1         100  latency_p50_ms 1.04, the best has 1.02",
+        "   p=d                 0.5   0.9         100  top1 0.9, expected >= 0.97",
+    ]  # neither p=c, which is near p=b alone, nor p=d, which breaks the rule and so sets no time to be near
+    assert notes == [
+        "p=b is best, 1 of 4 variants break a rule: latency_p50_ms 1.02",
+        "within 3 % of the best latency_p50_ms, which is a tie: p=a (1); top1 decides",
+    ]
+    found = selection(out)
+    assert (found["margin"], found["then"]) == (0.03, {"goal": "max", "figure": "top1"})
+    assert [v["variant"] for v in found["variants"] if v["tied"]] == ["p=b", "p=a"]
+    picture = (out / "tradeoff.svg").read_text()
+    assert "tie within 3 %" in picture
+
+
+def test_the_margin_can_be_another_or_none(choose):
+    assert selection(choose(NEAR, {**RIGHT, "margin": 0.05}))["best"] == "p=c"
+    out = choose(NEAR, {**RIGHT, "margin": 0})
+    assert selection(out)["best"] == "p=a"
+    assert "tie within" not in (out / "tradeoff.svg").read_text()
+
+
+def test_figures_that_no_benchmark_measured_are_exact_and_without_a_margin(choose):
+    found = selection(choose({"p=a": both(1, 0.99), "p=b": both(1, 0.991)}, {"objective": "max top1"}))
+    assert (found["best"], found["margin"]) == ("p=b", 0)
+
+
+def test_a_tie_of_times_is_not_decided_by_another_time(choose):
+    times = {"p=a": {"latency_p50_ms": 1.0, "latency_max_ms": 9}, "p=b": {"latency_p50_ms": 1.01, "latency_max_ms": 8}}
+    measured = {p: {"speed": figures, "plan_bytes": 7 if p == "p=a" else 8} for p, figures in times.items()}
+    out = choose(measured, {"objective": "min latency_p50_ms", "where": {"latency_max_ms": "< 10"}})
+    assert selection(out)["best"] == "p=a"
+    assert table(out)[2].endswith("as good within 3 %, with a larger plan")
+
+
+def test_the_winner_of_a_tie_is_the_same_however_the_times_fall(choose):
+    def best(first, second):
+        return selection(choose({"p=a": both(first, 0.98), "p=b": both(second, 0.99)}, RIGHT))["best"]
+
+    assert best(1.0, 1.02) == best(1.02, 1.0) == best(1.0, 1.0) == "p=b"
+
+
+def test_max_has_its_margin_below_the_best(choose):
+    variants = {"p=a": {"speed": {"qps": 100}}, "p=b": {"speed": {"qps": 98}, "plan_bytes": 50}}
+    assert selection(choose(variants, {"objective": "max qps"}))["best"] == "p=b"
+
+
 def test_no_variant_that_keeps_the_rules_fails_the_gate_with_the_table(choose):
     with pytest.raises(GateFailed) as caught:
         choose(THREE, {**RIGHT, "where": {"top1": ">= 0.999"}})

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 AIM = r"^\s*(min|max)\s+(\S+)\s*$"
 PLAN_BYTES = "plan_bytes"
+MARGIN = 0.03
+"""How near the best time another one is no worse: what medians of one engine differ by from run to run on a machine at
+rest, and a little more than trtexec's bound for a time that is stable (a deviation of 2.5 %)."""
 OWN = ("selection.json", "table.txt", "tradeoff.svg")
 Aim = Annotated[str, Meta(pattern=AIM, description="What is better, min or max, and of which figure.")]
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?$")
@@ -44,14 +47,28 @@ class SelectParams(Params, frozen=True):
     against: Annotated[
         Aim | None,
         Meta(
-            description="The other figure of the picture, such as `max top1`; by default the first of `where` by name, "
-            "else plan_bytes.",
+            description="The other figure, such as `max top1`: it decides a tie, and the picture is drawn against it. "
+            "By default the first of `where` by name, else plan_bytes.",
+        ),
+    ] = None
+    margin: Annotated[
+        Annotated[float, Meta(ge=0, lt=1)] | None,
+        Meta(
+            description="Variants whose objective is within this share of the best one's tie with it. By default "
+            f"{MARGIN:g} where a benchmark measured the objective, else 0.",
         ),
     ] = None
 
     def aim(self) -> tuple[str, str]:
         """Give the objective as (min or max, figure)."""
         return _aim(self.objective)
+
+    def others(self) -> list[tuple[str, str]]:
+        """Give the other figures that may count as (min or max, figure): `against`, those of `where`, plan_bytes."""
+        asked = [_aim(self.against)] if self.against else []
+        figure = self.aim()[1]
+        ruled = [("min" if "<" in rule else "max", name) for name, rule in sorted(self.where.items()) if name != figure]
+        return [*asked, *ruled, ("min", PLAN_BYTES)]
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """Find what the schema cannot say."""
@@ -124,11 +141,15 @@ class Candidate(NamedTuple):
 
     def get(self, figure: str) -> float | None:
         """Give a figure by its name or as `stage.figure`."""
-        found = [value for (_, name), value in self.figures.items() if name == figure]
+        return self.figures.get(self.key(figure) or ("", ""))
+
+    def key(self, figure: str) -> tuple[str, str] | None:
+        """Give the (stage, figure) that a name means here, None if there is none."""
+        found = [key for key in self.figures if key[1] == figure]
         if len(found) == 1:
             return found[0]
         stage, _, rest = figure.partition(".")
-        return self.figures.get((stage, rest))
+        return (stage, rest) if (stage, rest) in self.figures else None
 
     def order(self) -> tuple[Any, ...]:
         """Give what sorts candidates by their values, numbers as numbers."""
@@ -188,36 +209,85 @@ def _unstable(metrics: Mapping[str, Input]) -> list[str]:
 
 
 class Row(NamedTuple):
-    """A candidate in the order of merit; `why` says why it lost, and is empty for the best."""
+    """A candidate in the order of merit; `why` says why it lost, and is empty for the best.
+
+    `tied`: it keeps every rule, and its objective is within the margin of the best one's.
+    """
 
     candidate: Candidate
     passed: bool
     why: str
+    tied: bool = False
 
 
-def rank(found: Sequence[Candidate], objective: str, where: Mapping[str, str]) -> list[Row]:
-    """Order candidates: those that keep every rule first, best first; equals by plan bytes, then by their values."""
+def timed(figure: str, found: Sequence[Candidate], metrics: Mapping[str, Input]) -> bool:
+    """Tell whether a benchmark measured a figure: then it is another one each time."""
+    benchmarks = {variant.split(name).stage for name, given in metrics.items() if given.kind == "benchmark"}
+    keys = [one.key(figure) for one in found]
+    return any(key is not None and key[0] in benchmarks for key in keys)
+
+
+def rank(
+    found: Sequence[Candidate],
+    objective: str,
+    where: Mapping[str, str],
+    *,
+    margin: float = 0.0,
+    then: tuple[str, str] = ("min", PLAN_BYTES),
+) -> list[Row]:
+    """Order candidates: those that keep every rule first, best first.
+
+    Those whose objective is within `margin` (a share) of the best one's tie: the best of `then` (min or max, and a
+    figure) comes first, of equals the one with fewer plan bytes, then by their values. Nearness counts from the best
+    objective, so that no chain of neighbours makes a tie of what is far apart.
+    """
     goal, figure = _aim(objective)
-    sign = 1 if goal == "min" else -1
     broken = {one.label: list(_broken(one, figure, where)) for one in found}
 
-    def merit(one: Candidate) -> tuple[Any, ...]:
-        value = one.get(figure)
-        return (bool(broken[one.label]), value is None, sign * (value or 0.0), one.get(PLAN_BYTES) or 0, one.order())
+    def merit(one: Candidate, goal: str, name: str) -> tuple[bool, float]:
+        value = one.get(name)
+        return (value is None, (value or 0.0) if goal == "min" else -(value or 0.0))
 
-    ordered = sorted(found, key=merit)
+    kept = {one.label: value for one in found if not broken[one.label] and (value := one.get(figure)) is not None}
+    lead = (min if goal == "min" else max)(kept.values(), default=0.0)
+    tied = {label for label, value in kept.items() if abs(value - lead) <= margin * abs(lead)}
+
+    def place(one: Candidate) -> tuple[Any, ...]:
+        behind = (False, 0.0) if one.label in tied else merit(one, goal, figure)
+        last = (one.get(PLAN_BYTES) or 0, one.order())
+        return (bool(broken[one.label]), one.label not in tied, behind, merit(one, *then), *last)
+
+    ordered = sorted(found, key=place)
     best = ordered[0]
     rows = []
     for one in ordered:
         why = "; ".join(broken[one.label])
         if not why and one is not best:
-            value, least = one.get(figure), best.get(figure)
-            why = f"{figure} {text(value)}, the best has {text(least)}"
-            if value == least:
-                same = one.get(PLAN_BYTES) == best.get(PLAN_BYTES)
-                why = f"as good as the best, {'and after it by name' if same else 'with a larger plan'}"
-        rows.append(Row(one, not broken[one.label], why))
+            why = _behind(one, best, margin, figure, then[1]) if one.label in tied else _less(one, best, figure)
+        rows.append(Row(one, not broken[one.label], why, one.label in tied))
     return rows
+
+
+def _behind(one: Candidate, best: Candidate, margin: float, figure: str, then: str) -> str:
+    """Say why one that ties with the best comes after it."""
+    equal = one.get(figure) == best.get(figure)
+    tie = "as good as the best" if equal else f"as good within {percent(margin)}"
+    if one.get(then) != best.get(then) and then != PLAN_BYTES:
+        return f"{tie}, but {_less(one, best, then)}"
+    same = one.get(PLAN_BYTES) == best.get(PLAN_BYTES)
+    return f"{tie}, and after it by name" if same else f"{tie}, with a larger plan"
+
+
+def _less(one: Candidate, best: Candidate, figure: str) -> str:
+    value, wanted = one.get(figure), best.get(figure)
+    if text(value) != text(wanted) or value is None or wanted is None:
+        return f"{figure} {text(value)}, the best has {text(wanted)}"
+    return f"{figure} {value!r}, the best has {wanted!r}"
+
+
+def percent(share: float) -> str:
+    """Write a share: `3 %`."""
+    return f"{share * 100:.4g} %"
 
 
 def _broken(one: Candidate, objective: str, where: Mapping[str, str]) -> Iterable[str]:
@@ -243,13 +313,13 @@ def text(value: float | None) -> str:
     return f"{value:.7g}" if float(short).is_integer() else short  # 0.999964 is not 1
 
 
-def table(rows: Sequence[Row], figures: Sequence[str]) -> list[str]:
+def table(rows: Sequence[Row], figures: Sequence[str], best: str = "best") -> list[str]:
     """Lay all variants out, best first, with their figures and what became of them."""
     cells = [["", "variant", *figures, ""]]
     for index, row in enumerate(rows):
-        best = row.passed and index == 0
+        first = row.passed and index == 0
         values = [text(row.candidate.get(f)) for f in figures]
-        cells.append(["*" if best else "", row.candidate.label, *values, "best" if best else row.why])
+        cells.append(["*" if first else "", row.candidate.label, *values, best if first else row.why])
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     numbers = range(2, 2 + len(figures))
     return [
@@ -274,11 +344,19 @@ def run(ctx: Context) -> None:
     for name in asked:
         if all(one.get(name) is None for one in found):
             raise PipelineInvalid(f"stage {ctx.stage}: {_unknown(name, known)}")
-    rows = rank(found, params.objective, params.where)
-    lines = table(rows, list(dict.fromkeys([*asked, PLAN_BYTES])))
+    margin = params.margin
+    if margin is None:
+        margin = MARGIN if timed(figure, found, measured) else 0.0
+    # A second time, as a coin to toss once more, decides nothing.
+    then = next(((g, name) for g, name in params.others() if not timed(name, found, measured)), ("min", PLAN_BYTES))
+    rows = rank(found, params.objective, params.where, margin=margin, then=then)
+    tied = [row.candidate for row in rows if row.tied]
+    near = len(tied) > 1 and len({one.get(figure) for one in tied}) > 1
+    won = f"best of the {len(tied)} within {percent(margin)}" if near else "best"
+    lines = table(rows, list(dict.fromkeys([*asked, PLAN_BYTES])), won)
     best = rows[0].candidate if rows[0].passed else None
     (ctx.out / "table.txt").write_text("\n".join(lines) + "\n", "utf-8")
-    picture = _picture(ctx.stage, rows, params)
+    picture = _picture(ctx.stage, rows, params, margin if near else 0.0)
     if picture:
         (ctx.out / "tradeoff.svg").write_text(picture, "utf-8")
     else:
@@ -288,6 +366,8 @@ def run(ctx: Context) -> None:
         {
             "objective": {"goal": goal, "figure": figure},
             "where": params.where,
+            "margin": margin,
+            "then": {"goal": then[0], "figure": then[1]},
             "measured_on": machine,
             "best": best and best.label,
             "engine": best and best.stage,
@@ -297,6 +377,7 @@ def run(ctx: Context) -> None:
                     "engine": row.candidate.stage,
                     "values": row.candidate.values,
                     "passed": row.passed,
+                    "tied": row.tied,
                     "why": row.why,
                     "figures": {f"{stage}.{name}": value for (stage, name), value in row.candidate.figures.items()},
                 }
@@ -311,8 +392,20 @@ def run(ctx: Context) -> None:
     lost = sum(1 for row in rows if not row.passed)
     broke = f", {lost} of {len(rows)} variants break a rule" if lost else f" of {len(rows)}"
     ctx.note(f"{best.label} is best{broke}: {figure} {text(best.get(figure))}")
+    if near:
+        others = ", ".join(f"{one.label} ({text(one.get(figure))})" for one in tied[1:])
+        ctx.note(f"within {percent(margin)} of the best {figure}, which is a tie: {others}; {_decider(tied, then[1])}")
     if shaky := _unstable(measured):
         ctx.note(f"unstable times of {', '.join(shaky)}: on a machine at rest the order may be another")
+
+
+def _decider(tied: Sequence[Candidate], then: str) -> str:
+    """Say what put the first of a tie before the second."""
+    one, two = tied[:2]
+    for name, says in ((then, f"{then} decides"), (PLAN_BYTES, "the smaller plan is chosen")):
+        if one.get(name) != two.get(name):
+            return says
+    return "the first by name is chosen"
 
 
 def _copy(engine: Input, ctx: Context) -> None:
@@ -328,8 +421,11 @@ def _copy(engine: Input, ctx: Context) -> None:
             shutil.copyfile(engine.path(name), target)
 
 
-def _picture(stage: str, rows: Sequence[Row], params: SelectParams) -> str | None:
-    """Draw the objective against another figure, for the variants that have both; None if there is no other."""
+def _picture(stage: str, rows: Sequence[Row], params: SelectParams, margin: float) -> str | None:
+    """Draw the objective against another figure, for the variants that have both; None if there is no other.
+
+    With `margin`, what lies so near the best that it ties is tinted.
+    """
     from trtpipe import tradeoff
 
     def axis(goal: str, name: str) -> tradeoff.Axis:
@@ -337,22 +433,21 @@ def _picture(stage: str, rows: Sequence[Row], params: SelectParams) -> str | Non
         return tradeoff.Axis(name, goal, ((rule[1], float(rule[2])),) if rule else ())
 
     goal, figure = params.aim()
-    others = [name for name in sorted(params.where) if name != figure]
-    if params.against:
-        other = _aim(params.against)
-    elif others:
-        other = ("min" if "<" in params.where[others[0]] else "max", others[0])
-    else:
-        other = ("min", PLAN_BYTES)
-    x, y = axis(goal, figure), axis(*other)
+    x, y = axis(goal, figure), axis(*params.others()[0])
     points = []
-    for index, (one, passed, why) in enumerate(rows):
+    for index, row in enumerate(rows):
+        one = row.candidate
         left, up = one.get(x.name), one.get(y.name)
         if left is not None and up is not None:
-            state = "lost" if not passed else "passed" if index else "best"
-            points.append(tradeoff.Point(one.label, left, up, state, why or "the best"))
+            state = "lost" if not row.passed else "passed" if index else "best"
+            points.append(tradeoff.Point(one.label, left, up, state, row.why or "the best"))
     if not points or x.name == y.name:
         return None
+    if margin:
+        values = [value for row in rows if row.tied and (value := row.candidate.get(figure)) is not None]
+        lead = (min if goal == "min" else max)(values)
+        far = lead + abs(lead) * margin * (1 if goal == "min" else -1)
+        x = x._replace(tie=(lead, far, percent(margin)))
     rules = " and ".join(f"{name} {rule.strip()}" for name, rule in sorted(params.where.items()))
     passed_count = sum(1 for row in rows if row.passed)
     verb = "keeps" if passed_count == 1 else "keep"
@@ -367,7 +462,7 @@ def _picture(stage: str, rows: Sequence[Row], params: SelectParams) -> str | Non
 
 STAGE = StageType(
     name="select",
-    version=1,
+    version=2,
     Params=SelectParams,
     inputs={
         "engines": Port(kinds=("engine",), doc="The engines to choose from.", many=True),
