@@ -181,6 +181,72 @@ def test_an_interrupt_ends_the_workers_and_leaves_nothing_half_written(tmp_path,
     assert trtpipe("status", "p.yaml", cwd=tmp_path).returncode == 10
 
 
+CHILD = """\
+import os, signal, subprocess, sys, time
+def f(arrays, samples, mark, how):
+    if how == "forks and dies" and not os.fork():
+        time.sleep(60)
+    if how != "forks and dies":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    open(mark, "w").write("x")
+    if how == "forks and dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    while how == "goes on":
+        time.sleep(1)
+    return {"twice": arrays["x"]}
+"""
+
+
+def in_the_session_of_a_worker(folder):
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and str(folder) in os.readlink(entry / "cwd"):
+                found.append((entry / "cmdline").read_text())
+        except OSError:
+            continue
+    return [text for text in found if "trtpipe\0run" not in text]
+
+
+@pytest.mark.parametrize(("how", "code"), [("forks and dies", 1), ("leaves a child", 0)])
+def test_what_a_worker_started_ends_with_it_and_holds_nobody_up(tmp_path, how, code):
+    project(tmp_path, python_stage("a", "f", mark=str(tmp_path / "mark"), how=how), code=CHILD)
+    begun = time.monotonic()
+    result = run(tmp_path)
+    assert result.returncode == code, result.stderr
+    assert time.monotonic() - begun < 30
+    deadline = time.monotonic() + 10
+    while in_the_session_of_a_worker(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_second_interrupt_does_not_wait_and_leaves_nothing_either(tmp_path):
+    mark = tmp_path / "mark"
+    project(tmp_path, python_stage("a", "f", mark=str(mark), how="goes on"), code=CHILD)
+    process = start(tmp_path)
+    wait_for(mark)
+    begun = time.monotonic()
+    while process.poll() is None and time.monotonic() - begun < 20:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.4)
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert time.monotonic() - begun < 2.5  # a worker that does not listen has three seconds otherwise
+    assert not left_over(tmp_path)
+    assert not in_the_session_of_a_worker(tmp_path)
+
+
+def test_an_error_that_is_not_utf_8_fails_its_stage_alone(tmp_path):
+    code = "def f(arrays, samples):\n    raise ValueError('bad \\udcff')\n"
+    project(tmp_path, python_stage("a", "f"), code=code)
+    result = run(tmp_path)
+    assert result.returncode == 1
+    assert "ValueError: bad \\udcff" in result.stderr
+
+
 def workers_of(folder):
     found = []
     for entry in Path("/proc").iterdir():

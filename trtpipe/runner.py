@@ -572,11 +572,13 @@ class _Work:
 
     def end(self) -> None:
         """End whatever still runs and remove its work."""
-        if self.pool is not None:
-            self.pool.end()
-        for run in self.running.values():
-            run.workspace.close()
-        self.running.clear()
+        try:
+            if self.pool is not None:
+                self.pool.end()
+        finally:
+            for run in self.running.values():
+                run.workspace.close()
+            self.running.clear()
 
 
 def work(request: dict[str, Any], folder: str, tell: Callable[[str], None]) -> None:
@@ -654,6 +656,7 @@ class _Pool:
         threading.Thread(
             target=self._watch, args=(name, process, reading, json.dumps(request).encode(), log), daemon=True
         ).start()
+        threading.Thread(target=_end_rest, args=(process.pid,), daemon=True).start()
 
     def _watch(self, name: str, process: subprocess.Popen[bytes], reading: int, request: bytes, log: str) -> None:
         last: dict[str, Any] | None = None
@@ -679,19 +682,38 @@ class _Pool:
             )
 
     def end(self) -> None:
-        """Ask the workers to end, then make them; returns when none is left."""
+        """Ask the workers to end, then make them; returns when none is left. An interrupt ends them at once."""
         import signal
         import subprocess
 
-        for signal_number, patience in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, 30.0)):
-            deadline = time.monotonic() + patience
-            for process in self._processes.values():
-                if process.poll() is None:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal_number)
-            for process in self._processes.values():
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(max(0.05, deadline - time.monotonic()))
+        left = [process for process in self._processes.values() if process.poll() is None]
+        try:
+            for signal_number, patience in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, 30.0)):
+                deadline = time.monotonic() + patience
+                for process in left:
+                    if process.poll() is None:
+                        _end_group(process.pid, signal_number)
+                for process in left:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(max(0.05, deadline - time.monotonic()))
+        finally:
+            for process in left:
+                _end_group(process.pid, signal.SIGKILL)
+
+
+def _end_group(pid: int, signal_number: int) -> None:
+    """Send a signal to a worker and to all that it started, if any of it is left."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal_number)
+
+
+def _end_rest(pid: int) -> None:
+    """Wait for a worker's end, then end what it started: that would go on unseen, and may hold the messages' pipe."""
+    import signal
+
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    _end_group(pid, signal.SIGKILL)
 
 
 def _verdict(code: int, last: dict[str, Any] | None, log: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ argument names, and whatever else is printed is the stage's log.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -31,31 +32,41 @@ def main() -> None:
     lock = threading.Lock()
 
     def say(kind: str, **fields: Any) -> None:
+        # What is no UTF-8 (a file's name in an error, say) could be written nowhere further on.
+        for name, value in fields.items():
+            if isinstance(value, str):
+                fields[name] = value.encode("utf-8", "backslashreplace").decode()
         with lock:
             pipe.write(json.dumps({"message": kind, **fields}) + "\n")
 
     try:
         _run(json.load(sys.stdin), say)
     except TrtpipeError as error:
-        traceback.print_exc()
+        _log_error()
         say("error", error=type(error).__name__, text=str(error))
     except MemoryError as error:
-        traceback.print_exc()
+        _log_error()
         say("error", error="StageFailed", text=f"out of memory: {error or 'an allocation failed'}")
     except OSError as error:
-        traceback.print_exc()
+        _log_error()
         if error.errno in _DISK:
             where = error.filename or "the artifacts folder"
             say("error", error=StoreError.__name__, text=f"{error.strerror}: {where}")
         else:
             say("error", error="StageFailed", text=f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001 — a body is also users' code: whatever it raises fails its stage
-        traceback.print_exc()
+        _log_error()
         say("error", error="StageFailed", text=f"{type(error).__name__}: {error}")
     else:
         say("done")
     sys.stdout.flush()
     sys.stderr.flush()
+
+
+def _log_error() -> None:
+    """Write the exception to the log; a disk too full for that must not hide what is said of it."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 def _die_with_parent(parent: int) -> None:
