@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trtpipe import document
-from trtpipe.errors import PipelineInvalid, UnknownReference
+from trtpipe.errors import PipelineInvalid, SchemaViolation, UnknownReference
 
 
 def value(text):
@@ -60,6 +60,7 @@ def test_a_scalar_is_what_json_would_say_or_a_plain_text(text, expected):
         ("a: &x [*x]", "found the alias *x, expected an anchor &x before it"),
         ("a: .inf", "found .inf, expected a finite number"),
         ("a: .NaN", "found .NaN, expected a finite number"),
+        ("a: 1e999", "found the number 1e999, which is too large"),
         ("a: 1\n---\nb: 2", "p.yaml:2:1 document: found a second document, expected one document a file"),
         ("a: [1, 2", "p.yaml:2:1: not YAML: "),
         ("a: 'x", "not YAML: "),
@@ -86,6 +87,30 @@ def test_a_bomb_of_aliases_is_refused_quickly():
 def test_a_hundred_thousand_brackets_do_not_crash_the_parser():
     with pytest.raises(PipelineInvalid, match="levels of nesting"):
         value("a: " + "[" * 100_000)
+
+
+@pytest.mark.parametrize("levels", [2, 60])
+def test_aliases_do_not_nest_deeper_than_brackets_may(levels):
+    lines = ["a0: &a0 " + "[" * 28 + "]" * 28]
+    lines += [f"a{i}: &a{i} {'[' * 28}*a{i - 1}{']' * 28}" for i in range(1, levels)]
+    with pytest.raises(PipelineInvalid, match="p.yaml:2:.* found more than 32 levels of nesting"):
+        value("\n".join(lines))
+
+
+@pytest.mark.parametrize("path", ["vars." + "a." * 3000 + "b", f"stages.a[{'1' * 5000}]"])
+def test_a_setting_that_leads_too_deep_or_too_far_is_refused(path):
+    with pytest.raises(PipelineInvalid, match="expected path=value"):
+        document.override(document.parse("stages: {a: [1]}", "p.yaml"), [f"{path}=1"])
+
+
+def test_a_name_may_not_end_in_a_newline_and_a_message_holds_no_control_characters():
+    schema = {"properties": {"name": {"pattern": "^[a-z]+$", "description": "A name."}}}
+    document.check(document.parse("name: abc", "p.yaml"), schema)
+    with pytest.raises(SchemaViolation) as caught:
+        document.check(document.parse('name: "abc\\e[31m\\n"', "p.yaml"), schema)
+    assert str(caught.value) == r'p.yaml:1:1 name: found "abc\x1b[31m\n", expected a name'
+    with pytest.raises(SchemaViolation):
+        document.check(document.parse('name: "abc\\n"', "p.yaml"), schema)
 
 
 def test_anchors_are_fine_for_small_repeats():

@@ -195,3 +195,21 @@ def test_a_file_that_changes_while_it_is_digested_is_an_error_and_not_remembered
         found(path, state)
     monkeypatch.undo()
     assert found(path, state)[0]
+
+
+def test_a_package_path_does_not_lead_out_of_the_package(tmp_path):
+    for path in ("../../etc/passwd", "numpy/../../x", "numpy/.."):
+        project(tmp_path, python_stage("a", data=f"{{package: {path}}}"))
+        result = trtpipe("validate", "p.yaml", cwd=tmp_path)
+        assert result.returncode == 2
+        assert f'found "{path}", expected a file that a Python package ships' in result.stderr
+
+
+def test_a_file_name_that_is_not_utf_8_is_named_and_refused(tmp_path):
+    project(tmp_path, python_stage("a", data="{file: folder}"))
+    (tmp_path / "folder").mkdir()
+    with open(os.path.join(os.fsencode(tmp_path / "folder"), b"a\xff.npy"), "wb"):
+        pass
+    result = trtpipe("status", "p.yaml", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "folder: found a file called b'a\\xff.npy', expected names in UTF-8" in result.stderr

@@ -160,8 +160,8 @@ def test_targets_name_one_variant_or_some_or_all(tmp_path):
     with pytest.raises(PipelineInvalid) as caught:
         loaded.match(["engine@precision=fp61", "enigne"])
     assert caught.value.problems == (
-        '--target engine@precision=fp61: unknown stage, did you mean "engine@precision=fp16"?',
-        '--target enigne: unknown stage, did you mean "engine"?',
+        'unknown stage engine@precision=fp61, did you mean "engine@precision=fp16"?',
+        'unknown stage enigne, did you mean "engine"?',
     )
 
 
@@ -311,4 +311,4 @@ def test_the_graph_shows_variants(folder):
 def test_a_variant_is_not_what_the_stage_was_without_the_matrix(folder):
     unknown = trtpipe("run", "p.yaml", "--target", "twice@how=z", cwd=folder)
     assert unknown.returncode == 2
-    assert "--target twice@how=z: unknown stage, did you mean" in unknown.stderr
+    assert "unknown stage twice@how=z, did you mean" in unknown.stderr

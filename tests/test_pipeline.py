@@ -66,7 +66,7 @@ def test_params_are_resolved_with_their_defaults(tmp_path):
 
 
 def test_an_unknown_target_gets_a_suggestion(tmp_path):
-    with pytest.raises(PipelineInvalid, match='--target engin: unknown stage, did you mean "engine"?'):
+    with pytest.raises(PipelineInvalid, match='unknown stage engin, did you mean "engine"?'):
         load(tmp_path, CHAIN).closure(["engin"])
 
 

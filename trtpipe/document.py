@@ -6,6 +6,7 @@ YAML is read strictly: what two readers could understand in two ways is an error
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -95,11 +96,12 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"; there {'is' if len(words) == 1 else 'are'} {', '.join(words)}"
 
 
-def read(file: str) -> str:
-    """Read a document's text. Raises PipelineInvalid if it is missing, too large or not UTF-8."""
+def read(file: str, data: bytes | None = None) -> str:
+    """Read a document's text, or take what was read. Raises PipelineInvalid if it is missing, too large, not UTF-8."""
     try:
-        with open(file, "rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
+        if data is None:
+            with open(file, "rb") as stream:
+                data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         folder = os.path.dirname(file) or "."
         near = [f for f in (os.listdir(folder) if os.path.isdir(folder) else []) if f.endswith((".yaml", ".yml"))]
@@ -119,11 +121,12 @@ def read(file: str) -> str:
 class _Open:
     """A mapping or sequence whose end has not come yet."""
 
-    __slots__ = ("anchor", "key", "path", "start", "value")
+    __slots__ = ("anchor", "height", "key", "path", "start", "value")
 
     def __init__(self, value: Any, path: Path, anchor: str | None, start: int) -> None:
         self.value, self.path, self.anchor, self.start = value, path, anchor, start
         self.key: str | None = None
+        self.height = 0  # levels below it so far
 
 
 def parse(text: str, file: str) -> Document:
@@ -135,7 +138,7 @@ def parse(text: str, file: str) -> Document:
     import yaml
 
     places: dict[Path, Place] = {}
-    anchors: dict[str, tuple[Any, int]] = {}
+    anchors: dict[str, tuple[Any, int, int]] = {}
     stack: list[_Open] = []
     result: list[Any] = []
     nodes = 0
@@ -180,7 +183,9 @@ def parse(text: str, file: str) -> Document:
             if kind in ("MappingEndEvent", "SequenceEndEvent"):
                 done = stack.pop()
                 if done.anchor:
-                    anchors[done.anchor] = (done.value, nodes - done.start)
+                    anchors[done.anchor] = (done.value, nodes - done.start, done.height + 1)
+                if stack:
+                    stack[-1].height = max(stack[-1].height, done.height + 1)
                 continue
             if getattr(event, "tag", None) is not None:
                 raise fail(event, f"found the tag {event.tag}, expected plain values: tags are not read")
@@ -205,7 +210,11 @@ def parse(text: str, file: str) -> Document:
             if kind == "AliasEvent":
                 if event.anchor not in anchors:
                     raise fail(event, f"found the alias *{event.anchor}, expected an anchor &{event.anchor} before it")
-                value, size = anchors[event.anchor]
+                value, size, height = anchors[event.anchor]
+                if len(stack) + height > MAX_DEPTH:
+                    raise fail(event, f"found more than {MAX_DEPTH} levels of nesting")
+                if stack:
+                    stack[-1].height = max(stack[-1].height, height)
                 nodes += size
                 if nodes > MAX_NODES:
                     raise fail(event, f"found aliases that expand to more than {MAX_NODES} values")
@@ -216,7 +225,7 @@ def parse(text: str, file: str) -> Document:
                 if isinstance(value, ValueError):
                     raise fail(event, str(value))
                 if event.anchor:
-                    anchors[event.anchor] = (value, 1)
+                    anchors[event.anchor] = (value, 1, 0)
                 put(value)
             else:
                 if len(stack) >= MAX_DEPTH:
@@ -242,7 +251,8 @@ def _scalar(event: Any) -> Any:
     if _INTEGER.match(text):
         return int(text) if len(text) <= 20 else ValueError(f"found the number {text[:30]}…, which is too long")
     if _FLOAT.match(text):
-        return float(text)
+        number = float(text)
+        return number if math.isfinite(number) else ValueError(f"found the number {text[:30]}, which is too large")
     if text.lower() in (".inf", "-.inf", "+.inf", ".nan"):
         return ValueError(f"found {text}, expected a finite number")
     return text
@@ -257,8 +267,8 @@ def override(document: Document, settings: Sequence[str]) -> Document:
     for setting in settings:
         left, equals, right = setting.partition("=")
         source = f"--set {setting}"
-        path = tuple(int(p[1:-1]) if p[0] == "[" else p for p in re.findall(r"\[\d+\]|[^.\[\]]+", left))
-        if not equals or not path or dotted(path) != left:
+        path = tuple(int(p[1:-1]) if p[0] == "[" else p for p in re.findall(r"\[\d{1,9}\]|[^.\[\]]+", left))
+        if not equals or not path or dotted(path) != left or len(path) > MAX_DEPTH:
             raise PipelineInvalid(f"{source}: expected path=value, such as vars.batch=8")
         given = parse(right, source).value
         target: Any = value
@@ -378,7 +388,13 @@ def violations(value: Any, schema: dict[str, Any]) -> list[tuple[Path, str]]:
     """Give what does not fit the JSON Schema as (path, message)."""
     import jsonschema
 
-    validator = jsonschema.Draft202012Validator(schema)
+    def pattern(_validator: Any, wanted: str, instance: Any, _schema: Any) -> Iterable[Any]:
+        # Python's `$` also stands before a last newline, which JSON Schema's does not.
+        if isinstance(instance, str) and not re.search(re.sub(r"\$$", r"\\Z", wanted), instance):
+            yield jsonschema.ValidationError("does not match")
+
+    kind: Any = jsonschema.validators
+    validator = kind.extend(jsonschema.Draft202012Validator, {"pattern": pattern})(schema)
     return [found for error in validator.iter_errors(value) for found in _explain(error)]
 
 
@@ -501,7 +517,8 @@ def show(value: Any) -> str:
     """Show a value in a message: short, with its type where that is what may be wrong."""
     if isinstance(value, str):
         text = value if len(value) <= 60 else value[:57] + "…"
-        return f'"{text}"'
+        # A control character could do things to a terminal, and a newline would end the line.
+        return '"' + re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda m: repr(m[0])[1:-1], text) + '"'
     if isinstance(value, dict):
         return f"a mapping ({', '.join(list(map(str, value))[:4])})" if value else "an empty mapping"
     if isinstance(value, list):

@@ -143,12 +143,22 @@ def _folder(path: str, state: State) -> Found:
         names[:] = sorted(n for n in names if not n.startswith("."))
         for name in sorted(here):
             full = os.path.join(folder, name)
+            if not _is_utf8(full):
+                raise PipelineInvalid(f"{path}: found a file called {os.fsencode(name)!r}, expected names in UTF-8")
             if name.startswith(".") or not os.path.realpath(full).startswith(real) or not os.path.isfile(full):
                 continue
             files[os.path.relpath(full, top).replace(os.sep, "/")] = (state.file_digest(full), os.path.getsize(full))
             if len(files) > MAX_FILES:
                 raise StoreError(f"{path} has more than {MAX_FILES} files, which is more than an input may have")
     return Found(Artifact("folder", dict(sorted(files.items()))), top)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def sources(stage: Stage, root: str, state: State) -> dict[str, str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trtpipe.state import State
 
 
-_GLANCE = 2**24  # characters: more than any document that is read
+_GLANCE = 2**24  # bytes: more than any document that is read
 
 
 class Source(NamedTuple):
@@ -97,7 +97,7 @@ class Pipeline(NamedTuple):
             named = {target} & self.stages.keys() or self._variants(target)
             found |= named
             if not named:
-                unknown.append(f"--target {target}: unknown stage{self._near(target)}")
+                unknown.append(f"unknown stage {target}{self._near(target)}")
         if unknown:
             raise UnknownReference(unknown)
         return tuple(name for name in self.stages if name in found)
@@ -130,31 +130,32 @@ def load(file: str, settings: Sequence[str], state: State | None) -> Pipeline:
     Raises PipelineInvalid or one of its kinds with everything that is wrong.
     """
     stamp = [code_stamp(), os.path.abspath(file), file, *settings]
-    if state is not None and (text := _glance(file)) is not None:
-        resolved = state.resolved(_known(stamp, text))
+    data = _glance(file)
+    if state is not None and data is not None:
+        resolved = state.resolved(_known(stamp, data))
         if resolved:
             return from_json(file, json.loads(resolved))
     from trtpipe import document, schema
 
-    text = document.read(file)
+    text = document.read(file, data)
     parsed = document.substitute(document.override(document.parse(text, file), settings))
     pipeline = resolve(parsed, expand(parsed, schema.pipeline_schema()))
-    if state is not None:
-        state.remember_resolved(_known(stamp, text), json.dumps(to_json(pipeline)))
+    if state is not None and data is not None:
+        state.remember_resolved(_known(stamp, data), json.dumps(to_json(pipeline)))
     return pipeline
 
 
-def _glance(file: str) -> str | None:
-    """Read a document that may have passed before; what is wrong with it is `document.read`'s to say."""
+def _glance(file: str) -> bytes | None:
+    """Read a document, once, since it may be a pipe; what is wrong with it is `document.read`'s to say."""
     try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
+        with open(file, "rb") as stream:
             return stream.read(_GLANCE)
-    except (OSError, UnicodeDecodeError):
+    except OSError:
         return None
 
 
-def _known(stamp: list[str], text: str) -> str:
-    return hashlib.sha256("\0".join([*stamp, text]).encode()).hexdigest()
+def _known(stamp: list[str], data: bytes) -> str:
+    return hashlib.sha256("\0".join([*stamp, ""]).encode() + data).hexdigest()
 
 
 def code_stamp() -> str:

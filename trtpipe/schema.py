@@ -25,7 +25,7 @@ _SOURCES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {
             "package": {
                 "type": "string",
-                "pattern": r"^[A-Za-z0-9_.-]+(/[^/]+)+$",
+                "pattern": r"^(?!(.*/)?\.\.?(/|$))[A-Za-z0-9_.-]+(/[^/]+)+$",
                 "description": "A file that a Python package ships, as `package/path/in/it.onnx`.",
             }
         },
