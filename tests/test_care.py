@@ -224,3 +224,19 @@ def test_a_run_that_was_killed_holds_nothing_back_from_gc(tmp_path):
         assert os.listdir(os.path.join(store.folder, "tmp")) == []
         assert os.listdir(os.path.join(store.folder, "locks")) == ["gc"]
         shutil.rmtree(store.folder)
+
+
+def test_gc_leaves_folders_alone_that_are_not_trtpipes(store):
+    several(store, 1)
+    for part in ("trees", "shown"):
+        os.makedirs(os.path.join(store.folder, part, "oak"))
+    care.gc(store, Budget(max_size=0))
+    assert [os.listdir(os.path.join(store.folder, part)) for part in ("trees", "shown")] == [["oak"], ["oak"]]
+
+
+def test_gc_says_so_when_nothing_is_left_to_remove(tmp_path):
+    project(tmp_path, python_stage("a"))
+    trtpipe("run", "p.yaml", "-q", cwd=tmp_path)
+    result = trtpipe("cache", "gc", "--max-size", "1B", cwd=tmp_path)
+    assert result.returncode == 5
+    assert result.stdout.endswith("the budget is not met, and there is no result left to remove\n")

@@ -178,3 +178,66 @@ def test_quiet_prints_nothing_when_all_is_well(tmp_path):
     project(tmp_path, python_stage("a"))
     result = trtpipe("run", "p.yaml", "-q", cwd=tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def shell(folder, command, **env):
+    """Run a shell's line in which `t` is the command."""
+    line = f't() {{ {shlex.quote(sys.executable)} -m trtpipe "$@"; }}; {command}'
+    around = {"PYTHONPATH": str(PROJECT), "PATH": "/usr/bin:/bin", **env}
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=folder, env=around, check=False)
+
+
+def test_closed_streams_change_no_exit_code(graph):
+    assert shell(graph, "t graph g.yaml >&-").returncode == 0
+    assert shell(graph, "t validate nowhere.yaml --json <&- >&- 2>&-").returncode == 2
+
+
+def test_a_full_disk_under_the_output_is_exit_4_and_no_bug_of_ours(graph):
+    result = shell(graph, "t status g.yaml > /dev/full")
+    assert (result.returncode, result.stderr) == (4, "error: the output cannot be written: No space left on device\n")
+    assert shell(graph, "t status nowhere.yaml 2> /dev/full").returncode == 4
+
+
+def test_a_reader_that_left_before_the_error_came_is_no_bug_of_ours(graph):
+    result = shell(graph, "{ sleep 1; t status nowhere.yaml --json; echo $? >&2; } | true")
+    assert result.stderr == "141\n"
+
+
+def test_a_terminal_without_unicode_gets_escapes(graph):
+    result = shell(graph, "t graph g.yaml", PYTHONIOENCODING="ascii")
+    assert result.stdout.startswith("network (parse \\u2192 network)")
+
+
+def test_names_that_are_not_utf_8_and_a_folder_that_is_gone_are_refused(graph):
+    result = shell(graph, "t validate g.yaml --set $'vars.x=\\xff'")
+    assert (result.returncode, result.stderr) == (2, "error: found b'vars.x=\\xff', expected UTF-8\n")
+    result = shell(graph, "mkdir gone; cd gone; rmdir ../gone; t status ../g.yaml")
+    assert result.returncode == 4
+    assert "is gone; change to one that is there" in result.stderr
+
+
+def test_an_empty_variable_for_the_store_is_none(tmp_path):
+    project(tmp_path, python_stage("a"))
+    assert trtpipe("run", "p.yaml", "-q", cwd=tmp_path, env={"TRTPIPE_ARTIFACTS": ""}).returncode == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["artifacts", "data.npz", "p.yaml", "step.py"]
+
+
+def test_a_document_may_come_through_a_pipe(graph):
+    result = shell(graph, "t graph <(cat g.yaml) --json")
+    assert json.loads(result.stdout)["pipeline"] == "graph"
+
+
+def test_an_unknown_stage_is_named_as_it_was_given(graph):
+    for command in (["explain", "g.yaml", "confg"], ["show", "g.yaml", "confg"], ["run", "g.yaml", "--force", "confg"]):
+        result = trtpipe(*command, cwd=graph)
+        assert (result.returncode, result.stderr) == (2, 'error: unknown stage confg, did you mean "config"?\n')
+
+
+def test_graphs_can_be_read_whatever_files_and_stages_are_called(tmp_path):
+    parse = "  {}: {{type: parse, inputs: {{model: {{file: '{}'}}}}}}\n"
+    stages = parse.format("end", 'a "b" #1.onnx') + parse.format("a", "end")
+    (tmp_path / "g.yaml").write_text(f"name: g\nstages:\n{stages}")
+    mermaid = trtpipe("graph", "g.yaml", "--format", "mermaid", cwd=tmp_path).stdout
+    assert '(["a #quot;b#quot; #35;1.onnx"]) -- model --> end_\n' in mermaid
+    dot = trtpipe("graph", "g.yaml", "--format", "dot", cwd=tmp_path).stdout
+    assert '"./end" -> "a" [label="model"];' in dot

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import stat
 import time
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _QUARANTINE_SECONDS = 7 * 24 * 3600
 _URL = "://"
 _COPIES = ("trees", "shown", "edited")
+_OURS = re.compile(r"[0-9a-f]{64}(\.|$)")
+"""How folders of artifacts are called: what else lies there, in a folder that was no store, is not ours to remove."""
 
 
 class Action(NamedTuple):
@@ -420,7 +423,7 @@ def _copies(store: Store, artifacts: set[str], *, dry_run: bool) -> int:
     for part in ("trees", "shown"):
         top = os.path.join(store.folder, part)
         for name in sorted(os.listdir(top)) if os.path.isdir(top) else ():
-            if name in artifacts:
+            if name in artifacts or not _OURS.match(name):
                 continue
             path = os.path.join(top, name)
             freed += sum(extents.own(p, s) for p in _files(path) if (s := os.lstat(p)).st_nlink == 1)

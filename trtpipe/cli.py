@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -43,17 +44,21 @@ class _Terminated(BaseException):
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; give its exit code."""
+    _ready_streams()
     try:
         args = parser().parse_args(arguments)
     except SystemExit as stop:  # argparse has said what is wrong
         return int(stop.code or 0)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        with contextlib.ExitStack() as args.cleanup:
-            code: int = args.function(args)
+        try:
+            _check_surroundings(arguments)
+            with contextlib.ExitStack() as args.cleanup:
+                code: int = args.function(args)
+        except errors.TrtpipeError as error:
+            code = _report(error, as_json=getattr(args, "json", False))
         sys.stdout.flush()
-    except errors.TrtpipeError as error:
-        return _report(error, as_json=getattr(args, "json", False))
+        sys.stderr.flush()
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted: nothing half-written is left\n")
         return INTERRUPTED
@@ -61,16 +66,53 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write("\nterminated: nothing half-written is left\n")
         return TERMINATED
     except BrokenPipeError:
-        # The reader (head, less) has gone; Python would complain once more when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_streams()  # the reader (head, less) has gone
         return 128 + signal.SIGPIPE
-    except Exception:  # noqa: BLE001 — this is where a bug of ours ends
+    except Exception as error:  # noqa: BLE001 — this is where a bug of ours ends
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            # What names no file is the stream to which the answer goes.
+            with contextlib.suppress(OSError):
+                sys.stderr.write(f"error: {error.filename or 'the output'} cannot be written: {error.strerror}\n")
+            _drop_streams()
+            return errors.StoreError.exit_code
         import traceback
 
         traceback.print_exc()
         sys.stderr.write(f"\nthis is a bug in trtpipe {__version__}; please report the lines above: {_ISSUES}\n")
         return INTERNAL
     return code
+
+
+def _ready_streams() -> None:
+    """See to it that printing cannot fail for what is printed, or because a stream was closed by the caller."""
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115 — stays open to the end
+        elif name != "stdin" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_streams() -> None:
+    """Send what is still to be written nowhere: Python would complain once more when it closes the streams."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _check_surroundings(arguments: Sequence[str]) -> None:
+    """Refuse what cannot be kept in records: names that are not UTF-8; and a folder that is gone."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise errors.StoreError("the folder in which this runs is gone; change to one that is there") from None
+    for text in (here, *arguments):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise errors.PipelineInvalid(f"found {os.fsencode(text)!r}, expected UTF-8") from None
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -351,14 +393,15 @@ def graph(args: argparse.Namespace) -> int:
         for stage in stages:
             print(f'  {_id(stage.name)}["{stage.name}<br/>{stage.type}"]')
         for source, target, port, outside in edges:
-            start = f'{_id("file " + source)}(["{source}"])' if outside else _id(source)
+            text = source.replace("#", "#35;").replace('"', "#quot;")
+            start = f'{_id("file " + source)}(["{text}"])' if outside else _id(source)
             print(f"  {start} -- {port} --> {_id(target)}")
     else:
         print(f'digraph "{loaded.name}" {{\n  node [shape=box];')
         for stage in stages:
             print(f'  "{stage.name}" [label="{stage.name}\\n{stage.type}"];')
         for source, target, port, outside in edges:
-            name = json.dumps(source, ensure_ascii=False)
+            name = json.dumps(f"./{source}" if outside and source in loaded.stages else source, ensure_ascii=False)
             if outside:
                 print(f"  {name} [shape=note];")
             print(f'  {name} -> "{target}" [label="{port}"];')
@@ -366,10 +409,15 @@ def graph(args: argparse.Namespace) -> int:
     return 0
 
 
+_MERMAID_WORDS = ("call", "class", "classDef", "click", "default", "direction", "end", "flowchart", "graph", "href",
+                  "linkStyle", "style", "subgraph")  # fmt: skip
+
+
 def _id(name: str) -> str:
+    """Make a node's name for mermaid, which trips over its own words."""
     import re
 
-    return re.sub(r"\W", lambda m: f"_{ord(m[0]):x}_", name)
+    return re.sub(r"\W", lambda m: f"_{ord(m[0]):x}_", name) + ("_" if name in _MERMAID_WORDS else "")
 
 
 def show(args: argparse.Namespace) -> int:
@@ -787,5 +835,5 @@ def _remote_option(one: argparse.ArgumentParser) -> None:
 
 
 def _store_option(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--artifacts", default=os.environ.get("TRTPIPE_ARTIFACTS", "artifacts"), metavar="DIR",
+    one.add_argument("--artifacts", default=os.environ.get("TRTPIPE_ARTIFACTS") or "artifacts", metavar="DIR",
                      help="the store's folder (default: %(default)s, or TRTPIPE_ARTIFACTS)")  # fmt: skip

@@ -321,8 +321,12 @@ def _gc(args: argparse.Namespace, store: Store) -> int:
     lines.append(f"{would} {len(found.removed)} results and {found.orphans} files that nothing refers to: "
                  f"{size_text(found.freed)}; {size_text(found.size)} stay")  # fmt: skip
     if not found.met:
-        why = dict.fromkeys(found.kept.values())
-        lines.append(f"the budget is not met: {len(found.kept)} results must stay ({'; '.join(why)})")
+        why = "; ".join(dict.fromkeys(found.kept.values()))
+        lines.append(
+            f"the budget is not met: {len(found.kept)} results must stay ({why})"
+            if why
+            else "the budget is not met, and there is no result left to remove"
+        )
     rows = [{"stage": a.label, "key": a.key, "size": a.artifact.size} for a in found.removed]
     value = {"removed": rows, "orphans": found.orphans, "freed": found.freed, "size": found.size, "met": found.met,
              "kept": found.kept, "dry_run": args.dry_run}  # fmt: skip
