@@ -196,6 +196,7 @@ def test_the_commands_tell_people_and_programs_what_lies_there(built):
     assert "pinned as p/a" in trtpipe("cache", "gc", "--max-size", "1B", "--dry-run", cwd=built).stdout
     assert trtpipe("cache", "unpin", "p.yaml", cwd=built).stdout == "unpin: p/a\n"
     assert trtpipe("cache", "gc", "--max-size", "lots", cwd=built).returncode == 2
+    assert "found 20, expected a size such as 20GiB" in trtpipe("cache", "gc", "--max-size", "20", cwd=built).stderr
     assert trtpipe("cache", "ls", "--artifacts", "nowhere", cwd=built).returncode == 4
 
 

@@ -213,3 +213,12 @@ def test_a_file_name_that_is_not_utf_8_is_named_and_refused(tmp_path):
     result = trtpipe("status", "p.yaml", cwd=tmp_path)
     assert result.returncode == 2
     assert "folder: found a file called b'a\\xff.npy', expected names in UTF-8" in result.stderr
+
+
+def test_a_store_inside_an_input_folder_is_no_part_of_it(tmp_path):
+    code = "def f(arrays, samples):\n    return {'twice': arrays['x']}\n"
+    project(tmp_path / "p", python_stage("a", "f", data="{file: .}"), code=code)
+    (tmp_path / "p" / "data.npz").unlink()
+    np.save(tmp_path / "p" / "x.npy", np.ones((2, 1), np.float32))
+    assert trtpipe("run", "p.yaml", cwd=tmp_path / "p").returncode == 0
+    assert trtpipe("status", "p.yaml", cwd=tmp_path / "p").returncode == 0

@@ -120,6 +120,16 @@ def test_a_failure_skips_what_depends_on_it_and_lets_the_others_finish(tmp_path)
     assert not left_over(tmp_path)
 
 
+def test_what_depends_on_a_stage_that_cannot_start_is_said_to_be_skipped(tmp_path):
+    nowhere = f'{{url: "http://127.0.0.1:1/x", sha256: "{"a" * 64}"}}'
+    stages = f"  a: {{type: parse, inputs: {{model: {nowhere}}}}}\n"
+    stages += "  b: {type: configure, inputs: {network: a}}\n  c: {type: build, inputs: {config: b}}\n"
+    project(tmp_path, stages)
+    result = run(tmp_path, "--json")
+    assert result.returncode == 4
+    assert kinds(result) == [("StageFailed", "a"), ("StageSkipped", "b"), ("StageSkipped", "c")]
+
+
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])
 def test_a_worker_that_dies_fails_its_stage_with_the_signals_name_and_its_log(tmp_path, number):
     project(tmp_path, python_stage("bad", "die", how=int(number)) + python_stage("good"))

@@ -7,9 +7,13 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from trtpipe import cli
+    try:
+        from trtpipe import cli
 
-    sys.exit(cli.main(sys.argv[1:]))
+        code = cli.main(sys.argv[1:])
+    except KeyboardInterrupt:  # before there was anything to tidy
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

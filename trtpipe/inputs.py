@@ -104,7 +104,7 @@ def find(source: Source, root: str, store: Store) -> Found:
             raise EnvironmentMissing(_package_missing(source.package))
         path = found
     try:
-        return _folder(path, store.state) if os.path.isdir(path) else _file(path, source.model, store.state)
+        return _folder(path, store) if os.path.isdir(path) else _file(path, source.model, store.state)
     except OSError as error:
         raise PipelineInvalid(f"{source.place}: {source.label} cannot be read: {error.strerror}") from None
 
@@ -134,13 +134,14 @@ def _external(path: str, sha256: str, state: State) -> list[str]:
     return locations
 
 
-def _folder(path: str, state: State) -> Found:
-    """Digest a folder: every file but hidden ones, by name; links are followed only inside it."""
+def _folder(path: str, store: Store) -> Found:
+    """Digest a folder: every file but hidden ones and the store's, by name; links are followed only inside it."""
     top = os.path.abspath(path)
     real = os.path.realpath(top) + os.sep
+    state = store.state
     files: dict[str, tuple[str, int]] = {}
     for folder, names, here in os.walk(top):
-        names[:] = sorted(n for n in names if not n.startswith("."))
+        names[:] = sorted(n for n in names if not n.startswith(".") and os.path.join(folder, n) != store.folder)
         for name in sorted(here):
             full = os.path.join(folder, name)
             if not _is_utf8(full):

@@ -335,7 +335,9 @@ class _Work:
         self.queue = [(s, a) for s, a in self.queue if s.name not in names]
 
     def _ready(self) -> bool:
-        return any(all(u in self.artifacts for u in self.runner.pipeline.stages[n].upstream) for n in self.waiting)
+        """Tell whether a stage that waits need not: its inputs are there, or never will be."""
+        upstream = [self.runner.pipeline.stages[name].upstream for name in self.waiting]
+        return any(all(u in self.artifacts for u in us) or any(u in self.stopped for u in us) for us in upstream)
 
     def _settle(self) -> None:
         """Look up every stage whose inputs are there; queue the misses; skip what a failure stops."""

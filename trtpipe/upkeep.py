@@ -232,9 +232,9 @@ def _finite(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def size(text: str) -> int:
-    """Read a size such as 20GiB. Raises ValueError."""
+    """Read a size such as 20GiB; only 0 needs no unit. Raises ValueError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB)?", text.strip())
-    if not match:
+    if not match or (match[2] is None and float(match[1])):
         raise ValueError(f"found {text}, expected a size such as 20GiB")
     units = ("B", "KiB", "MiB", "GiB", "TiB")
     return int(float(match[1]) * 1024 ** units.index(match[2] or "B"))
