@@ -235,6 +235,29 @@ def test_the_bfloat16_check_says_that_it_is_an_emulation(tmp_path):
     assert set(types(made).values()) == {"bfloat16"}
 
 
+def test_rounding_between_nodes_counts_though_onnxruntime_adds_in_float32_on_the_cpu(tmp_path):
+    weights = {"c": np.array([2048], np.float32)}  # from here on float16 has every other whole number only
+    nodes = [
+        helper.make_node("Add", ["x", "c"], ["far"], name="there"),
+        helper.make_node("Sub", ["far", "c"], ["y"], name="back"),
+    ]
+    proto = models.model(nodes, [models.value("x", [64])], [models.value("y", None)], weights)
+    with pytest.raises(StageFailed, match=r"y: relative L2 difference \S+, tolerance 0\.05"):
+        rewrite(proto, tmp_path)
+    record, _ = rewrite(models.conv(), tmp_path)
+    assert "float16 is emulated: float32 with rounded weights and activations" in record["check"]["how"]
+
+
+def test_a_model_that_is_float16_already_stays_as_it_is_in_fp16(tmp_path):
+    half = TensorProto.FLOAT16
+    nodes = [helper.make_node("Mul", ["x", "w"], ["y"], name="m")]
+    proto = models.model(nodes, [models.value("x", [2], half)], [models.value("y", None, half)],
+                         {"w": np.array([3, 4], np.float16)})  # fmt: skip
+    record, made = rewrite(proto, tmp_path)
+    assert record["check"]["outputs"]["y"]["relative_l2"] == 0
+    assert [t.data_type for t in made.graph.initializer] == [half]
+
+
 def test_ops_that_tensorrt_refuses_in_bfloat16_stay_float32(tmp_path):
     nodes = [helper.make_node("HardSwish", ["x"], ["y"], name="act")]
     proto = models.model(nodes, [models.value("x", [4])], [models.value("y", None)])

@@ -114,8 +114,8 @@ def test_text_detection_in_fp16_stays_within_a_thousandth_and_keeps_the_trap_in_
     assert read(view / "closeness/comparison.json")["metrics"]["relative_l2"] <= 1e-3
     kept = {entry["node"]: entry["why"] for entry in read(view / "config/config.json")["rewrite"]["kept"]}
     assert any("beyond float16" in why for why in kept.values())
-    half = (view / "engine/engine.onnx").stat().st_size
-    assert half < 0.9 * (view / "network/model.onnx").stat().st_size
+    # The two convolutions of the neck that are half of all multiplications are not among them.
+    assert not {"p2o.Conv.58", "p2o.Conv.61"} & set(kept)
 
 
 @pytest.mark.slow

@@ -32,8 +32,10 @@ def _marked(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
 
 def _candidate(path: Path) -> onnx.ModelProto:
     model = trial.whole(path)
-    if any(t.data_type == onnx.TensorProto.BFLOAT16 for t in onnxfile.initializers(model)):
-        return onnx.load_model_from_string(precision.emulated(path)[0])
+    outside = {v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)}
+    for narrow in (onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT16):
+        if narrow not in outside and any(t.data_type == narrow for t in onnxfile.initializers(model)):
+            return onnx.load_model_from_string(precision.emulated(path, narrow)[0])
     return model
 
 

@@ -119,15 +119,11 @@ def rewrite(
     """
     trial.onnxruntime()
     original = trial.whole(path)
-    if precision == "bf16":
-        values = (*original.graph.input, *original.graph.output)
-        half = [name for name, t in onnxfile.constants(original) if t.data_type == TensorProto.FLOAT16]
-        half += [v.name for v in values if onnxfile.value_dtype(v) == "float16"]
-        if half:
-            raise StageFailed(
-                f"precision: bf16: the model holds float16 already ({half[0]}); "
-                "use precision: model, or export it in float32"
-            )
+    if precision == "bf16" and (half := has_half(original)):
+        raise StageFailed(
+            f"precision: bf16: the model holds float16 already ({half[0]}); "
+            "use precision: model, or export it in float32"
+        )
     quantised = is_quantised(original)
     work = onnx.ModelProto()
     work.CopyFrom(original)
@@ -174,6 +170,7 @@ def rewrite(
             + "\nName the nodes that need float32 in keep_fp32, raise tolerance, set meet_tolerance, "
             "or choose another precision"
         )
+    judge.runs(out)
     floats = float_ops(precision) if method == "onnxruntime" else ()
     report: dict[str, Any] = {
         "precision": precision,
@@ -206,6 +203,13 @@ def float_ops(precision: str) -> tuple[str, ...]:
 def is_quantised(model: onnx.ModelProto) -> bool:
     """Tell whether a model has Q/DQ nodes."""
     return any(f.node.op_type in ("QuantizeLinear", "DequantizeLinear") for f in onnxfile.walk(model))
+
+
+def has_half(model: onnx.ModelProto) -> list[str]:
+    """Name the float16 weights, inputs and outputs of a model."""
+    values = (*model.graph.input, *model.graph.output)
+    half = [name for name, t in onnxfile.constants(model) if t.data_type == TensorProto.FLOAT16]
+    return half + [v.name for v in values if onnxfile.value_dtype(v) == "float16"]
 
 
 def _convert(
@@ -586,46 +590,50 @@ def _changes(weights: Mapping[str, NDArray[Any]], precision: str) -> dict[str, A
 # -- the check ---------------------------------------------------------------------------------------------------
 
 
-def emulated(path: Path) -> tuple[bytes, bool]:
-    """Give the bfloat16 model in float32, with the weights rounded to bfloat16, and whether activations are too.
+def emulated(path: Path, narrow_type: int = TensorProto.BFLOAT16) -> tuple[bytes, bool]:
+    """Give a half-precision model in float32, with its weights rounded, and whether activations are too.
 
-    onnxruntime's CPU kernels cannot compute in bfloat16, but from opset 13 on they can cast to it and back, which
-    rounds what each node makes.
+    onnxruntime's CPU kernels cannot compute in bfloat16, and many have no float16 either: it then lets whole runs of
+    nodes compute in float32, and their errors do not show. A cast to the narrow type and back rounds what each node
+    makes. Casts know bfloat16 from opset 13 on.
     """
-    model = onnxfile.load(path)
-    onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
-    brain, single = TensorProto.BFLOAT16, TensorProto.FLOAT
+    model = trial.whole(path)
+    single = TensorProto.FLOAT
     narrow: set[str] = set()
-    if onnxfile.opsets(model).get("ai.onnx", 0) >= 13:
+    if narrow_type == TensorProto.FLOAT16 or onnxfile.opsets(model).get("ai.onnx", 0) >= 13:
         try:
             typed = onnx.shape_inference.infer_shapes(model)
         except Exception:  # noqa: BLE001 - then the weights alone are rounded, and the record says so
             typed = onnx.ModelProto()
-        narrow = {v.name for v in typed.graph.value_info if v.type.tensor_type.elem_type == brain}
+        narrow = {v.name for v in typed.graph.value_info if v.type.tensor_type.elem_type == narrow_type}
     for tensor in onnxfile.initializers(model):
-        if tensor.data_type == brain:
-            bits = np.frombuffer(tensor.raw_data, "<u2")
-            tensor.CopyFrom(numpy_helper.from_array(from_bfloat16(bits).reshape(list(tensor.dims)), tensor.name))
+        if tensor.data_type == narrow_type:
+            tensor.CopyFrom(numpy_helper.from_array(_widened(tensor), tensor.name))
     for found in onnxfile.walk(model):
         for attribute in found.node.attribute:
-            if attribute.name in ("to", "dtype") and attribute.i == brain:
+            if attribute.name in ("to", "dtype") and attribute.i == narrow_type:
                 attribute.i = single
-            if attribute.HasField("t") and attribute.t.data_type == brain:
-                values = numpy_helper.to_array(attribute.t).astype(np.float32)
-                attribute.t.CopyFrom(numpy_helper.from_array(values))
+            if attribute.HasField("t") and attribute.t.data_type == narrow_type:
+                attribute.t.CopyFrom(numpy_helper.from_array(_widened(attribute.t)))
     for node in list(model.graph.node):
         for place, name in enumerate(node.output):
             if name in narrow:
                 node.output[place] = f"{name}__exact"
-                model.graph.node.append(helper.make_node("Cast", [f"{name}__exact"], [f"{name}__bits"], to=brain))
+                model.graph.node.append(helper.make_node("Cast", [f"{name}__exact"], [f"{name}__bits"], to=narrow_type))
                 model.graph.node.append(helper.make_node("Cast", [f"{name}__bits"], [name], to=single))
     for _, graph in onnxfile.graphs(model):
         if isinstance(graph, onnx.GraphProto):
             for value in (*graph.input, *graph.output):
-                if value.type.tensor_type.elem_type == brain:
+                if value.type.tensor_type.elem_type == narrow_type:
                     value.type.tensor_type.elem_type = single
     sort(model.graph)
     return model.SerializeToString(deterministic=True), bool(narrow)
+
+
+def _widened(tensor: onnx.TensorProto) -> NDArray[Any]:
+    if tensor.data_type == TensorProto.BFLOAT16 and tensor.HasField("raw_data"):
+        return from_bfloat16(np.frombuffer(tensor.raw_data, "<u2")).reshape(list(tensor.dims))
+    return float_values(tensor)
 
 
 class _Judge:
@@ -635,6 +643,11 @@ class _Judge:
         self, original: onnx.ModelProto, precision: str, feeds: Sequence[Mapping[str, NDArray[Any]]], *, plain: bool
     ) -> None:
         self._precision, self._feeds, self._plain = precision, feeds, plain
+        self._type, self._name = {
+            "fp16": (TensorProto.FLOAT16, "float16"), "bf16": (TensorProto.BFLOAT16, "bfloat16"),
+        }[precision]  # fmt: skip
+        # What was float16 before is as exact as it can be: there is nothing to round, and its inputs stay float16.
+        self._emulates = precision == "bf16" or not has_half(original)
         self.remark = ""
         try:
             session = trial.Trial(original.SerializeToString(), plain=plain)
@@ -644,22 +657,14 @@ class _Judge:
 
     def __call__(self, path: Path, limit: float) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """Give the differences an output, and what is wrong with them. Raises StageFailed if it does not run."""
-        if self._precision == "fp16":
-            target: bytes | str = str(path)
-        else:
-            target, activations = emulated(path)
+        target: bytes | str = str(path)
+        if self._emulates:
+            target, activations = emulated(path, self._type)
             rounded = "weights and activations" if activations else "weights (activations are not)"
-            self.remark = f"; bfloat16 is emulated: float32 with rounded {rounded}"
+            self.remark = f"; {self._name} is emulated: float32 with rounded {rounded}"
         outputs: dict[str, dict[str, Any]] = {}
         problems = []
-        try:
-            session = trial.Trial(target, plain=self._plain)
-            found_all = [session(feed) for feed in self._feeds]
-        except Exception as error:
-            raise StageFailed(
-                f"precision: {self._precision}: onnxruntime cannot run the rewritten model ({error}); "
-                "use precision: model, or name nodes in keep_fp32"
-            ) from error
+        found_all = self._run(target, self._feeds)
         for expected, found in zip(self._expected, found_all, strict=True):
             for name, wanted in expected.items():
                 figures = trial.compare(wanted, found[name])
@@ -672,3 +677,18 @@ class _Judge:
                     problems.append(f"{name}: not finite where the original is")
         problems += trial.beyond(outputs, limit)
         return outputs, problems
+
+    def runs(self, path: Path) -> None:
+        """Run the rewritten model itself once. Raises StageFailed if it does not run."""
+        if self._emulates and self._precision == "fp16":  # the CPU has no kernels for bfloat16
+            self._run(str(path), self._feeds[:1])
+
+    def _run(self, model: bytes | str, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, NDArray[Any]]]:
+        try:
+            session = trial.Trial(model, plain=self._plain)
+            return [session(feed) for feed in feeds]
+        except Exception as error:
+            raise StageFailed(
+                f"precision: {self._precision}: onnxruntime cannot run the rewritten model ({error}); "
+                "use precision: model, or name nodes in keep_fp32"
+            ) from error

@@ -241,7 +241,7 @@ def _columns(rows: list[list[str]]) -> list[str]:
 
 STAGE = StageType(
     name="compare",
-    version=1,
+    version=2,
     Params=CompareParams,
     inputs={
         "candidate": Port(kinds=("tensors",), doc="The outputs in question.", outside=True),
