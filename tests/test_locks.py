@@ -9,10 +9,16 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers import PROJECT
 from trtpipe import locks
 
 HOLD = "import sys; from trtpipe import locks; held = locks.take(sys.argv[1]); print('has it', flush=True); input()"
+
+
+def fail(number):
+    raise OSError(number, os.strerror(number))
 
 
 def holder(path):
@@ -92,3 +98,23 @@ def test_where_nothing_can_be_locked_the_work_goes_on_without(tmp_path, monkeypa
     held.write("nothing happens")
     held.append("nothing happens")
     held.release()
+
+
+def test_a_file_that_another_machine_removed_just_now_is_not_had_yet(tmp_path, monkeypatch):
+    # GlusterFS and NFS say so of a handle, or of a name that this machine still remembers.
+    path = str(tmp_path / "key")
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", lambda *_: fail(errno.ESTALE))
+        assert locks.take(path) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lambda *_: fail(errno.ESTALE))
+        assert locks.take(path) is None
+    held = locks.wait(path, seconds=1)
+    assert held.real
+    held.release()
+
+
+def test_a_lock_file_that_may_not_be_made_is_an_error_and_no_sign_of_a_holder(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "open", lambda *_: fail(errno.EACCES))
+    with pytest.raises(PermissionError):
+        locks.take(str(tmp_path / "key"))

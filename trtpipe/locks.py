@@ -55,24 +55,30 @@ class Held:
 def take(path: str, *, shared: bool = False) -> Held | None:
     """Take a lock at once, or give None if somebody else has it. Raises OSError if its file cannot be made."""
     while True:
+        handle = -1
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            continue
-        try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             # Whoever held it before may have removed the file that this handle is for.
             if os.fstat(handle).st_nlink and _same(handle, path):
                 return Held(path, handle)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
         except OSError as error:
-            os.close(handle)
-            if error.errno in _BUSY:
+            _close(handle)
+            # ESTALE: another machine removed the file just now, and this one has yet to see that.
+            if error.errno == errno.ESTALE or (handle >= 0 and error.errno in _BUSY):
                 return None
-            if error.errno in _NONE_HERE:
+            if handle >= 0 and error.errno in _NONE_HERE:
                 return Held(path, None)
             raise
-        os.close(handle)
+        _close(handle)
+
+
+def _close(handle: int) -> None:
+    if handle >= 0:
+        with contextlib.suppress(OSError):
+            os.close(handle)
 
 
 def _same(handle: int, path: str) -> bool:
