@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from trtpipe import backends, entrypoint, stages
 from trtpipe.stage import Context, Input
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PROJECT = Path(__file__).resolve().parent.parent
 PATHS = os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -26,6 +31,12 @@ def as_input(name: str, given: Input | Path) -> Input:
         files = tuple(sorted(p.relative_to(given).as_posix() for p in given.rglob("*") if p.is_file()))
         return Input(name=name, kind="folder", folder=given, files=files, label=given.name)
     return Input(name=name, kind="file", folder=given.parent, files=(given.name,), label=given.name)
+
+
+def apart(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Call a module's function in a process of its own, as stages run: some libraries change others for good."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments, **named).result()
 
 
 def run_stage(

@@ -622,6 +622,7 @@ def emulated(path: Path, narrow_type: int = TensorProto.BFLOAT16) -> tuple[bytes
                 model.graph.node.append(helper.make_node("Cast", [f"{name}__exact"], [f"{name}__bits"], to=narrow_type))
                 model.graph.node.append(helper.make_node("Cast", [f"{name}__bits"], [name], to=single))
     for _, graph in onnxfile.graphs(model):
+        graph.ClearField("value_info")  # which says the old types; AutoCast leaves it
         if isinstance(graph, onnx.GraphProto):
             for value in (*graph.input, *graph.output):
                 if value.type.tensor_type.elem_type == narrow_type:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests import models
-from tests.helpers import run_stage
+from tests.helpers import apart, run_stage
 from trtpipe import onnxfile
 from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.stages.configure import ConfigureParams, check_profiles
@@ -282,7 +282,7 @@ def test_autocast_without_modelopt_names_the_command(tmp_path):
 
 @pytest.mark.skipif(not MODELOPT, reason="modelopt is not installed: pip install 'trtpipe[modelopt]'")
 def test_autocast_rewrites_and_is_checked_alike(tmp_path):
-    made = calibrated(tmp_path, {"image": rows()}, method="autocast", keep_fp32=["head"])
+    made = apart(calibrated, tmp_path, {"image": rows()}, method="autocast", keep_fp32=["head"])
     assert made["method"] == "autocast"
     assert made["check"]["outputs"]["logits"]["relative_l2"] < 0.05
     assert {"node": "head", "op": "MatMul", "why": "keep_fp32: head"} in made["kept"]

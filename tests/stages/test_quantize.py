@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests import models
-from tests.helpers import PROJECT, run_stage
+from tests.helpers import PROJECT, apart, run_stage
 from trtpipe import trial
 from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.stages.quantize import QuantizeParams
@@ -286,7 +286,7 @@ def test_modelopt_makes_models_that_stay_close(tmp_path, mode):
     proto = models.model(nodes, [models.value("x", ["n", *shape])],
                          [models.value("y", ["n", 64, *shape[1:]])], {"w": w})  # fmt: skip
     data = save(tmp_path, x=random.standard_normal((16, *shape)).astype(np.float32))
-    model, record = quantize(tmp_path, proto, data=data, mode=mode)
+    model, record = apart(quantize, tmp_path, proto, data=data, mode=mode)
     assert count(model, "DequantizeLinear") >= 1
     assert record["check"]["outputs"]["y"]["relative_l2"] < 0.2
 
