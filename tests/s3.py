@@ -65,9 +65,7 @@ class Server:
         self.folder.mkdir(parents=True, exist_ok=True)
         (folder / "data").mkdir(exist_ok=True)
         (folder / "s3.json").write_text(json.dumps(_IDENTITIES))
-        names = ("s3", "s3.grpc", "master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "admin",
-                 "admin.grpc")  # fmt: skip
-        self.ports = dict(zip(names, free_ports(len(names)), strict=True))
+        self.ports: dict[str, int] = {}
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -76,7 +74,18 @@ class Server:
         return f"http://127.0.0.1:{self.ports['s3']}"
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it answers; once more at other ports if somebody else has taken one of them."""
+        for _ in range(3):
+            names = ("s3", "s3.grpc", "master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "admin",
+                     "admin.grpc")  # fmt: skip
+            self.ports = self.ports or dict(zip(names, free_ports(len(names)), strict=True))
+            if self._answers():
+                return
+            self.stop()
+            self.ports = {}
+        raise RuntimeError("the S3 server does not start:\n" + (self.folder / "log").read_text()[-3000:])
+
+    def _answers(self) -> bool:
         command = [_weed(), "-logtostderr=true", "mini", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1",
                    "-ip.bind=127.0.0.1", "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
                    f"-s3.config={self.folder / 's3.json'}", f"-bucket={BUCKET}"]  # fmt: skip
@@ -92,11 +101,11 @@ class Server:
         while time.monotonic() < deadline:
             with contextlib.suppress(Exception):
                 client.pipe_file(f"{BUCKET}/ready", b"yes")
-                return
+                return True
             if self.process.poll() is not None:
                 break
             time.sleep(0.1)
-        raise RuntimeError("the S3 server does not start:\n" + (self.folder / "log").read_text()[-3000:])
+        return False
 
     def stop(self) -> None:
         """End it."""
