@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests import models
 from tests.helpers import PROJECT
 from trtpipe import onnxfile, precision, trial
-from trtpipe.errors import StageFailed
+from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'trtpipe[cpu]'")
 RUN = trial.run
@@ -153,12 +153,12 @@ def test_keep_fp32_takes_names_and_ops_and_wildcards(tmp_path):
 
 
 def test_keep_fp32_that_fits_nothing_is_an_error_with_what_is_close(tmp_path):
-    with pytest.raises(StageFailed, match="keep_fp32: 'Convv' fits no node's name or op; close: Conv, conv"):
+    with pytest.raises(PipelineInvalid, match="keep_fp32: 'Convv' fits no node's name or op; close: Conv, conv"):
         rewrite(models.conv(), tmp_path, keep=["Convv"])
 
 
 def test_a_result_beyond_the_tolerance_is_refused_with_the_figure_and_the_way_out(tmp_path):
-    with pytest.raises(StageFailed, match=r"(?s)logits: relative L2 difference .*, tolerance 1e-09.*keep_fp32"):
+    with pytest.raises(GateFailed, match=r"(?s)logits: relative L2 difference .*, tolerance 1e-09.*keep_fp32"):
         rewrite(models.conv(), tmp_path, tolerance=1e-9)
 
 
@@ -242,7 +242,7 @@ def test_rounding_between_nodes_counts_though_onnxruntime_adds_in_float32_on_the
         helper.make_node("Sub", ["far", "c"], ["y"], name="back"),
     ]
     proto = models.model(nodes, [models.value("x", [64])], [models.value("y", None)], weights)
-    with pytest.raises(StageFailed, match=r"y: relative L2 difference \S+, tolerance 0\.05"):
+    with pytest.raises(GateFailed, match=r"y: relative L2 difference \S+, tolerance 0\.05"):
         rewrite(proto, tmp_path)
     record, _ = rewrite(models.conv(), tmp_path)
     assert "float16 is emulated: float32 with rounded weights and activations" in record["check"]["how"]

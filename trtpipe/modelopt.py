@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtpipe import onnxfile, precision, quantization, trial
-from trtpipe.errors import EnvironmentMissing, StageFailed
+from trtpipe.errors import EnvironmentMissing, PipelineInvalid, StageFailed, TrtpipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -73,7 +73,7 @@ def _called(what: str, call: Callable[[], Any]) -> Any:
     try:
         with _quietly():
             return call()
-    except (StageFailed, EnvironmentMissing):
+    except TrtpipeError:
         raise
     except Exception as error:
         text = " ".join(str(error).split())
@@ -130,7 +130,7 @@ def quantise(
     precision.name_nodes(work)
     present = Counter(f.node.op_type for f in onnxfile.walk(work))
     if not any(present[op] for op in (ops or quantization.WEIGHTED)):
-        raise StageFailed(quantization.nothing(present, []))
+        raise PipelineInvalid(quantization.nothing(present, []))
     patterns = precision.matching_nodes(work, exclude, "exclude")
     source, target = scratch / "float.onnx", scratch / "quantised.onnx"
     onnxfile.save(work, source)
@@ -151,11 +151,13 @@ def quantise(
         settings["calibration_data_reader"] = _Reader(samples)
     _called(f"{mode} quantisation", lambda: library.quantize(str(source), **settings))
     if not target.exists():
-        raise StageFailed(f"modelopt found nothing to quantise in {mode}: the model has {quantization.counts(present)}")
+        raise PipelineInvalid(
+            f"modelopt found nothing to quantise in {mode}: the model has {quantization.counts(present)}"
+        )
     result = trial.whole(target)
     quantised = _quantised(result)
     if not quantised:
-        raise StageFailed(
+        raise PipelineInvalid(
             f"modelopt quantised nothing in {mode}: the model has {quantization.counts(present)}"
             + (
                 f"; int4 wants weights whose rows are a multiple of block_size ({block_size})"

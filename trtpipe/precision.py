@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from trtpipe import onnxfile, trial
-from trtpipe.errors import StageFailed
+from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -77,7 +77,7 @@ def matches(node: onnx.NodeProto, pattern: str) -> bool:
 
 
 def matching_nodes(model: onnx.ModelProto, patterns: Iterable[str], param: str = "keep_fp32") -> dict[str, str]:
-    """Give the named nodes that patterns fit, each with its pattern. Raises StageFailed for one that fits none."""
+    """Give the named nodes that patterns fit, each with its pattern. Raises PipelineInvalid for one that fits none."""
     nodes = [found.node for found in onnxfile.walk(model)]
     chosen: dict[str, str] = {}
     for pattern in patterns:
@@ -86,7 +86,7 @@ def matching_nodes(model: onnx.ModelProto, patterns: Iterable[str], param: str =
             known = sorted({n.name for n in nodes if n.name} | {n.op_type for n in nodes})
             close = difflib.get_close_matches(pattern, known, 3)
             hint = f"; close: {', '.join(close)}" if close else ""
-            raise StageFailed(f"{param}: {pattern!r} fits no node's name or op{hint}")
+            raise PipelineInvalid(f"{param}: {pattern!r} fits no node's name or op{hint}")
         for name in fitting:
             chosen.setdefault(name, pattern)
     return chosen
@@ -114,8 +114,8 @@ def rewrite(
     A Q/DQ model is raised to opset 19, where scales may be half precision too. Gives the record for config.json:
     what stayed float32 and why, what was clamped, and the differences per output.
 
-    Raises StageFailed if the model cannot be converted, or the result differs more than the tolerance or is not
-    finite; EnvironmentMissing without onnxruntime.
+    Raises StageFailed if the model cannot be converted, GateFailed if the result differs more than the tolerance or
+    is not finite, EnvironmentMissing without onnxruntime.
     """
     trial.onnxruntime()
     original = trial.whole(path)
@@ -164,7 +164,7 @@ def rewrite(
             unique.setdefault(node, Kept(node, _op(work, node), f"so that outputs stay within tolerance {limit:g}"))
         outputs, problems = attempt(unique)
     if problems:
-        raise StageFailed(
+        raise GateFailed(
             f"precision: {precision} changes the model's results too much (on {how.replace('seeded ', '')}):\n  "
             + "\n  ".join(dict.fromkeys(problems))
             + "\nName the nodes that need float32 in keep_fp32, raise tolerance, set meet_tolerance, "

@@ -22,7 +22,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from trtpipe import onnxfile, precision, trial
-from trtpipe.errors import StageFailed
+from trtpipe.errors import PipelineInvalid, StageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -68,11 +68,11 @@ class Choice(NamedTuple):
 
 
 def refuse_quantised(model: onnx.ModelProto, label: str) -> None:
-    """Raise StageFailed for a model that holds quantised or half-precision parts already."""
+    """Raise PipelineInvalid for a model that holds quantised or half-precision parts already."""
     marks = [f for f in onnxfile.walk(model) if f.node.op_type in MARKS or INTEGER.match(f.node.op_type)]
     if marks:
         kinds = ", ".join(f"{n} {op}" for op, n in sorted(Counter(f.node.op_type for f in marks).items()))
-        raise StageFailed(
+        raise PipelineInvalid(
             f"{label} is quantised already ({kinds}; first {onnxfile.node_label(marks[0])}); "
             "give the float32 model that it was made of, or leave this stage out"
         )
@@ -80,7 +80,7 @@ def refuse_quantised(model: onnx.ModelProto, label: str) -> None:
         name for name, t in onnxfile.constants(model) if onnxfile.dtype_name(t.data_type) in ("float16", "bfloat16")
     ]
     if half:
-        raise StageFailed(
+        raise PipelineInvalid(
             f"{label} holds half-precision weights ({half[0]}); quantise the float32 model: "
             "precision: fp16 in configure makes the rest half afterwards"
         )
@@ -147,18 +147,18 @@ def choose(
 ) -> Choice:
     """Choose the nodes to quantise. `original` is the model before folding: patterns are about its names.
 
-    Raises StageFailed for a pattern that fits nothing, an op that has no Q/DQ form, and if nothing is left.
+    Raises PipelineInvalid for a pattern that fits nothing, an op that has no Q/DQ form, and if nothing is left.
     """
     present = Counter(f.node.op_type for f in onnxfile.walk(original))
     no_form = [op for op in ops if op not in OPS]
     if no_form:
-        raise StageFailed(
+        raise PipelineInvalid(
             f"params.ops: {', '.join(no_form)} has no Q/DQ form here: a runtime has int8 kernels for products with "
             f"constant weights ({', '.join(WEIGHTED)}) and residual additions ({RESIDUAL})"
         )
     absent = [op for op in ops if not present[op]]
     if absent:
-        raise StageFailed(f"params.ops: the model has no {', '.join(absent)}; it has {counts(present)}")
+        raise PipelineInvalid(f"params.ops: the model has no {', '.join(absent)}; it has {counts(present)}")
     wanted = set(ops or OPS)
     patterns = precision.matching_nodes(original, exclude, "exclude")
     # Folding may have given a node another name; what it makes has kept its own.
@@ -198,7 +198,7 @@ def choose(
         if place is not None:
             residual[node.name] = place
     if not weighted:
-        raise StageFailed(nothing(present, left))
+        raise PipelineInvalid(nothing(present, left))
     return Choice(weighted, residual, left)
 
 
@@ -268,14 +268,14 @@ def nothing(present: Mapping[str, int], left: Sequence[Left]) -> str:
 def check_samples(samples: trial.Samples) -> list[str]:
     """Look at calibration data before minutes are spent on it. Gives remarks.
 
-    Raises StageFailed for none or too few samples, NaN or infinities, and for inputs that never change.
+    Raises PipelineInvalid for none or too few samples, NaN or infinities, and for inputs that never change.
     """
     if not samples.total:
-        raise StageFailed(
+        raise PipelineInvalid(
             f"{samples.label} holds no samples; calibration needs at least {LEAST}, a few hundred are usual"
         )
     if samples.count < LEAST:
-        raise StageFailed(
+        raise PipelineInvalid(
             f"{samples.label}: found {samples.count} sample, expected at least {LEAST}: "
             "one sample says nothing of a range"
         )
@@ -288,9 +288,9 @@ def check_samples(samples: trial.Samples) -> list[str]:
             if array.dtype.kind == "f":
                 bad = int((~np.isfinite(array)).sum())
                 if bad:
-                    raise StageFailed(
-                        f"{samples.label}[{name}]: found {bad} values that are NaN or infinite in calibration run "
-                        f"{number}, expected numbers"
+                    raise PipelineInvalid(
+                        f"{samples.label}[{name}]: found {bad} value{'s that are' if bad > 1 else ' that is'} NaN or "
+                        f"infinite in calibration run {number}, expected numbers"
                     )
             if array.size:
                 lowest[name] = min(lowest.get(name, np.inf), float(array.min()))
@@ -302,12 +302,12 @@ def check_samples(samples: trial.Samples) -> list[str]:
     still = {f.name for f in samples.fed if f.how == "constant"}
     flat = sorted(n for n in lowest if lowest[n] == highest[n] and n not in still and first[n].dtype.kind == "f")
     if flat:
-        raise StageFailed(
+        raise PipelineInvalid(
             f"{samples.label}: every value of {', '.join(f'{n} is {lowest[n]:g}' for n in flat)}; calibration needs "
             "data like what the model will see"
         )
     if not moved:
-        raise StageFailed(
+        raise PipelineInvalid(
             f"{samples.label}: all {samples.count} samples are the same one; calibration needs data like what the "
             "model will see"
         )
@@ -370,7 +370,7 @@ def int8(
 ) -> dict[str, Any]:
     """Write the model at `path` with int8 Q/DQ nodes to `out` (a file). Gives the record for quantize.json.
 
-    Raises StageFailed for what cannot be quantised, and for scales that are missing or wrong.
+    Raises PipelineInvalid for what cannot be quantised, StageFailed for scales that are missing or wrong.
     """
     original = trial.whole(path)
     refuse_quantised(original, path.name)

@@ -11,7 +11,7 @@ import pytest
 from tests import models
 from tests.helpers import apart, run_stage
 from trtpipe import onnxfile
-from trtpipe.errors import EnvironmentMissing, StageFailed
+from trtpipe.errors import EnvironmentMissing, GateFailed, PipelineInvalid, StageFailed
 from trtpipe.stages.configure import ConfigureParams, check_profiles
 
 RTX = any(importlib.util.find_spec(m) for m in ("tensorrt_rtx", "tensorrt_rtx_bindings"))
@@ -135,7 +135,7 @@ def test_profiles_are_checked_on_every_runtime(tmp_path, backend):
 
 def test_keep_fp32_that_fits_nothing_fails_here(tmp_path):
     pytest.importorskip("onnxruntime")
-    with pytest.raises(StageFailed, match="keep_fp32: 'nowhere' fits no node's name or op"):
+    with pytest.raises(PipelineInvalid, match="keep_fp32: 'nowhere' fits no node's name or op"):
         configure(tmp_path, precision="fp16", profiles=[IMAGE], keep_fp32=["nowhere"], backend="tensorrt_rtx")
 
 
@@ -253,7 +253,7 @@ def test_activations_that_only_the_data_drives_out_of_range_keep_their_nodes_in_
 
 def test_a_tolerance_that_plain_fp16_misses_is_met_by_keeping_nodes(tmp_path):
     plain = calibrated(tmp_path, {"image": rows()})["check"]["outputs"]["logits"]["relative_l2"]
-    with pytest.raises(StageFailed, match="set meet_tolerance"):
+    with pytest.raises(GateFailed, match="set meet_tolerance"):
         calibrated(tmp_path, {"image": rows()}, tolerance=plain / 3)
     met = calibrated(tmp_path, {"image": rows()}, tolerance=plain / 3, meet_tolerance=True)
     assert met["check"]["outputs"]["logits"]["relative_l2"] <= plain / 3
@@ -262,7 +262,7 @@ def test_a_tolerance_that_plain_fp16_misses_is_met_by_keeping_nodes(tmp_path):
 
 
 def test_empty_calibration_data_is_refused(tmp_path):
-    with pytest.raises(StageFailed, match="holds no samples"):
+    with pytest.raises(PipelineInvalid, match="holds no samples"):
         calibrated(tmp_path, {"image": rows(count=0)})
 
 

@@ -16,9 +16,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests import models
-from tests.helpers import PROJECT, apart, run_stage
+from tests.helpers import PROJECT, apart, run_stage, trtpipe
 from trtpipe import trial
-from trtpipe.errors import EnvironmentMissing, StageFailed
+from trtpipe.errors import EnvironmentMissing, GateFailed, PipelineInvalid, StageFailed
 from trtpipe.stages.quantize import QuantizeParams
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'trtpipe[cpu]'")
@@ -169,7 +169,7 @@ def test_data_under_another_name_is_matched_by_params(tmp_path):
 
 
 def test_rounding_that_loses_too_much_fails_and_leaves_the_record_for_inspection(tmp_path):
-    with pytest.raises(StageFailed, match=r"relative L2 difference .*, tolerance 1e-06"):
+    with pytest.raises(GateFailed, match=r"relative L2 difference .*, tolerance 1e-06"):
         quantize(tmp_path, tolerance=1e-6)
     (record,) = tmp_path.glob("stage-*/out/quantize.json")
     assert json.loads(record.read_text())["check"]["tolerance"] == 1e-6
@@ -193,7 +193,7 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_calibration_data_is_refused_with_its_reason(tmp_path, kind):
     array, message = BAD[kind]
-    with pytest.raises(StageFailed, match=message):
+    with pytest.raises(StageFailed if kind.startswith("another") else PipelineInvalid, match=message):
         quantize(tmp_path, data=save(tmp_path, image=array))
 
 
@@ -204,8 +204,25 @@ def test_few_samples_are_remarked(tmp_path):
 
 
 def test_int8_without_calibration_data_says_what_is_needed(tmp_path):
-    with pytest.raises(StageFailed, match="mode int8 needs the input calibration"):
+    with pytest.raises(PipelineInvalid, match="mode int8 needs the input calibration"):
         quantize(tmp_path, data=False)
+
+
+def test_bad_data_and_a_tolerance_that_is_missed_are_told_apart_by_their_exit_codes(tmp_path):
+    models.save(models.conv(), tmp_path / "model.onnx")
+    np.savez(tmp_path / "same.npz", image=np.repeat(PICTURE, 8, axis=0))
+    np.savez(tmp_path / "good.npz", image=pictures())
+    (tmp_path / "p.yaml").write_text(
+        "name: p\nvars: {data: good.npz}\nstages:\n  q:\n    type: quantize\n"
+        "    inputs: {model: {file: model.onnx}, calibration: {file: '${data}'}}\n    params: {tolerance: 1.0e-6}\n"
+    )
+    bad = trtpipe("run", "p.yaml", "--set", "vars.data=same.npz", cwd=tmp_path)
+    assert (bad.returncode, "all 8 samples are the same one" in bad.stderr) == (2, True)
+    assert not (tmp_path / "artifacts/quarantine").exists()
+    missed = trtpipe("run", "p.yaml", cwd=tmp_path)
+    assert (missed.returncode, "tolerance 1e-06" in missed.stderr) == (5, True)
+    (kept,) = (tmp_path / "artifacts/quarantine/stages").iterdir()
+    assert {"model.onnx", "quantize.json", "why.txt"} <= {p.name for p in kept.iterdir()}
 
 
 # -- bad models --------------------------------------------------------------------------------------------------
@@ -213,7 +230,7 @@ def test_int8_without_calibration_data_says_what_is_needed(tmp_path):
 
 def test_a_model_that_is_quantised_already_is_refused(tmp_path):
     model, _ = quantize(tmp_path)
-    with pytest.raises(StageFailed, match=r"quantised already \(4 DequantizeLinear, 4 QuantizeLinear; first "):
+    with pytest.raises(PipelineInvalid, match=r"quantised already \(4 DequantizeLinear, 4 QuantizeLinear; first "):
         quantize(tmp_path, model)
 
 
@@ -222,30 +239,30 @@ def test_a_half_precision_model_is_refused_with_the_order_that_works(tmp_path):
     proto = models.model([helper.make_node("MatMul", ["x", "w"], ["y"], name="m")],
                          [models.value("x", ["n", 3], TensorProto.FLOAT16)],
                          [models.value("y", ["n", 4], TensorProto.FLOAT16)], weights)  # fmt: skip
-    with pytest.raises(StageFailed, match=r"half-precision weights \(w\).*fp16 in configure makes the rest half"):
+    with pytest.raises(PipelineInvalid, match=r"half-precision weights \(w\).*fp16 in configure makes the rest half"):
         quantize(tmp_path, proto)
 
 
 def test_a_model_without_anything_to_quantise_says_what_it_has_and_what_would_be_needed(tmp_path):
     data = save(tmp_path, x=pictures())
-    with pytest.raises(StageFailed, match=r"the model has 1 Add, and only Conv, ConvTranspose, Gemm, MatMul"):
+    with pytest.raises(PipelineInvalid, match=r"the model has 1 Add, and only Conv, ConvTranspose, Gemm, MatMul"):
         quantize(tmp_path, models.doubling(["n", 3, 8, 8]), data=data)
 
 
 def test_an_op_without_a_quantised_form_is_explained(tmp_path):
-    with pytest.raises(StageFailed, match="params.ops: Relu has no Q/DQ form here: a runtime has int8 kernels for"):
+    with pytest.raises(PipelineInvalid, match="params.ops: Relu has no Q/DQ form here: a runtime has int8 kernels for"):
         quantize(tmp_path, ops=["Relu"])
-    with pytest.raises(StageFailed, match=r"params.ops: the model has no Gemm; it has 1 BatchNormalization"):
+    with pytest.raises(PipelineInvalid, match=r"params.ops: the model has no Gemm; it has 1 BatchNormalization"):
         quantize(tmp_path, ops=["Gemm"])
 
 
 def test_excluding_everything_says_that_nothing_is_left(tmp_path):
-    with pytest.raises(StageFailed, match="nothing here can be quantised: 1 Conv: exclude: Conv"):
+    with pytest.raises(PipelineInvalid, match="nothing here can be quantised: 1 Conv: exclude: Conv"):
         quantize(tmp_path, exclude=["Conv", "MatMul"])
 
 
 def test_a_pattern_that_fits_nothing_is_a_mistake(tmp_path):
-    with pytest.raises(StageFailed, match="exclude: 'haed' fits no node's name or op; close: head"):
+    with pytest.raises(PipelineInvalid, match="exclude: 'haed' fits no node's name or op; close: head"):
         quantize(tmp_path, exclude=["haed"])
 
 

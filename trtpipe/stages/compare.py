@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from trtpipe.errors import GateFailed, StageFailed
+from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 from trtpipe.gates import Rule, judge, malformed, unknown
 from trtpipe.stage import Context, Params, Port, StageType
 
@@ -104,7 +104,7 @@ def run(ctx: Context) -> None:
     figures = whole | {f"{name}.{k}": v for name, f in outputs.items() for k, v in f.items()}
     for name in params.require:
         if name not in figures:
-            raise StageFailed(f"require.{name}: {unknown(name, tuple(figures))}")
+            raise PipelineInvalid(f"require.{name}: {unknown(name, tuple(figures))}")
     verdicts = judge(figures, params.require)
     total = paired[0][1].shape[0]
     ids = (

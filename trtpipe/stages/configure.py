@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from trtpipe.errors import StageFailed
+from trtpipe.errors import PipelineInvalid, StageFailed
 from trtpipe.stage import Context, Params, Port, Size, StageType, size_in_bytes
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def run(ctx: Context) -> None:
         if "calibration" in ctx.inputs:
             samples = trial.samples(ctx.inputs["calibration"], network["inputs"], names=params.names)
             if not samples.total:
-                raise StageFailed(f"{samples.label} holds no samples; expected at least one")
+                raise PipelineInvalid(f"{samples.label} holds no samples; expected at least one")
         config["rewrite"] = precision.rewrite(
             model_path,
             ctx.out / "model.onnx",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from trtpipe.errors import EnvironmentMissing, StageFailed
+from trtpipe.errors import EnvironmentMissing, GateFailed, StageFailed
 from trtpipe.stage import Context, Params, Port, StageType
 from trtpipe.stages.parse import Dim, dim_problems
 
@@ -62,7 +62,7 @@ class OptimizeParams(Params, frozen=True, kw_only=True):
 
 
 def run(ctx: Context) -> None:
-    """Write model.onnx and optimize.json. Raises StageFailed where a step changes the model's results."""
+    """Write model.onnx and optimize.json. Raises GateFailed where a step changes the results."""
     from trtpipe import onnxfile, precision, quantization, trial
 
     params: OptimizeParams = ctx.params
@@ -145,7 +145,7 @@ class _Checker:
                 return {"step": name, "unchecked": why}
         figures: Mapping[str, Any] = trial.against(self._source, path, self._feeds, what=name)
         if problems := trial.beyond(figures, self._limit):
-            raise StageFailed(
+            raise GateFailed(
                 f"{name} changes the model's results (on random inputs):\n  " + "\n  ".join(problems)
                 + f"\nLeave {name} out, or raise tolerance"
             )  # fmt: skip

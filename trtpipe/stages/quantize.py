@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from trtpipe.errors import StageFailed
+from trtpipe.errors import GateFailed, PipelineInvalid
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
@@ -88,7 +88,10 @@ class QuantizeParams(Params, frozen=True, kw_only=True):
 
 
 def run(ctx: Context) -> None:
-    """Write model.onnx with Q/DQ nodes and quantize.json. Raises StageFailed for bad data and for bad results."""
+    """Write model.onnx with Q/DQ nodes and quantize.json.
+
+    Raises PipelineInvalid for data and models that it cannot work with, GateFailed for a result that is too far off.
+    """
     from trtpipe import modelopt, onnxfile, quantization, trial
 
     params: QuantizeParams = ctx.params
@@ -108,7 +111,7 @@ def run(ctx: Context) -> None:
         for remark in quantization.check_samples(samples):
             ctx.note(remark)
     elif params.mode != "int4_weights":
-        raise StageFailed(
+        raise PipelineInvalid(
             f"mode {params.mode} needs the input calibration: samples of what the model will see (a tensors artifact "
             "such as preprocess makes, or a .npz file)"
         )
@@ -134,7 +137,7 @@ def run(ctx: Context) -> None:
                 f"{name}: relative L2 {figures['relative_l2']:g}, cosine {figures['cosine']:g} against the original"
             )
     if problems := trial.beyond(record["check"]["outputs"], limit):
-        raise StageFailed(
+        raise GateFailed(
             f"{params.mode} changes the model's results too much:\n  " + "\n  ".join(problems)
             + "\nTry method: entropy or percentile, more calibration samples, exclude: for the nodes that lose most "
             "(compare with bisect: true names the first), or a larger tolerance"

@@ -343,7 +343,7 @@ def run(ctx: Context) -> None:
     known = dict.fromkeys(name for one in found for _, name in one.figures)
     for name in asked:
         if all(one.get(name) is None for one in found):
-            raise PipelineInvalid(f"stage {ctx.stage}: {_unknown(name, known)}")
+            raise PipelineInvalid(_unknown(name, known))
     margin = params.margin
     if margin is None:
         margin = MARGIN if timed(figure, found, measured) else 0.0
