@@ -13,7 +13,7 @@ import pytest
 from tests.helpers import project, python_stage, trtpipe
 from tests.test_runner import start, wait_for
 from tests.test_store import a_key, commit, content_of
-from trtpipe import care
+from trtpipe import care, locks
 from trtpipe.care import Budget
 from trtpipe.errors import StoreError
 from trtpipe.state import State
@@ -241,3 +241,51 @@ def test_gc_says_so_when_nothing_is_left_to_remove(tmp_path):
     result = trtpipe("cache", "gc", "--max-size", "1B", cwd=tmp_path)
     assert result.returncode == 5
     assert result.stdout.endswith("the budget is not met, and there is no result left to remove\n")
+
+
+def age(path, hours):
+    then = time.time() - hours * 3600
+    os.utime(path, (then, then))
+
+
+def test_another_machines_work_is_left_alone_for_a_day_whatever_the_lock_says(store):
+    # SeaweedFS keeps locks within one mount: each machine can have what another one holds.
+    top, places = os.path.join(store.folder, "tmp"), {}
+    for name, hours in (("1-a@elsewhere", 1), ("2-b@elsewhere", 30), (f"3-c@{locks.host()}", 0), ("4-d", 0)):
+        places[name] = os.path.join(top, name)
+        os.makedirs(places[name])
+        age(places[name], hours)
+    with store.workspace() as mine:
+        assert sorted(os.listdir(top)) == sorted(["1-a@elsewhere", os.path.basename(mine)])
+    made = several(store, 3)
+    for name, (key, _), hours in (("run-1-1-a@elsewhere", made[0], 1), ("run-1-2-b@elsewhere", made[1], 30)):
+        path = os.path.join(store.folder, "locks", name)
+        with open(path, "w") as stream:
+            stream.write(f"key {key.digest}\n")
+        age(path, hours)
+    found = care.gc(store, Budget(max_size=0))
+    assert found.kept == {made[0][0].digest: "in use by a run"}
+    assert there(store, made) == [True, False, False]
+    assert os.path.isdir(places["1-a@elsewhere"])
+    assert sorted(os.listdir(os.path.join(store.folder, "locks"))) == ["gc", "run-1-1-a@elsewhere"]
+
+
+def test_gc_keeps_what_a_lock_names_that_only_another_machine_sees(built, monkeypatch):
+    assert trtpipe("lock", "p.yaml", cwd=built).returncode == 0
+    shared = str(built / "artifacts")
+    (root,) = (built / "artifacts" / "roots").iterdir()
+    (built / "p.lock").rename(built / "hidden")
+    with State(shared) as state:
+        monkeypatch.setattr(locks, "host", lambda: "elsewhere")
+        assert len(care.gc(Store(shared, state), Budget(max_size=0)).kept) == 2
+        monkeypatch.undo()
+        (built / "hidden").rename(built / "p.lock")
+        text = root.read_text()
+        root.write_text(text.replace('"keys"', '"key"'))
+        with pytest.raises(StoreError, match="damaged, so a lock is unknown"):
+            care.gc(Store(shared, state), Budget(max_size=0))
+    (built / "p.yaml").write_text((built / "p.yaml").read_text().replace('"seconds": 0', '"seconds": 0.01'))
+    assert trtpipe("run", "p.yaml", cwd=built).returncode == 0
+    assert json.loads(root.read_text())["keys"] == json.loads(text)["keys"]  # written anew
+    assert trtpipe("lock", "p.yaml", cwd=built).returncode == 0
+    assert set(json.loads(root.read_text())["keys"]) != set(json.loads(text)["keys"])

@@ -290,24 +290,28 @@ def _kept(store: Store) -> _Kept:
     for path in _files(os.path.join(store.folder, "roots")):
         if path.endswith(".tmp"):
             continue
-        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
-            document = stream.read()
-        if lock.root_name(document) != os.path.basename(path):
-            raise errors.StoreError(
-                f"{path}: damaged, so a lock is unknown; lock its document again and remove this file"
-            )
-        where = lock.path_of(document)
-        for entries in lock.read(where).stages.values() if os.path.exists(where) else ():
-            for entry in entries:
-                kept.keys[entry.key.digest] = f"locked by {where}"
-                kept.artifacts.add(entry.artifact.digest)
-                kept.blobs.update({sha: f"locked by {where}" for sha, _ in entry.artifact.files.values()})
+        root = lock.read_root(path)
+        where = lock.path_of(root.document)
+        if os.path.exists(where):
+            entries = [entry for them in lock.read(where).stages.values() for entry in them]
+            used = [entry.key.digest for entry in entries]
+            artifacts = [entry.artifact.digest for entry in entries]
+            blobs = [sha for entry in entries for sha, _ in entry.artifact.files.values()]
+        elif root.host != locks.host():
+            # Another machine's: it cannot be seen from here, so what it named counts.
+            where = f"{root.host}:{where}"
+            used, artifacts, blobs = list(root.keys), list(root.artifacts), list(root.blobs)
+        else:
+            continue
+        kept.keys.update(dict.fromkeys(used, f"locked by {where}"))
+        kept.artifacts.update(artifacts)
+        kept.blobs.update(dict.fromkeys(blobs, f"locked by {where}"))
     top = os.path.join(store.folder, "locks")
     for name in os.listdir(top) if os.path.isdir(top) else ():
         path = os.path.join(top, name)
         if not name.startswith(("run-", "key-", "tmp-")):
             continue
-        held = locks.take(path)
+        held = None if store.may_live(path) else locks.take(path)
         if held is not None and held.real:
             held.release()  # whoever had it is gone, and with this its file
             continue

@@ -7,15 +7,17 @@ name, and the digest of every file, so that an artifact is taken by content from
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trtpipe import environment, errors, events, inputs, reasons
+from trtpipe import environment, errors, events, inputs, locks, reasons
 from trtpipe import key as keys
 from trtpipe.key import Key
+from trtpipe.state import stamp
 from trtpipe.store import Artifact, write_file
 
 if TYPE_CHECKING:
@@ -393,19 +395,68 @@ def run_frozen(runner: Runner, path: str, targets: Sequence[str] = ()) -> dict[s
     return {name: found.entries[name].artifact for name in order}
 
 
-def root_name(document: str) -> str:
-    """Give the name of the file by which the store knows a document that has a lock."""
-    return keys.digest(document)[:32]
+class Root(NamedTuple):
+    """A document that has a lock, as the store knows it.
+
+    `keys`, `artifacts` and `blobs` are what its lock named when this was written: another machine that shares the
+    store may not see the document.
+    """
+
+    document: str
+    host: str
+    stamp: str
+    keys: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    blobs: tuple[str, ...] = ()
+
+
+def _root_name(document: str, host: str) -> str:
+    return keys.digest([document, host])[:32]
+
+
+def read_root(file: str) -> Root:
+    """Read what the store knows of a document. Raises StoreError if it is not what `keep_root` wrote."""
+    try:
+        with open(file, encoding="utf-8") as stream:
+            record = json.load(stream)
+        lists = {name: tuple(map(str, record[name])) for name in ("keys", "artifacts", "blobs")}
+        root = Root(str(record["document"]), str(record["host"]), str(record["stamp"]), **lists)
+        named = os.path.basename(file) == _root_name(root.document, root.host)
+        if named and record["check"] == keys.digest(_unchecked(root)):
+            return root
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise errors.StoreError(f"{file}: damaged, so a lock is unknown; lock its document again and remove this file")
+
+
+def _unchecked(root: Root) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in root._asdict().items()}
 
 
 def keep_root(runner: Runner, document: str) -> None:
-    """Let `cache gc` know of a document that has a lock."""
-    path = os.path.abspath(document)
-    file = os.path.join(runner.store.folder, "roots", root_name(path))
-    if os.path.exists(file):
-        return
+    """Let `cache gc` know of a document that has a lock, and of what that names. Raises StoreError."""
+    path, host = os.path.abspath(document), locks.host()
+    where = path_of(path)
+    file = os.path.join(runner.store.folder, "roots", _root_name(path, host))
     try:
+        root = Root(path, host, "")
+        if os.path.exists(file):
+            with contextlib.suppress(errors.StoreError):
+                root = read_root(file)
+        now = stamp(os.stat(where))
+        if root.stamp == now:
+            return
+        with contextlib.suppress(errors.PipelineInvalid):  # gc will not go on while it cannot be read
+            entries = [e for them in read(where).stages.values() for e in them]
+            root = Root(
+                path, host, now, tuple(sorted({e.key.digest for e in entries})),
+                tuple(sorted({e.artifact.digest for e in entries})),
+                tuple(sorted({sha for e in entries for sha, _ in e.artifact.files.values()})),
+            )  # fmt: skip
         os.makedirs(os.path.dirname(file), exist_ok=True)
-        write_file(file, path.encode("utf-8", "surrogateescape"))
+        record = {**_unchecked(root), "check": keys.digest(_unchecked(root))}
+        write_file(file, json.dumps(record, indent=1).encode())
+    except FileNotFoundError:
+        return  # somebody has just removed the lock
     except OSError as error:
         raise errors.StoreError(f"{file} cannot be written: {error.strerror}") from None

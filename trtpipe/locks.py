@@ -15,6 +15,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import time
 
 _NONE_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
@@ -108,6 +109,17 @@ def text(path: str) -> str:
             return stream.read(1 << 26)
     except OSError:
         return ""
+
+
+def host() -> str:
+    """Name this machine as it stands in the names of files that say whose they are."""
+    return re.sub(r"[^A-Za-z0-9.-]", "_", os.uname().nodename) or "_"
+
+
+def foreign(name: str) -> bool:
+    """Tell whether a name that ends in `@` and its owner's machine is another machine's."""
+    _, at, owner = name.rpartition("@")
+    return bool(at) and owner != host()
 
 
 def holder() -> str:

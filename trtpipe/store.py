@@ -239,7 +239,7 @@ class Store:
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Say to `cache gc` that a run goes on, from which `use` takes what it needs."""
-        name = f"run-{time.time():.3f}-{os.getpid()}-{os.urandom(4).hex()}"
+        name = f"run-{time.time():.3f}-{os.getpid()}-{os.urandom(4).hex()}@{locks.host()}"
         try:
             self._use = locks.take(os.path.join(self.folder, "locks", name))
         except OSError:
@@ -283,7 +283,7 @@ class Store:
     def workspace(self) -> Iterator[str]:
         """Give an empty folder for work in progress, gone afterwards. Raises StoreError if it can't be made."""
         top = os.path.join(self.folder, "tmp")
-        name = f"{os.getpid()}-{os.urandom(6).hex()}"
+        name = f"{os.getpid()}-{os.urandom(6).hex()}@{locks.host()}"
         path = os.path.join(top, name)
         held = None
         try:
@@ -305,18 +305,29 @@ class Store:
         return os.path.join(self.folder, "locks", f"tmp-{name}")
 
     def sweep(self) -> None:
-        """Remove what killed runs left: folders that nobody holds, or where locks say nothing, that are a day old."""
+        """Remove folders of killed runs: nobody holds them, and where a lock may say nothing they are a day old."""
         top = os.path.join(self.folder, "tmp")
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(top):
                 path = os.path.join(top, name)
                 with contextlib.suppress(OSError):
-                    held = locks.take(self._tmp_lock(name))
+                    held = None if self.may_live(path) else locks.take(self._tmp_lock(name))
                     if held is None:
                         continue
-                    if held.real or time.time() - os.stat(path).st_mtime > _STALE_SECONDS:
+                    if held.real or _is_old(path):
                         _remove(path)
                     held.release()
+
+    @staticmethod
+    def may_live(path: str) -> bool:
+        """Tell whether what lies there may be in use by another machine though its lock is to be had here.
+
+        Some file systems keep locks within one machine, and nothing says so.
+        """
+        try:
+            return locks.foreign(os.path.basename(path)) and not _is_old(path)
+        except FileNotFoundError:
+            return False
 
     def commit(
         self,
@@ -673,6 +684,10 @@ def _walk(folder: str, prefix: str = "") -> Iterator[tuple[str, str]]:
                 yield prefix + entry.name, entry.path
             else:
                 raise StoreError(f"the stage made {prefix}{entry.name}, which is no plain file")
+
+
+def _is_old(path: str) -> bool:
+    return time.time() - os.stat(path).st_mtime > _STALE_SECONDS
 
 
 def _is_external_data(artifact: Artifact, name: str) -> bool:
