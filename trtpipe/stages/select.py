@@ -26,6 +26,8 @@ PLAN_BYTES = "plan_bytes"
 MARGIN = 0.03
 """How near the best time another one is no worse: what medians of one engine differ by from run to run on a machine at
 rest, and a little more than trtexec's bound for a time that is stable (a deviation of 2.5 %)."""
+WIDE = 78
+"""Columns of a table: those of a terminal, less what an error message is indented by."""
 OWN = ("selection.json", "table.txt", "tradeoff.svg")
 Aim = Annotated[str, Meta(pattern=AIM, description="What is better, min or max, and of which figure.")]
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?$")
@@ -314,7 +316,10 @@ def text(value: float | None) -> str:
 
 
 def table(rows: Sequence[Row], figures: Sequence[str], best: str = "best") -> list[str]:
-    """Lay all variants out, best first, with their figures and what became of them."""
+    """Lay all variants out, best first, with their figures and what became of them.
+
+    What became of them stands at the lines' ends if that fits a terminal, else below each line.
+    """
     cells = [["", "variant", *figures, ""]]
     for index, row in enumerate(rows):
         first = row.passed and index == 0
@@ -322,11 +327,16 @@ def table(rows: Sequence[Row], figures: Sequence[str], best: str = "best") -> li
         cells.append(["*" if first else "", row.candidate.label, *values, best if first else row.why])
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     numbers = range(2, 2 + len(figures))
-    return [
-        "  ".join(c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        .rstrip()
-        for line in cells
-    ]  # fmt: skip
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=False))
+        )
+        return "  ".join(padded).rstrip()
+
+    if sum(widths) + 2 * (len(widths) - 1) <= WIDE:
+        return [line(row) for row in cells]
+    return [said for row in cells for said in (line(row[:-1]), *([f"     {row[-1]}"] if row[-1] else []))]
 
 
 def run(ctx: Context) -> None:
@@ -462,7 +472,7 @@ def _picture(stage: str, rows: Sequence[Row], params: SelectParams, margin: floa
 
 STAGE = StageType(
     name="select",
-    version=2,
+    version=3,
     Params=SelectParams,
     inputs={
         "engines": Port(kinds=("engine",), doc="The engines to choose from.", many=True),
