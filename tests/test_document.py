@@ -158,6 +158,16 @@ def test_a_variable_keeps_its_type_alone_and_is_written_out_within_a_text():
     assert replaced(head + '"$${vars.n}"') == "${vars.n}"
 
 
+def test_a_variable_that_uses_a_variable_is_an_error_and_not_silently_text():
+    with pytest.raises(UnknownReference) as caught:
+        replaced('vars: {a: 8, b: ["${vars.a}"], c: "${matrix.p}"}\nx: 1')
+    assert caught.value.problems == (
+        "p.yaml:1:18 vars.b[0]: found ${vars.a} in the value of a variable, expected a value that uses none",
+        "p.yaml:1:32 vars.c: found ${matrix.p} in the value of a variable, expected a value that uses none",
+    )
+    assert replaced('vars: {a: "$${b}"}\nx: "${a}"') == "${b}"
+
+
 def test_unknown_variables_are_all_named_with_a_suggestion():
     with pytest.raises(UnknownReference) as caught:
         replaced('vars: {batch: 8}\nx: ["${vars.bacth}", "${vars.zzz}", "${not closed"]')

@@ -312,6 +312,21 @@ def substitute(document: Document) -> Document:
     has_matrix = "matrix" in document.value
     problems: list[str] = []
 
+    def plain(value: Any, path: Path) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v, (*path, k)) for k, v in value.items()}
+        if isinstance(value, list):
+            return [plain(v, (*path, i)) for i, v in enumerate(value)]
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        for sign in dict.fromkeys(_SIGN.findall(value)):
+            if sign != "$${":
+                message = f"found {sign} in the value of a variable, expected a value that uses none"
+                problems.append(document.problem(path, message))
+        return value.replace("$${", "${")
+
+    variables = plain(variables, ("vars",))
+
     def one(text: str, path: Path) -> Any:
         whole = _REFERENCE.fullmatch(text)
         if whole:
