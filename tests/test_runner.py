@@ -175,7 +175,7 @@ def wait_for(path, seconds=60):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupt_ends_the_workers_and_leaves_nothing_half_written(tmp_path, number, code):
     mark = tmp_path / "started"
     project(tmp_path, python_stage("a", "slow", mark=str(mark)))

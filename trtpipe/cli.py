@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trtpipe.remote import Remote
     from trtpipe.runner import Assessed, Runner, Status
 
-INTERNAL, INTERRUPTED, TERMINATED, WOULD_RUN = 70, 130, 143, 10
+INTERNAL, INTERRUPTED, WOULD_RUN = 70, 130, 10
 _ISSUES = "https://github.com/trtpipe/trtpipe/issues"
 
 _EPILOG = """\
@@ -39,7 +39,7 @@ exit codes: 0 done · 1 a stage failed · 2 the document or the command is wrong
 
 
 class _Terminated(BaseException):
-    """SIGTERM, treated as Ctrl-C is."""
+    """SIGTERM, or SIGHUP from a terminal that was closed, treated as Ctrl-C is; the argument is the signal's number."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,6 +50,8 @@ def main(arguments: Sequence[str]) -> int:
     except SystemExit as stop:  # argparse has said what is wrong
         return int(stop.code or 0)
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup has it ignored
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         try:
             _check_surroundings(arguments)
@@ -60,11 +62,11 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted: nothing half-written is left\n")
+        _farewell("interrupted")
         return INTERRUPTED
-    except _Terminated:
-        sys.stderr.write("\nterminated: nothing half-written is left\n")
-        return TERMINATED
+    except _Terminated as end:
+        _farewell("terminated")
+        return 128 + int(end.args[0])
     except BrokenPipeError:
         _drop_streams()  # the reader (head, less) has gone
         return 128 + signal.SIGPIPE
@@ -115,8 +117,14 @@ def _check_surroundings(arguments: Sequence[str]) -> None:
             raise errors.PipelineInvalid(f"found {os.fsencode(text)!r}, expected UTF-8") from None
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise _Terminated
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    raise _Terminated(number)
+
+
+def _farewell(how: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        sys.stderr.write(f"\n{how}: nothing half-written is left\n")
+    _drop_streams()
 
 
 def _report(error: errors.TrtpipeError, *, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -87,7 +88,8 @@ class Console:
     def close(self) -> None:
         """Take the live display off the screen; safe to call twice."""
         if self._live:
-            self._live.close()
+            with contextlib.suppress(OSError):  # a terminal that is gone must not hide why this ends
+                self._live.close()
 
     def _paint(self, text: str, how: str) -> str:
         return f"\033[{_COLOURS[how]}m{text}\033[0m" if self._colour and how in _COLOURS else text
