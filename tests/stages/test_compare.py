@@ -235,3 +235,15 @@ def test_bisect_without_its_models_or_with_strangers_says_so(tmp_path):
     given = {"model": path, "candidate_model": models.save(other, tmp_path / "other.onnx")}
     with pytest.raises(StageFailed, match="share no tensor by name"):
         compare(tmp_path, RIGHT, extra=given, bisect=True)
+
+
+def test_the_table_fits_a_terminal_by_giving_each_output_a_column(tmp_path):
+    name = "an_output_with_a_rather_long_name"
+    given = {
+        "candidate": save(tmp_path / "c.npz", **{name: RIGHT + np.float32(0.5)}),
+        "reference": save(tmp_path / "r.npz", **{name: RIGHT}),
+    }
+    out = run_stage("compare", {"top_k": 1}, given, tmp_path)
+    lines = (out / "table.txt").read_text("utf-8").splitlines()
+    assert [line.split() for line in lines[:3]] == [["output", name], ["max_abs", "0.5"], ["mean_abs", "0.5"]]
+    assert max(map(len, lines[: lines.index("")])) <= 80

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from trtpipe.tensors import Source
 
 FIGURES = ("max_abs", "mean_abs", "relative_l2", "cosine", "cosine_min", "psnr", "mismatched", "nan")
+WIDE = 80
+"""Columns of a terminal."""
 BISECTED = 2
 """Samples that the bisect runs on: those that differ most, if the data is given."""
 
@@ -224,24 +226,36 @@ def _line(name: str, figures: Mapping[str, float]) -> str:
 def _table(outputs: Mapping[str, Mapping[str, float]], worst: list[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(k for f in outputs.values() for k in f))
     rows = [["output", *names]]
-    rows += [[name, *(f"{f[k]:.6g}" if k in f else "" for k in names)] for name, f in outputs.items()]
-    lines = _columns(rows)
+    rows += [[name, *(_figure(k, f[k]) if k in f else "" for k in names)] for name, f in outputs.items()]
+    lines = _columns(rows, 1)
+    if max(map(len, lines)) > WIDE:  # a column an output is narrower, unless there are many
+        lines = min(lines, _columns([list(row) for row in zip(*rows, strict=True)], 1), key=lambda t: max(map(len, t)))
     if worst:
         keys = ("relative_l2", "max_abs", "mean_abs", "cosine", "nan")
         rows = [["sample", "output", *keys]]
-        rows += [[e["id"], e["output"], *(f"{e[k]:.6g}" for k in keys)] for e in worst]
-        lines += ["", "the most different samples", *_columns(rows)]
+        rows += [[e["id"], e["output"], *(_figure(k, e[k]) for k in keys)] for e in worst]
+        lines += ["", "the most different samples", *_columns(rows, 2)]
     return "\n".join(lines) + "\n"
 
 
-def _columns(rows: list[list[str]]) -> list[str]:
+def _figure(name: str, value: float) -> str:
+    """Write a figure; a cosine with the digits that tell it from 1."""
+    return f"{value:.6f}" if name.startswith("cosine") else f"{value:.4g}"
+
+
+def _columns(rows: list[list[str]], names: int) -> list[str]:
+    """Align rows: the first `names` columns to the left, numbers to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(c.ljust(w) if i < names else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        .rstrip()
+        for row in rows
+    ]  # fmt: skip
 
 
 STAGE = StageType(
     name="compare",
-    version=2,
+    version=3,
     Params=CompareParams,
     inputs={
         "candidate": Port(kinds=("tensors",), doc="The outputs in question.", outside=True),
