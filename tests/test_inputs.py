@@ -222,3 +222,10 @@ def test_a_store_inside_an_input_folder_is_no_part_of_it(tmp_path):
     np.save(tmp_path / "p" / "x.npy", np.ones((2, 1), np.float32))
     assert trtpipe("run", "p.yaml", cwd=tmp_path / "p").returncode == 0
     assert trtpipe("status", "p.yaml", cwd=tmp_path / "p").returncode == 0
+
+
+def test_an_address_with_a_password_is_refused_since_records_hold_addresses(tmp_path):
+    folder = url_project(tmp_path, "https://me:secret@127.0.0.1/x.npz", "a" * 64)
+    result = trtpipe("validate", "p.yaml", cwd=folder)
+    assert result.returncode == 2
+    assert "expected an address such as https://… or s3://…, without a password" in result.stderr

@@ -132,7 +132,9 @@ def _report(error: errors.TrtpipeError, *, as_json: bool) -> int:
         problems = getattr(error, "problems", (str(error),))
         print(json.dumps({"event": "Error", "error": type(error).__name__, "problems": problems}))
     else:
-        colour = "\033[1;31merror\033[0m" if sys.stderr.isatty() and "NO_COLOR" not in os.environ else "error"
+        from trtpipe.console import has_colour
+
+        colour = "\033[1;31merror\033[0m" if has_colour(sys.stderr) else "error"
         text = str(error)
         sys.stderr.write(f"{colour}: {text}\n" if "\n" not in text else f"{colour}:\n{text}\n")
     return error.exit_code

@@ -35,8 +35,8 @@ _SOURCES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {
             "url": {
                 "type": "string",
-                "pattern": r"^[a-z][a-z0-9+.-]*://.+",
-                "description": "An address such as https://… or s3://….",
+                "pattern": r"^[a-z][a-z0-9+.-]*://(?![^/?#@]*:[^/?#]*@).+",
+                "description": "An address such as https://… or s3://…, without a password.",
             },
             "sha256": {
                 "type": "string",
