@@ -270,14 +270,29 @@ def check_samples(samples: trial.Samples) -> list[str]:
 
     Raises PipelineInvalid for none or too few samples, NaN or infinities, and for inputs that never change.
     """
-    if not samples.total:
-        raise PipelineInvalid(
-            f"{samples.label} holds no samples; calibration needs at least {LEAST}, a few hundred are usual"
-        )
-    if samples.count < LEAST:
+    if samples.total and samples.count < LEAST:
         raise PipelineInvalid(
             f"{samples.label}: found {samples.count} sample, expected at least {LEAST}: "
             "one sample says nothing of a range"
+        )
+    if not check_values(samples):
+        raise PipelineInvalid(
+            f"{samples.label}: all {samples.count} samples are the same one; calibration needs data like what the "
+            "model will see"
+        )
+    if samples.count < FEW:
+        return [f"only {samples.count} calibration samples: ranges may be too narrow (a few hundred are usual)"]
+    return []
+
+
+def check_values(samples: trial.Samples) -> bool:
+    """Look at the values of calibration data. Tells whether any two samples differ.
+
+    Raises PipelineInvalid for no samples, NaN or infinities, and for inputs that have one value alone.
+    """
+    if not samples.total:
+        raise PipelineInvalid(
+            f"{samples.label} holds no samples; calibration needs at least {LEAST}, a few hundred are usual"
         )
     moved = False
     lowest: dict[str, float] = {}
@@ -306,14 +321,7 @@ def check_samples(samples: trial.Samples) -> list[str]:
             f"{samples.label}: every value of {', '.join(f'{n} is {lowest[n]:g}' for n in flat)}; calibration needs "
             "data like what the model will see"
         )
-    if not moved:
-        raise PipelineInvalid(
-            f"{samples.label}: all {samples.count} samples are the same one; calibration needs data like what the "
-            "model will see"
-        )
-    if samples.count < FEW:
-        return [f"only {samples.count} calibration samples: ranges may be too narrow (a few hundred are usual)"]
-    return []
+    return moved
 
 
 class _Reader:

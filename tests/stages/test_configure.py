@@ -261,9 +261,17 @@ def test_a_tolerance_that_plain_fp16_misses_is_met_by_keeping_nodes(tmp_path):
     assert {entry["why"] for entry in met["kept"]} == {f"so that outputs stay within tolerance {plain / 3:g}"}
 
 
-def test_empty_calibration_data_is_refused(tmp_path):
-    with pytest.raises(PipelineInvalid, match="holds no samples"):
-        calibrated(tmp_path, {"image": rows(count=0)})
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a[:0], "holds no samples"),
+        (lambda a: a * float("nan"), "are NaN or infinite in calibration run 0"),
+        (lambda a: a * 0 + 1, "every value of image is 1"),
+    ],
+)
+def test_calibration_data_that_says_nothing_is_refused(tmp_path, change, message):
+    with pytest.raises(PipelineInvalid, match=message):
+        calibrated(tmp_path, {"image": change(rows())})
 
 
 def test_what_belongs_to_a_rewrite_alone_is_refused_elsewhere():

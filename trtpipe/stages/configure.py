@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from trtpipe.errors import PipelineInvalid, StageFailed
+from trtpipe.errors import StageFailed
 from trtpipe.stage import Context, Params, Port, Size, StageType, size_in_bytes
 
 if TYPE_CHECKING:
@@ -249,15 +249,14 @@ def run(ctx: Context) -> None:
         if params.meet_tolerance or "calibration" in ctx.inputs:
             ctx.note(f"calibration, tolerance: {backend.name} chooses types by flags here, the model is not rewritten")
     else:
-        from trtpipe import modelopt, precision, trial
+        from trtpipe import modelopt, precision, quantization, trial
 
         if params.method == "autocast":
             modelopt.require()
         samples = None
         if "calibration" in ctx.inputs:
             samples = trial.samples(ctx.inputs["calibration"], network["inputs"], names=params.names)
-            if not samples.total:
-                raise PipelineInvalid(f"{samples.label} holds no samples; expected at least one")
+            quantization.check_values(samples)  # with NaN, the check would look away
         config["rewrite"] = precision.rewrite(
             model_path,
             ctx.out / "model.onnx",
