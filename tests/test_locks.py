@@ -118,3 +118,34 @@ def test_a_lock_file_that_may_not_be_made_is_an_error_and_no_sign_of_a_holder(tm
     monkeypatch.setattr(os, "open", lambda *_: fail(errno.EACCES))
     with pytest.raises(PermissionError):
         locks.take(str(tmp_path / "key"))
+
+
+def test_a_file_that_is_only_remembered_to_be_there_is_not_had(tmp_path, monkeypatch):
+    # What a client of GlusterFS did: another machine removed the file before the lock, and stat did not know it yet.
+    path = str(tmp_path / "key")
+    real, removed = fcntl.flock, []
+
+    def flock(handle, how):
+        if not removed:
+            removed.append(os.fstat(handle))
+            os.unlink(path)
+            monkeypatch.setattr(os, "fstat", lambda _: removed[0])
+            monkeypatch.setattr(os, "stat", lambda _: removed[0])
+        else:
+            monkeypatch.undo()  # the second time, with a new file
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    held = locks.take(path)
+    assert held.real
+    assert os.path.exists(path)
+    assert locks.take(path) is None
+    held.release()
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_hard_links_what_stat_says_has_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", lambda *_: fail(errno.EPERM))
+    held = locks.take(str(tmp_path / "key"))
+    assert held.real
+    held.release()

@@ -61,7 +61,7 @@ def take(path: str, *, shared: bool = False) -> Held | None:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             # Whoever held it before may have removed the file that this handle is for.
-            if os.fstat(handle).st_nlink and _same(handle, path):
+            if _same(handle, path, surely=not shared):
                 return Held(path, handle)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -82,12 +82,27 @@ def _close(handle: int) -> None:
             os.close(handle)
 
 
-def _same(handle: int, path: str) -> bool:
+def _same(handle: int, path: str, *, surely: bool) -> bool:
+    """Tell whether the file of a handle is the one that lies at a path.
+
+    `surely` asks the file system itself: a network file system's client believes for a second or so that a file is
+    there which another machine removed (seen on GlusterFS), but a link to it can be made by the server only.
+    """
     try:
         mine, there = os.fstat(handle), os.stat(path)
-    except FileNotFoundError:
-        return False
-    return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+        if not mine.st_nlink or not os.path.samestat(mine, there):
+            return False
+        if surely:
+            link = f"{path}.{os.urandom(4).hex()}"
+            os.link(path, link)
+            try:
+                return os.path.samestat(mine, os.stat(link))
+            finally:
+                os.unlink(link)
+    except OSError as error:
+        # Where there are no hard links, or no room for one, what the client knows has to do.
+        return error.errno not in (errno.ENOENT, errno.ESTALE)
+    return True
 
 
 def wait(path: str, *, shared: bool = False, seconds: float) -> Held | None:
