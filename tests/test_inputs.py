@@ -229,3 +229,17 @@ def test_an_address_with_a_password_is_refused_since_records_hold_addresses(tmp_
     result = trtpipe("validate", "p.yaml", cwd=folder)
     assert result.returncode == 2
     assert "expected an address such as https://… or s3://…, without a password" in result.stderr
+
+
+def test_a_document_in_the_root_folder_may_name_files(tmp_path):
+    (tmp_path / "x").write_text("x")
+    assert inputs.file_problems("/", str(tmp_path / "x").lstrip("/"), "p", allow_outside=False) == []
+    assert inputs.file_problems(str(tmp_path), "../x", "p", allow_outside=False) != []
+
+
+def test_a_pipe_or_a_device_is_no_input_and_is_not_read(tmp_path):
+    project(tmp_path, python_stage("a", data="{file: pipe.npz}"))
+    os.mkfifo(tmp_path / "pipe.npz")
+    result = trtpipe("status", "p.yaml", cwd=tmp_path, timeout=20)
+    assert result.returncode == 2
+    assert "pipe.npz is neither a file nor a folder" in result.stderr

@@ -180,7 +180,8 @@ def run(args: argparse.Namespace) -> int:
 
     watcher = JsonLines(sys.stdout) if args.json else Console(sys.stdout, quiet=args.quiet)
     runner = _open(args, emit=watcher, make=True)
-    lock_file = os.path.splitext(args.pipeline)[0] + ".lock"
+    stem, suffix = os.path.splitext(args.pipeline)
+    lock_file = (stem if suffix in (".yaml", ".yml") else args.pipeline) + ".lock"  # as lock.path_of says, unimported
     try:
         if args.frozen:
             from trtpipe import lock

@@ -65,7 +65,7 @@ def file_problems(root: str, file: str, place: str, allow_outside: bool) -> list
     if not allow_outside:
         top = os.path.realpath(root)
         real = os.path.realpath(path)
-        if real != top and not real.startswith(top + os.sep):
+        if real != top and not real.startswith(_below(top)):
             how = "through a link" if ".." not in file.split("/") and not os.path.isabs(file) else "to"
             shown = f"{how} {real}" if how == "to" else how
             return [f"{place}: {file} leads out of the document's folder {shown}; allow it with --allow-outside"]
@@ -77,7 +77,14 @@ def file_problems(root: str, file: str, place: str, allow_outside: bool) -> list
         hint = suggest(os.path.basename(path), near)
         hint = hint if hint.startswith(", did") else ""
         return [f"{place}: there is no file {file} beside the document{hint}"]
+    if not os.path.isfile(path) and not os.path.isdir(path):
+        return [f"{place}: {file} is neither a file nor a folder"]  # who knows whether a pipe or device ever ends
     return []
+
+
+def _below(folder: str) -> str:
+    """Give what the real paths of all that lies in a folder start with, which may be `/` itself."""
+    return os.path.join(os.path.realpath(folder), "")
 
 
 def _package_missing(package: str) -> str:
@@ -103,6 +110,8 @@ def find(source: Source, root: str, store: Store) -> Found:
         if found is None:
             raise EnvironmentMissing(_package_missing(source.package))
         path = found
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise PipelineInvalid(f"{source.place}: {source.label} is neither a file nor a folder")
     try:
         return _folder(path, store) if os.path.isdir(path) else _file(path, source.model, store.state)
     except OSError as error:
@@ -116,7 +125,7 @@ def _file(path: str, is_model: bool, state: State) -> Found:
     if is_model and name.endswith(".onnx"):
         for location in _external(os.path.join(folder, name), sha256, state):
             beside = os.path.join(folder, *location.split("/"))
-            inside = os.path.realpath(beside).startswith(os.path.realpath(folder) + os.sep)
+            inside = os.path.realpath(beside).startswith(_below(folder))
             # What is missing, or lies outside, is for the stage's body to refuse with the model's name.
             if inside and os.path.isfile(beside):
                 files[location] = (state.file_digest(beside), os.path.getsize(beside))
@@ -137,7 +146,7 @@ def _external(path: str, sha256: str, state: State) -> list[str]:
 def _folder(path: str, store: Store) -> Found:
     """Digest a folder: every file but hidden ones and the store's, by name; links are followed only inside it."""
     top = os.path.abspath(path)
-    real = os.path.realpath(top) + os.sep
+    real = _below(top)
     state = store.state
     files: dict[str, tuple[str, int]] = {}
     for folder, names, here in os.walk(top):

@@ -315,6 +315,8 @@ def now(
             if _present(runner, source.file, source.package):
                 if source.file is not None:
                     problems += inputs.file_problems(root, source.file, source.place, runner.allow_outside)
+                if problems:
+                    continue  # what must not be read is not read
                 given = inputs.find(source, root, runner.store).artifact.digest
             else:
                 given = like.inputs.get(port)
@@ -325,6 +327,8 @@ def now(
     for file in stage.sources:
         if os.path.exists(os.path.join(root, file)):
             problems += inputs.file_problems(root, file, stage.place, runner.allow_outside)
+            if problems:
+                continue
             sources[file] = runner.store.state.file_digest(os.path.abspath(os.path.join(root, file)))
         else:
             absent.append(file)
