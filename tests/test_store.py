@@ -327,3 +327,27 @@ def test_the_digest_of_an_artifact_does_not_depend_on_the_order_of_its_files():
     a, b = ("0" * 64, 1), ("1" * 64, 1)
     assert Artifact("k", {"x": a, "y": b}).digest == Artifact("k", {"y": b, "x": a}).digest
     assert Artifact("k", {"x": a}).digest != Artifact("l", {"x": a}).digest
+
+
+@pytest.mark.parametrize("part", ["shown", "trees"])
+@pytest.mark.parametrize("what", ["link", "dangling", "file"])
+def test_what_somebody_put_in_place_of_a_folder_is_replaced_and_nothing_behind_it_touched(store, tmp_path, part, what):
+    artifact = commit(store, {"a": b"1", "sub/b": b"2"})
+    path = os.path.join(store.folder, part, artifact.digest)
+    give = store.tree if part == "trees" else store.shown
+    give(artifact)
+    shutil.rmtree(path)
+    behind = tmp_path / "mine"
+    if what != "dangling":
+        behind.mkdir()
+        (behind / "a").write_bytes(b"gold")
+    if what == "file":
+        shutil.copyfile(behind / "a", path)
+    else:
+        os.symlink(behind, path)
+    assert content_of(os.path.join(give(artifact), "sub", "b")) == b"2"
+    assert content_of(os.path.join(path, "a")) == b"1"
+    assert not os.path.islink(path)
+    if what != "dangling":
+        assert [p.read_bytes() for p in behind.iterdir()] == [b"gold"]
+    assert os.listdir(os.path.dirname(path)) == [artifact.digest]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import errors, extents, locks
 from trtpipe import key as keys
-from trtpipe.store import Artifact, Store, artifact_of, sound, write_file
+from trtpipe.store import Artifact, Store, artifact_of, discard, sound, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -219,7 +219,7 @@ def _verify_trees(store: Store, known: dict[str, Artifact]) -> list[Finding]:
                 except OSError:
                     changed.append(file)
             if changed and part == "trees":
-                shutil.rmtree(os.path.join(top, name), ignore_errors=True)
+                discard(os.path.join(top, name))
                 found.append(
                     Finding(f"trees/{name[:12]}/{changed[0]}", "is not what the stage made", "removed", damage=False)
                 )
@@ -432,7 +432,7 @@ def _copies(store: Store, artifacts: set[str], *, dry_run: bool) -> int:
             path = os.path.join(top, name)
             freed += sum(extents.own(p, s) for p in _files(path) if (s := os.lstat(p)).st_nlink == 1)
             if not dry_run:
-                shutil.rmtree(path, ignore_errors=True)
+                discard(path)
     if not dry_run:
         for folder, folders, names in os.walk(os.path.join(store.folder, "view")):
             for name in (*folders, *names):

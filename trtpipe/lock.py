@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -447,8 +448,9 @@ def keep_root(runner: Runner, document: str) -> None:
         if os.path.exists(file):
             with contextlib.suppress(errors.StoreError):
                 root = read_root(file)
-        now = stamp(os.stat(where))
-        if root.stamp == now:
+        status = os.stat(where)
+        now = stamp(status)
+        if root.stamp == now or not stat.S_ISREG(status.st_mode):
             return
         with contextlib.suppress(errors.PipelineInvalid):  # gc will not go on while it cannot be read
             entries = [e for them in read(where).stages.values() for e in them]

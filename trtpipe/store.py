@@ -297,7 +297,7 @@ class Store:
         try:
             yield path
         finally:
-            _remove(path)
+            discard(path)
             if held is not None:
                 held.release()
 
@@ -315,7 +315,7 @@ class Store:
                     if held is None:
                         continue
                     if held.real or _is_old(path):
-                        _remove(path)
+                        discard(path)
                     held.release()
 
     @staticmethod
@@ -353,7 +353,7 @@ class Store:
                 self.use([key.digest])
                 tree = self.tree_path(artifact.digest)
                 if os.path.isdir(tree) and not self._tree_is_whole(tree, artifact):
-                    _remove(tree)  # it is linked to content that was put aside
+                    discard(tree)  # it is linked to content that was put aside
         except OSError as error:
             raise self._error(error) from None
         return artifact
@@ -450,7 +450,7 @@ class Store:
                 copies = self._fill(temporary, artifact)
                 self._swap(temporary, path, artifact)
             except BaseException:
-                _remove(temporary)
+                discard(temporary)
                 raise
             for name, (sha256, _) in artifact.files.items():
                 where = os.path.join(path, *name.split("/"))
@@ -532,15 +532,15 @@ class Store:
             try:
                 os.rename(temporary, path)
             except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
-                if _holds(path, artifact):
-                    _remove(temporary)
+                if not os.path.islink(path) and _holds(path, artifact):
+                    discard(temporary)
                     return
                 away = f"{temporary}.old"
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(path, away)
-                _remove(away)
+                discard(away)
             else:
                 return
         raise StoreError(f"{path} cannot be replaced: other runs replace it all the time")
@@ -598,7 +598,7 @@ class Store:
                         self.copy(self.blob_path(sha256), target)
                 self._swap(temporary, path, artifact)
             except BaseException:
-                _remove(temporary)
+                discard(temporary)
                 raise
             if os.environ.get("TRTPIPE_VIEW") == "link":
                 self.links_changed([artifact])
@@ -694,10 +694,13 @@ def _is_external_data(artifact: Artifact, name: str) -> bool:
     return artifact.kind in ("model", "network", "config") and not name.endswith((".onnx", ".json"))
 
 
-def _remove(folder: str) -> None:
-    """Remove a folder as far as that goes; what stays is swept some other time."""
+def discard(folder: str) -> None:
+    """Remove a folder as far as that goes, or what somebody put in its place; what stays is swept some other time."""
     with contextlib.suppress(OSError):  # ignore_errors does not ignore all of them
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.path.islink(folder) or not os.path.isdir(folder):
+            os.unlink(folder)  # never what a link leads to
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stamps(folder: str, artifact: Artifact) -> str | None:
