@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trtpipe import care
 from trtpipe import key as keys
 from trtpipe.errors import StoreError
 from trtpipe.key import Key
@@ -351,3 +352,24 @@ def test_what_somebody_put_in_place_of_a_folder_is_replaced_and_nothing_behind_i
     if what != "dangling":
         assert [p.read_bytes() for p in behind.iterdir()] == [b"gold"]
     assert os.listdir(os.path.dirname(path)) == [artifact.digest]
+
+
+@pytest.mark.parametrize("harm", ["none", "removed", "edited"])
+def test_a_file_that_somebody_put_into_the_view_is_never_lost(store, harm):
+    artifact = commit(store, {"a": b"1", "b": b"2"})
+    folder = store.show("p", "s", artifact)
+    for name in ("mine.txt", "notes/mine.txt"):
+        os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
+        with open(os.path.join(folder, name), "w") as stream:
+            stream.write("mine")
+    if harm == "removed":
+        os.unlink(os.path.join(folder, "a"))
+    elif harm == "edited":
+        with open(os.path.join(folder, "a"), "w") as stream:
+            stream.write("other")
+    store.show("p", "s", artifact)
+    care.gc(store, care.Budget(max_size=0))
+    kept = {os.path.relpath(os.path.join(top, n), store.folder).partition("/")[2].partition("/")[2]
+            for part in ("edited", "shown") for top, _, names in os.walk(os.path.join(store.folder, part))
+            for n in names}  # fmt: skip
+    assert {"mine.txt", "notes/mine.txt"} <= kept

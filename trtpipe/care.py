@@ -382,6 +382,8 @@ def _gc(store: Store, budget: Budget, *, dry_run: bool) -> Collected:
         makers[action.artifact.digest] -= 1
         if not makers[action.artifact.digest]:
             del makers[action.artifact.digest]
+            if not dry_run:
+                store.rescue(action.artifact)
             freed += _copy_size(store, action.artifact.digest)
     if dry_run:
         size, free = size - freed, free + freed

@@ -609,8 +609,18 @@ class Store:
             self.state.remember_shown(artifact.digest, stamps)
         return path
 
+    def rescue(self, artifact: Artifact) -> None:
+        """Put people's changes to an artifact's files aside, before those go. Raises StoreError."""
+        path = os.path.join(self.folder, "shown", artifact.digest)
+        known = self.state.shown(artifact.digest)
+        try:
+            if known is None or known != _stamps(path, artifact) or _others(path, artifact):
+                self._put_edits_aside(path, artifact)
+        except OSError as error:
+            raise self._error(error) from None
+
     def _put_edits_aside(self, path: str, artifact: Artifact) -> None:
-        """Move a folder aside in which somebody changed a file; one that is only incomplete is replaced."""
+        """Move a folder aside in which somebody changed or added a file; one that is only incomplete is replaced."""
         edited = []
         for name, (sha256, _) in artifact.files.items():
             where = os.path.join(path, *name.split("/"))
@@ -620,6 +630,7 @@ class Store:
                 continue
             if not same:
                 edited.append(name)
+        edited += _others(path, artifact)
         if not edited:
             return
         aside = os.path.join(self.folder, "edited", f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}")
@@ -701,6 +712,14 @@ def discard(folder: str) -> None:
             os.unlink(folder)  # never what a link leads to
         else:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _others(folder: str, artifact: Artifact) -> list[str]:
+    """Give the files in an artifact's folder that are none of its own."""
+    found = []
+    for top, _, names in os.walk(folder):
+        found += [os.path.relpath(os.path.join(top, name), folder) for name in names]
+    return sorted({name.replace(os.sep, "/") for name in found} - set(artifact.files))
 
 
 def _stamps(folder: str, artifact: Artifact) -> str | None:
