@@ -17,6 +17,9 @@ from tests.helpers import PROJECT, events, project, python_stage, trtpipe
 EVALUATE = "  {name}: {{type: evaluate, inputs: {{results: {reads}, labels: {{file: labels.npy}}}}, params: {{metrics: [{{metric: exact_match, field: twice}}]}}}}\n"  # noqa: E501
 
 
+SLOW = "def g(arrays, samples):\n    import time\n    time.sleep(2)\n    return {'twice': arrays['x']}\n"
+
+
 def run(folder, *args, **kw):
     return trtpipe("run", "p.yaml", *args, cwd=folder, **kw)
 
@@ -128,6 +131,18 @@ def test_what_depends_on_a_stage_that_cannot_start_is_said_to_be_skipped(tmp_pat
     result = run(tmp_path, "--json")
     assert result.returncode == 4
     assert kinds(result) == [("StageFailed", "a"), ("StageSkipped", "b"), ("StageSkipped", "c")]
+
+
+def test_a_file_that_vanishes_during_a_run_fails_the_stage_that_wants_it_and_no_other(tmp_path):
+    code = "import os\n\ndef f(arrays, samples, file):\n    os.unlink(file)\n    return {'twice': arrays['x']}\n"
+    stages = python_stage("a", "f", file=str(tmp_path / "labels.npy")) + EVALUATE.format(name="wants", reads="a")
+    project(tmp_path, stages + python_stage("slow", "g"), code=code + "\n\n" + SLOW)
+    (tmp_path / "labels.npy").write_bytes(b"x")
+    result = run(tmp_path, "--json", "--jobs", "2")
+    assert result.returncode == 2
+    assert [k for k in kinds(result) if k[0] != "StageStarted"] == [
+        ("StageFinished", "a"), ("StageFailed", "wants"), ("StageFinished", "slow"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])

@@ -355,7 +355,12 @@ class _Work:
         self.waiting = later
 
     def _look_up(self, stage: Stage) -> None:
-        assessed = self.runner.assess(stage, self.artifacts, forced=stage.name in self.forced)
+        try:
+            assessed = self.runner.assess(stage, self.artifacts, forced=stage.name in self.forced)
+        except errors.TrtpipeError as error:
+            # A file that vanished meanwhile, say: no reason to end what other stages are at.
+            self._failed(stage, error, 0.0, None)
+            return
         if assessed.hit:
             self._hit(stage, assessed, assessed.hit)
         else:
