@@ -243,3 +243,9 @@ def test_a_pipe_or_a_device_is_no_input_and_is_not_read(tmp_path):
     result = trtpipe("status", "p.yaml", cwd=tmp_path, timeout=20)
     assert result.returncode == 2
     assert "pipe.npz is neither a file nor a folder" in result.stderr
+
+
+def test_a_link_to_nothing_is_called_that(tmp_path):
+    (tmp_path / "m.onnx").symlink_to("gone.onnx")
+    (said,) = inputs.file_problems(str(tmp_path), "m.onnx", "p.yaml:1", allow_outside=False)
+    assert said == "p.yaml:1: m.onnx is a link, and what it leads to is not there"

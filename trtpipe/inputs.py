@@ -70,6 +70,8 @@ def file_problems(root: str, file: str, place: str, allow_outside: bool) -> list
             shown = f"{how} {real}" if how == "to" else how
             return [f"{place}: {file} leads out of the document's folder {shown}; allow it with --allow-outside"]
     if not os.path.exists(path):
+        if os.path.islink(path):
+            return [f"{place}: {file} is a link, and what it leads to is not there"]
         from trtpipe.document import suggest
 
         folder = os.path.dirname(path)

@@ -610,16 +610,16 @@ class Store:
         return path
 
     def rescue(self, artifact: Artifact) -> None:
-        """Put people's changes to an artifact's files aside, before those go. Raises StoreError."""
+        """Put people's changes to an artifact's files aside, before those go, and tell. Raises StoreError."""
         path = os.path.join(self.folder, "shown", artifact.digest)
         known = self.state.shown(artifact.digest)
         try:
             if known is None or known != _stamps(path, artifact) or _others(path, artifact):
-                self._put_edits_aside(path, artifact)
+                self._put_edits_aside(path, artifact, "it is in")
         except OSError as error:
             raise self._error(error) from None
 
-    def _put_edits_aside(self, path: str, artifact: Artifact) -> None:
+    def _put_edits_aside(self, path: str, artifact: Artifact, done: str = "it is restored, the other is in") -> None:
         """Move a folder aside in which somebody changed or added a file; one that is only incomplete is replaced."""
         edited = []
         for name, (sha256, _) in artifact.files.items():
@@ -637,7 +637,7 @@ class Store:
         os.makedirs(os.path.dirname(aside), exist_ok=True)
         shutil.move(path, aside)  # the view may lie on another disk
         few = ", ".join(edited[:3]) + (f" and {len(edited) - 3} more" if len(edited) > 3 else "")
-        self.told.append(f"{few} in the view is not what the stage made; it is restored, the other is in {aside}")
+        self.told.append(f"{few} in the view is not what the stage made; {done} {aside}")
 
     # --- errors
 

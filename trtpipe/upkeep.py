@@ -320,6 +320,7 @@ def _gc(args: argparse.Namespace, store: Store) -> int:
     lines = [f"{would} {a.label} ({size_text(a.artifact.size)}, {a.key[:12]})" for a in found.removed]
     lines.append(f"{would} {len(found.removed)} results and {found.orphans} files that nothing refers to: "
                  f"{size_text(found.freed)}; {size_text(found.size)} stay")  # fmt: skip
+    lines += store.told
     if not found.met:
         why = "; ".join(dict.fromkeys(found.kept.values()))
         lines.append(
