@@ -96,7 +96,7 @@ def test_gc_removes_what_nothing_refers_to_and_clears_up_after_the_killed(store)
     for path in waste:
         with open(path, "w"):
             pass
-    os.makedirs(os.path.join(store.folder, "tmp", "dead"))
+    os.makedirs(os.path.join(store.folder, "tmp", "7-00000000dead"))
     found = care.gc(store, Budget())
     assert (found.orphans, found.removed) == (1, ())
     assert not any(map(os.path.exists, waste))

@@ -307,7 +307,7 @@ def test_a_folder_of_the_users_in_the_view_is_not_removed(store):
 
 
 def test_work_in_progress_is_gone_afterwards_and_stale_work_is_swept(store):
-    stale = os.path.join(store.folder, "tmp", "999999999-dead")
+    stale = os.path.join(store.folder, "tmp", "999999999-00000000dead")
     os.makedirs(stale)
     os.utime(stale, (1, 1))
     with store.workspace() as folder:
@@ -373,3 +373,10 @@ def test_a_file_that_somebody_put_into_the_view_is_never_lost(store, harm):
             for part in ("edited", "shown") for top, _, names in os.walk(os.path.join(store.folder, part))
             for n in names}  # fmt: skip
     assert {"mine.txt", "notes/mine.txt"} <= kept
+
+
+def test_a_sweep_leaves_folders_alone_that_are_not_workspaces(store):
+    os.makedirs(os.path.join(store.folder, "tmp", "mine"))
+    os.makedirs(os.path.join(store.folder, "tmp", "1-0123456789ab"))
+    store.sweep()
+    assert os.listdir(os.path.join(store.folder, "tmp")) == ["mine"]

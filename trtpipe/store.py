@@ -20,6 +20,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import time
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from trtpipe.state import State
 
 _HEX = frozenset("0123456789abcdef")
+_WORKSPACE = re.compile(r"\d+-[0-9a-f]+(@|$)")
 _STALE_SECONDS = 24 * 3600
 _USED_SECONDS = 3600
 _GUARD_SECONDS = 120.0
@@ -310,6 +312,8 @@ class Store:
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(top):
                 path = os.path.join(top, name)
+                if not _WORKSPACE.match(name):
+                    continue  # --artifacts may name a folder that had a tmp/ of its own
                 with contextlib.suppress(OSError):
                     held = None if self.may_live(path) else locks.take(self._tmp_lock(name))
                     if held is None:
