@@ -45,6 +45,10 @@ def test_two_keys_have_one_digest_only_if_nothing_differs(one, other):
     assert (one.digest == other.digest) == (not difference(one.record, other.record))
 
 
+def test_a_name_that_is_null_is_told_from_one_that_is_not_there():
+    assert difference({"a": {}}, {"a": {"b": None}}) == [("a.b", None, None)]
+
+
 @given(keys, st.sampled_from(["type", "params", "inputs", "sources", "environment"]))
 def test_every_part_of_a_key_counts(one, part):
     changed = getattr(one, part) + "x" if part == "type" else {**getattr(one, part), "new": "x"}

@@ -83,7 +83,11 @@ def difference(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]
     if isinstance(old, dict) and isinstance(new, dict):
         found: list[tuple[str, Any, Any]] = []
         for name in sorted(old.keys() | new.keys()):
-            found += difference(old.get(name), new.get(name), f"{path}.{name}" if path else name)
+            where = f"{path}.{name}" if path else name
+            if name in old and name in new:
+                found += difference(old[name], new[name], where)
+            else:  # even if it is null: the digests differ
+                found.append((where, old.get(name), new.get(name)))
         return found
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         found = []
