@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from trtpipe.state import State
 from trtpipe.store import Store
+
+# A process inherits what is ignored: under nohup, or in the background of a shell without job control, Ctrl-C would not
+# reach the commands that the tests start.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 
 @pytest.fixture

@@ -256,7 +256,7 @@ def test_a_second_interrupt_leaves_nothing_either(tmp_path):
     while process.poll() is None and time.monotonic() - begun < 20:
         process.send_signal(signal.SIGINT)
         time.sleep(0.4)
-    _, error = process.communicate()
+    _, error = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in error
     assert not left_over(tmp_path)
