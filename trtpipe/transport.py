@@ -7,7 +7,6 @@ ones are on their way, and can go on where an interrupted download stopped.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import threading
@@ -82,13 +81,15 @@ class Transport:
         self._secrets = [str(v) for v in _leaves(access.options) if len(str(v)) >= 4]
         self._ranges = True
         self._stopped = False
-        self._tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        self._tasks: weakref.WeakSet[asyncio.Future[Any]] = weakref.WeakSet()
         try:
             import fsspec
             from fsspec.core import url_to_fs
 
             if tuple(map(int, re.findall(r"\d+", fsspec.__version__)[:2])) < (2025, 3):
                 raise EnvironmentMissing(f"found fsspec {fsspec.__version__}, expected 2025.3 or newer")
+            if self.scheme != "file":
+                _loop()
             self._fs, self._top = url_to_fs(access.url.rstrip("/"), **self._options(access))
         except ImportError as error:
             package = _PACKAGES.get(self.scheme, "fsspec")
@@ -101,8 +102,6 @@ class Transport:
 
     def _options(self, access: Access) -> dict[str, Any]:
         made: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-        if self.scheme != "file":
-            made["loop"] = _loop()
         if self.scheme == "s3":
             made["config_kwargs"] = {
                 "connect_timeout": CONNECT_SECONDS,
@@ -292,35 +291,35 @@ class Transport:
         return text.splitlines()[0][:300] if text else type(error).__name__
 
 
-_owner: ContextVar[weakref.WeakSet[asyncio.Task[Any]] | None] = ContextVar("owner", default=None)
-
-
+_owner: ContextVar[weakref.WeakSet[asyncio.Future[Any]] | None] = ContextVar("owner", default=None)
 _starting = threading.Lock()
 
 
-@functools.cache
-def _started() -> asyncio.AbstractEventLoop:
-    """Start an event loop in a thread. It notes whose each task is: in fsspec's own loop, nobody could tell them apart.
-
-    What a thread asks fsspec for runs here in a copy of the thread's context, and what that starts does, too.
-    """
-    import asyncio
-
-    def make(loop: asyncio.AbstractEventLoop, work: Any, **more: Any) -> asyncio.Task[Any]:
-        task = asyncio.Task(work, loop=loop, **more)
-        if (tasks := _owner.get()) is not None:
-            tasks.add(task)
-        return task
-
-    loop = asyncio.new_event_loop()
-    loop.set_task_factory(make)
-    threading.Thread(target=loop.run_forever, name="trtpipe-remote", daemon=True).start()
-    return loop
-
-
 def _loop() -> asyncio.AbstractEventLoop:
+    """Give fsspec's event loop, made to note whose each task is: else nobody could tell them apart.
+
+    What a thread asks fsspec for runs there in a copy of the thread's context, and what that starts does, too. It is
+    not a loop of our own, because s3fs closes its connections in whatever loop runs when it is collected.
+    """
+    from fsspec.asyn import get_loop
+
     with _starting:
-        return _started()
+        loop: asyncio.AbstractEventLoop = get_loop()
+        if getattr(loop.get_task_factory(), "of_trtpipe", False):
+            return loop
+        import asyncio
+
+        before = loop.get_task_factory()
+
+        def make(loop: asyncio.AbstractEventLoop, work: Any, **more: Any) -> Any:
+            task = before(loop, work, **more) if before else asyncio.Task(work, loop=loop, **more)
+            if (tasks := _owner.get()) is not None:
+                tasks.add(task)
+            return task
+
+        make.of_trtpipe = True  # type: ignore[attr-defined]
+        loop.set_task_factory(make)
+        return loop
 
 
 class _Beyond(NotReachable):
