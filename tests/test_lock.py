@@ -125,7 +125,8 @@ def test_an_artifact_that_is_not_to_be_had_is_exit_5(locked):
     shutil.rmtree(locked / "artifacts" / "blobs")
     result = frozen(locked)
     assert result.returncode == 5
-    assert "a: results.jsonl: its content is gone from the store" in result.stderr
+    assert "a: results.jsonl, table.txt: its content is gone from the store" in result.stderr
+    assert "a run without --frozen makes it again where its inputs are, and a remote store" in result.stderr
     assert check(locked).returncode == 0
 
 

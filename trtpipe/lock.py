@@ -380,13 +380,17 @@ def run_frozen(runner: Runner, path: str, targets: Sequence[str] = ()) -> dict[s
     with store.in_use(), store.guard():
         store.use((e.key.digest for e in found.entries.values()),
                   (sha for e in found.entries.values() for sha, _ in e.artifact.files.values()))  # fmt: skip
-        missing = []
+        missing: dict[tuple[str, str], list[str]] = {}
         for name in order:
             for file, (sha256, size) in found.entries[name].artifact.files.items():
                 if damage := store.damage(sha256, size):
-                    missing.append(Drift(name, (f"{file}: {damage}",)))
+                    missing.setdefault((name, damage), []).append(file)
         if missing:
-            raise drift_error(path, missing)
+            lines = [f"what {path} locks is not all to be had, and nothing is built:"]
+            lines += [f"{name}: {', '.join(files)}: {damage}" for (name, damage), files in missing.items()]
+            elsewhere = "" if runner.remote is not None else ", and a remote store that has it would do"
+            lines.append(f"a run without --frozen makes it again where its inputs are{elsewhere}")
+            raise errors.GateFailed("\n".join(lines))
         for name in order:
             entry = found.entries[name]
             store.show(runner.pipeline.name, name, entry.artifact)
