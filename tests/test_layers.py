@@ -9,7 +9,7 @@ import pytest
 from tests.helpers import PROJECT
 
 LAYERS = [
-    {"errors", "events", "key", "reasons", "variant", "__init__"},
+    {"errors", "events", "key", "reasons", "variant", "columns", "__init__"},
     {"state", "environment", "store", "locks", "quarantine", "signing", "transport", "measure", "parallel", "backends",
      "extents"},
     {"stage", "entrypoint", "onnxfile", "tensors", "steps", "precision", "planheader", "preflight", "pictures", "draw",

@@ -241,7 +241,8 @@ def _forced(args: argparse.Namespace, runner: Runner) -> tuple[str, ...]:
 
 def status(args: argparse.Namespace) -> int:
     """Say what a run would do."""
-    from trtpipe.console import size_text, table
+    from trtpipe.columns import table
+    from trtpipe.console import size_text
 
     runner = _open(args)
     found = runner.statuses(args.target, forced=_forced(args, runner))
@@ -556,7 +557,8 @@ def cache_pull(args: argparse.Namespace) -> int:
 
 def _share(args: argparse.Namespace, *, push: bool) -> int:
     from trtpipe import events, sharing
-    from trtpipe.console import size_text, table
+    from trtpipe.columns import table
+    from trtpipe.console import size_text
 
     def emit(event: Any) -> None:
         if isinstance(event, events.Warned):

@@ -6,12 +6,10 @@ import contextlib
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from trtpipe import events
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from trtpipe.columns import table
 
 _COLOURS = {"hit": "2", "ran": "32", "FAILED": "1;31", "skipped": "33", "bold": "1", "dim": "2"}
 
@@ -38,19 +36,6 @@ def seconds_text(seconds: float) -> str:
 def has_colour(stream: TextIO) -> bool:
     """Tell whether a stream is a terminal that wants colours (NO_COLOR is honoured)."""
     return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-
-
-def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), gap: str = "  ") -> list[str]:
-    """Lay rows out in columns; those in `right` are aligned to the right."""
-    if not rows:
-        return []
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    on_right = set(right)
-    return [
-        gap.join(c.rjust(w) if i in on_right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        .rstrip()
-        for row in rows
-    ]  # fmt: skip
 
 
 class JsonLines:

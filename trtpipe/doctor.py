@@ -23,7 +23,7 @@ def run(artifacts: str, *, as_json: bool) -> int:
 def plan(given: str, *, as_json: bool) -> int:
     """Say whether a plan can load here, and what to do if not; 0, or EnvironmentMissing's code."""
     from trtpipe import preflight
-    from trtpipe.console import table
+    from trtpipe.columns import table
 
     path, manifest = preflight.open_plan(given)
     found = preflight.check(path, manifest)
@@ -88,7 +88,8 @@ def _writable(folder: str) -> bool:
 
 
 def _text(found: dict[str, object]) -> list[str]:
-    from trtpipe.console import size_text, table
+    from trtpipe.columns import table
+    from trtpipe.console import size_text
 
     lines = [f"trtpipe {found['trtpipe']}, Python {found['python']}", ""]
     gpus = found["gpus"]

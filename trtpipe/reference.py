@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from trtpipe import schema, stages
-from trtpipe.console import table
+from trtpipe.columns import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

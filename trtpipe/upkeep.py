@@ -269,7 +269,8 @@ def cache(args: argparse.Namespace) -> int:
 
 def _ls(args: argparse.Namespace, store: Store) -> int:
     from trtpipe import care
-    from trtpipe.console import size_text, table
+    from trtpipe.columns import table
+    from trtpipe.console import size_text
 
     good, bad = care.actions(store)
     rows = [{"stage": a.label, "type": a.record["key"].get("type"), "kind": a.artifact.kind, "size": a.artifact.size,
@@ -284,7 +285,8 @@ def _ls(args: argparse.Namespace, store: Store) -> int:
 
 def _du(args: argparse.Namespace, store: Store) -> int:
     from trtpipe import care
-    from trtpipe.console import size_text, table
+    from trtpipe.columns import table
+    from trtpipe.console import size_text
 
     found = care.usage(store)
     total = sum(one for _, one in found.values())

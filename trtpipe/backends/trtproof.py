@@ -10,6 +10,8 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from trtpipe import columns
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -66,8 +68,7 @@ def text(proof: Mapping[str, Any]) -> str:
         (name, str(proof["layers"].get(name, 0)), str(proof["weight_bytes"].get(name, 0)))
         for name in sorted({*proof["layers"], *proof["weight_bytes"]})
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join(f"  {a.ljust(widths[0])}  {b.rjust(widths[1])}  {c.rjust(widths[2])}" for a, b, c in rows)
+    return "\n".join(f"  {line}" for line in columns.table(rows, right=(1, 2)))
 
 
 def table(information: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from trtpipe import columns
 from trtpipe.errors import StageFailed
 from trtpipe.stage import Context, Params, Port, StageType
 
@@ -188,14 +189,13 @@ def table(record: Mapping[str, Any]) -> str:
     metrics = record["metrics"]
     where = record["environment"]
     device = where.get("device") or where["host"]["cpu"] or "CPU"
-    columns = ["min", "mean", *sorted((n[8:-3] for n in metrics if n.startswith("latency_p")), key=_percent), "max"]
-    rows = [["ms", *columns]]
+    which = ["min", "mean", *sorted((n[8:-3] for n in metrics if n.startswith("latency_p")), key=_percent), "max"]
+    rows = [["ms", *which]]
     rows += [
-        [name.replace("_", " "), *(f"{metrics[f'{name}_{c}_ms']:.3f}" for c in columns)]
+        [name.replace("_", " "), *(f"{metrics[f'{name}_{c}_ms']:.3f}" for c in which)]
         for name in ("latency", "gpu_compute", "compute", "h2d", "d2h", "enqueue")
         if f"{name}_mean_ms" in metrics
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     how = record["settings"]
     what = [
         "with transfers" if how["transfers"] else "without transfers",
@@ -209,9 +209,8 @@ def table(record: Mapping[str, Any]) -> str:
         f"batch {record['batch']}, {span}, {', '.join(what)} ({record['preset']})",
         f"throughput: {metrics['throughput_qps']:.1f} queries/s, {metrics['throughput_samples']:.1f} samples/s",
         "",
-        *("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w)
-                    for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in rows),
-    ]  # fmt: skip
+        *columns.table(rows, right=range(1, len(rows[0]))),
+    ]
     if record["warnings"]:
         lines += ["", *(f"warning: {text}" for text in record["warnings"])]
     return "\n".join(lines) + "\n"

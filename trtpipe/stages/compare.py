@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from trtpipe import columns
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 from trtpipe.gates import Rule, judge, malformed, unknown
 from trtpipe.stage import Context, Params, Port, StageType
@@ -227,14 +228,14 @@ def _table(outputs: Mapping[str, Mapping[str, float]], worst: list[dict[str, Any
     names = list(dict.fromkeys(k for f in outputs.values() for k in f))
     rows = [["output", *names]]
     rows += [[name, *(_figure(k, f[k]) if k in f else "" for k in names)] for name, f in outputs.items()]
-    lines = _columns(rows, 1)
+    lines = _aligned(rows, 1)
     if max(map(len, lines)) > WIDE:  # a column an output is narrower, unless there are many
-        lines = min(lines, _columns([list(row) for row in zip(*rows, strict=True)], 1), key=lambda t: max(map(len, t)))
+        lines = min(lines, _aligned([list(row) for row in zip(*rows, strict=True)], 1), key=lambda t: max(map(len, t)))
     if worst:
         keys = ("relative_l2", "max_abs", "mean_abs", "cosine", "nan")
         rows = [["sample", "output", *keys]]
         rows += [[e["id"], e["output"], *(_figure(k, e[k]) for k in keys)] for e in worst]
-        lines += ["", "the most different samples", *_columns(rows, 2)]
+        lines += ["", "the most different samples", *_aligned(rows, 2)]
     return "\n".join(lines) + "\n"
 
 
@@ -243,14 +244,9 @@ def _figure(name: str, value: float) -> str:
     return f"{value:.6f}" if name.startswith("cosine") else f"{value:.4g}"
 
 
-def _columns(rows: list[list[str]], names: int) -> list[str]:
+def _aligned(rows: list[list[str]], names: int) -> list[str]:
     """Align rows: the first `names` columns to the left, numbers to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(c.ljust(w) if i < names else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        .rstrip()
-        for row in rows
-    ]  # fmt: skip
+    return columns.table(rows, right=range(names, len(rows[0])))
 
 
 STAGE = StageType(

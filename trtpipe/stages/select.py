@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from trtpipe import gates, variant
+from trtpipe import columns, gates, variant
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 from trtpipe.stage import Context, Input, Params, Port, StageType
 
@@ -325,18 +325,16 @@ def table(rows: Sequence[Row], figures: Sequence[str], best: str = "best") -> li
         first = row.passed and index == 0
         values = [text(row.candidate.get(f)) for f in figures]
         cells.append(["*" if first else "", row.candidate.label, *values, best if first else row.why])
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     numbers = range(2, 2 + len(figures))
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (
-            c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=False))
-        )
-        return "  ".join(padded).rstrip()
-
-    if sum(widths) + 2 * (len(widths) - 1) <= WIDE:
-        return [line(row) for row in cells]
-    return [said for row in cells for said in (line(row[:-1]), *([f"     {row[-1]}"] if row[-1] else []))]
+    lines = columns.table(cells, right=numbers)
+    if max(map(len, lines)) <= WIDE:
+        return lines
+    short = columns.table([row[:-1] for row in cells], right=numbers)
+    return [
+        said
+        for line, row in zip(short, cells, strict=True)
+        for said in (line, *([f"     {row[-1]}"] if row[-1] else []))
+    ]
 
 
 def run(ctx: Context) -> None:
