@@ -20,8 +20,7 @@ SHOWN = 20
 
 def _marked(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
     """Give the model with these tensors as its outputs."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = onnxfile.copied(model)
     copy.graph.ClearField("output")
     known = {v.name: v for v in (*model.graph.output, *model.graph.value_info)}
     for name in names:

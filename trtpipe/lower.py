@@ -59,9 +59,7 @@ def to_opset_17(model: onnx.ModelProto) -> None:
             except _Refused as reason:
                 label = onnxfile.node_label(onnxfile.Located(node, scope, graph))
                 problems.append(f"{label} ({node.op_type}): {reason}")
-        kept = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-        del graph.node[:]
-        graph.node.extend(kept)
+        onnxfile.refill(graph.node, nodes)
     if problems:
         raise StageFailed("these nodes cannot be said in opset 17:\n" + "\n".join(f"  {p}" for p in problems))
     for imported in [*model.opset_import, *(i for f in model.functions for i in f.opset_import)]:
@@ -150,18 +148,12 @@ def _drop(node: onnx.NodeProto, *names: str) -> None:
 
 def _drop_unused(model: onnx.ModelProto) -> None:
     """Remove constants that nothing reads any more, such as the axes of reductions."""
-    used = {name for found in onnxfile.walk(model) for name in found.node.input}
-    for _, graph in onnxfile.graphs(model):
-        used |= {o.name if isinstance(o, onnx.ValueInfoProto) else o for o in graph.output}
+    used = onnxfile.read_names(model)
     for _, graph in reversed(list(onnxfile.graphs(model))):
         nodes = [n for n in graph.node if n.op_type != "Constant" or any(o in used for o in n.output)]
-        kept = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-        if len(kept) != len(graph.node):
-            del graph.node[:]
-            graph.node.extend(kept)
+        if len(nodes) != len(graph.node):
+            onnxfile.refill(graph.node, nodes)
         if isinstance(graph, onnx.GraphProto):
             weights = [t for t in graph.initializer if t.name in used]
             if len(weights) != len(graph.initializer):
-                copies = [onnx.TensorProto.FromString(t.SerializeToString()) for t in weights]
-                del graph.initializer[:]
-                graph.initializer.extend(copies)
+                onnxfile.refill(graph.initializer, weights)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +16,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from trtpipe import stage
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -104,6 +104,38 @@ def load(path: Path, *, label: str | None = None) -> onnx.ModelProto:
     return model
 
 
+class Opened(NamedTuple):
+    """A stage's model: where it lies, what people call it, the model without external data, the names of that."""
+
+    path: Path
+    label: str
+    model: onnx.ModelProto
+    data: tuple[str, ...]
+
+
+def open_input(given: Input) -> Opened:
+    """Open an input's model, with all of its external data there. Raises StageFailed as those do that it calls."""
+    path = of_input(given)
+    label = given.label if given.kind == "file" else path.name
+    model = load(path, label=label)
+    return Opened(path, label, model, tuple(external_files(model, path.parent, label=label, known=given.files)))
+
+
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give a copy of a model."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def refill(field: Any, kept: Iterable[Any]) -> None:
+    """Leave these of its own items in a repeated field, in this order."""
+    # Copied first: clearing the field lets go of what its items hold.
+    copies = [type(item).FromString(item.SerializeToString()) for item in kept]
+    del field[:]
+    field.extend(copies)
+
+
 def graphs(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.GraphProto | onnx.FunctionProto]]:
     """Give the main graph, every subgraph below it and every function, each with its scope."""
 
@@ -126,6 +158,14 @@ def walk(model: onnx.ModelProto) -> Iterator[Located]:
     for scope, graph in graphs(model):
         for node in graph.node:
             yield Located(node, scope, graph)
+
+
+def read_names(model: onnx.ModelProto) -> set[str]:
+    """Name every tensor that something reads: a node anywhere, or whoever runs a graph, as its output."""
+    names = {name for found in walk(model) for name in found.node.input}
+    for _, graph in graphs(model):
+        names |= {one.name if isinstance(one, onnx.ValueInfoProto) else one for one in graph.output}
+    return names
 
 
 def node_label(found: Located) -> str:
@@ -221,22 +261,6 @@ def external_files(
     return tuple(sorted(needed))
 
 
-def put(source: Path, target: Path, *, link: bool) -> None:
-    """Put one file into an artifact: as a hard link where `link` allows one and the disk can, else as a copy.
-
-    Link only files that belong to the store: linking a user's own file would let a later edit reach the artifact.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if link:
-        try:
-            os.link(source, target)
-        except OSError:
-            pass
-        else:
-            return
-    shutil.copyfile(source, target)
-
-
 def copy_model(path: Path, out: Path, files: Iterable[str], *, link: bool) -> None:
     """Put a model into the folder `out` as `model.onnx`, with its external data under its own relative names.
 
@@ -245,8 +269,8 @@ def copy_model(path: Path, out: Path, files: Iterable[str], *, link: bool) -> No
     for name in files:
         if name in (MODEL, "network.json", "config.json", "manifest.json"):
             raise StageFailed(f"{path.name}: its external data is called {name}, which the artifact needs; rename it")
-        put(path.parent / name, out / name, link=link)
-    put(path, out / MODEL, link=link)
+        stage.put(path.parent / name, out / name, link=link)
+    stage.put(path, out / MODEL, link=link)
 
 
 def array(tensor: onnx.TensorProto, folder: Path) -> NDArray[Any]:

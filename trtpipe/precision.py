@@ -45,12 +45,24 @@ FLOAT_OPS = {"fp16": (), "bf16": ("ConvTranspose", "HardSwish", "Mish")}
 Source: each op tried alone on TensorRT-RTX 1.7.1; its parser or its builder refuses these in bfloat16."""
 
 
+TOLD = 5
+"""Nodes left in float32 that are told one by one."""
+
+
 class Kept(NamedTuple):
     """A node that stays in float32, and why."""
 
     node: str
     op: str
     why: str
+
+
+def tell_kept(kept: Sequence[Mapping[str, str]], record: str, note: Callable[[str], None]) -> None:
+    """Tell which nodes stay float32 and why: a few one by one, the rest as a number; `record` is the file with all."""
+    for entry in kept[:TOLD]:
+        note(f"stays float32: {entry['node']} [{entry['op']}], {entry['why']}")
+    if len(kept) > TOLD:
+        note(f"{len(kept) - TOLD} further nodes stay float32; {record} lists all, with the reasons")
 
 
 def float_values(tensor: onnx.TensorProto) -> NDArray[Any]:
@@ -125,8 +137,7 @@ def rewrite(
             "use precision: model, or export it in float32"
         )
     quantised = is_quantised(original)
-    work = onnx.ModelProto()
-    work.CopyFrom(original)
+    work = onnxfile.copied(original)
     if quantised:
         work, _ = raise_opset(work, HALF_SCALES)
     # Old models list their weights among the inputs; the converter would leave those float32 and cast them.
@@ -218,8 +229,7 @@ def _convert(
     """Run onnxruntime's converter on a copy and repair what it leaves."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(work)
+    copy = onnxfile.copied(work)
     own = {found.node.name for found in onnxfile.walk(work)}
     try:
         converted: onnx.ModelProto = convert_float_to_float16(
@@ -249,10 +259,8 @@ def _autocast(
     from trtpipe import modelopt
 
     with tempfile.TemporaryDirectory(dir=folder) as name:
-        copy = onnx.ModelProto()
-        copy.CopyFrom(work)
         source = Path(name) / "model.onnx"
-        onnxfile.save(copy, source)
+        onnxfile.save(onnxfile.copied(work), source)
         return modelopt.autocast(source, Path(name), precision, keep=keep, feed=feed)
 
 
@@ -315,8 +323,7 @@ def raise_opset(model: onnx.ModelProto, least: int) -> tuple[onnx.ModelProto, in
     before = onnxfile.opsets(model).get("ai.onnx", 0)
     if before >= least:
         return model, None
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = onnxfile.copied(model)
     copy.ir_version = max(copy.ir_version, 8)
     constants_are_no_inputs(copy)
     try:
@@ -418,8 +425,7 @@ def _large_activations(
 
     Gives None if this could not be measured (an op that cannot be observed so).
     """
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
+    probe = onnxfile.copied(model)
     tensors = [o for n in probe.graph.node for o in n.output if o]
     try:
         typed = onnx.shape_inference.infer_shapes(probe)
@@ -484,9 +490,7 @@ def _drop_round_trips(model: onnx.ModelProto, own: Collection[str]) -> None:
         for place, name in enumerate(found.node.input):
             if name in renamed:
                 found.node.input[place] = renamed[name]
-    used = outputs | {name for found in onnxfile.walk(model) for name in found.node.input}
-    for _, inner in onnxfile.graphs(model):
-        used |= {value.name for value in inner.output} if isinstance(inner, onnx.GraphProto) else set(inner.output)
+    used = onnxfile.read_names(model)
     # Two casts of one tensor to one type have one name in the converter: keep the first.
     seen: set[str] = set()
     kept = []
@@ -495,9 +499,7 @@ def _drop_round_trips(model: onnx.ModelProto, own: Collection[str]) -> None:
             continue
         seen.update(node.output)
         kept.append(node)
-    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
-    graph.ClearField("node")
-    graph.node.extend(nodes)
+    onnxfile.refill(graph.node, kept)
 
 
 def _retarget(model: onnx.ModelProto, weights: Mapping[str, NDArray[Any]]) -> None:
@@ -558,9 +560,7 @@ def sort(graph: onnx.GraphProto) -> None:
         if len(later) == len(waiting):
             raise StageFailed("the rewritten model has a cycle; this is a fault of the conversion")
         waiting = later
-    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in order]
-    graph.ClearField("node")
-    graph.node.extend(nodes)
+    onnxfile.refill(graph.node, order)
 
 
 def _subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:

@@ -93,7 +93,7 @@ def fold(model: onnx.ModelProto, scratch: Path, *, batch_norms: bool = True) -> 
     """
     module = trial.onnxruntime()
     source, target = scratch / "folding.onnx", scratch / "folded.onnx"
-    plain = _copy(model)
+    plain = onnxfile.copied(model)
     precision.constants_are_no_inputs(plain)  # else they could be overridden, and would not be folded
     onnxfile.save(plain, source)
     options = module.SessionOptions()
@@ -131,12 +131,6 @@ def restore(changed: onnx.ModelProto, model: onnx.ModelProto) -> None:
         for value in mine:
             if value.name in known:
                 value.CopyFrom(known[value.name])
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
 
 
 # -- what is quantised -------------------------------------------------------------------------------------------
@@ -382,14 +376,14 @@ def int8(
     """
     original = trial.whole(path)
     refuse_quantised(original, path.name)
-    work, before = precision.raise_opset(_copy(original), max(OPSET, opset or 0))
+    work, before = precision.raise_opset(onnxfile.copied(original), max(OPSET, opset or 0))
     precision.constants_are_no_inputs(work)
     precision.name_nodes(work)
     precision.hoist_constants(work)
     for node in work.graph.node:
         if node.op_type == "Sum" and len(node.input) == 2 and not node.domain:
             node.op_type = RESIDUAL  # the same thing; only Add has a Q/DQ form
-    named = _copy(work)
+    named = onnxfile.copied(work)
     work, unfolded = fold(work, scratch)
     precision.name_nodes(work)
     precision.hoist_constants(work)
@@ -425,7 +419,7 @@ def int8(
     result.opset_import.extend(imports)
     restore(result, original)
     idle = check_scales(result, choice)
-    onnxfile.save(_copy(result), out)
+    onnxfile.save(onnxfile.copied(result), out)
     return {
         "mode": "int8",
         "method": method,
@@ -472,7 +466,7 @@ def _quantise(
 
     source, target = scratch / "float.onnx", scratch / "quantised.onnx"
     large = sum(onnxfile.tensor_bytes(t) for t in onnxfile.initializers(model)) > onnxfile.INLINE_LIMIT
-    onnxfile.save(_copy(model), source)
+    onnxfile.save(onnxfile.copied(model), source)
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # it recommends what has been done, and says so on the root logger
@@ -523,24 +517,15 @@ def _only_chosen(model: onnx.ModelProto, choice: Choice) -> None:
 def _sweep(model: onnx.ModelProto) -> None:
     """Drop nodes and initialisers that nothing reads any more."""
     graph = model.graph
-    outputs = {v.name for v in graph.output}
-    nodes = list(graph.node)
     while True:
-        read = outputs | {name for f in onnxfile.walk(model) for name in f.node.input}
-        for _, inner in onnxfile.graphs(model):
-            read |= {v.name for v in inner.output} if isinstance(inner, onnx.GraphProto) else set(inner.output)
-        kept = [n for n in nodes if any(o in read for o in n.output)]
-        if len(kept) == len(nodes):
+        read = onnxfile.read_names(model)
+        kept = [n for n in graph.node if any(o in read for o in n.output)]
+        if len(kept) == len(graph.node):
             break
-        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in kept]
-        graph.ClearField("node")
-        graph.node.extend(copies)
-        nodes = list(graph.node)
+        onnxfile.refill(graph.node, kept)
     weights = [t for t in graph.initializer if t.name in read]
     if len(weights) != len(graph.initializer):
-        kept_weights = [TensorProto.FromString(t.SerializeToString()) for t in weights]
-        graph.ClearField("initializer")
-        graph.initializer.extend(kept_weights)
+        onnxfile.refill(graph.initializer, weights)
 
 
 def check_scales(model: onnx.ModelProto, choice: Choice | None = None) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -39,6 +41,22 @@ def size_in_bytes(size: str) -> int:
     if not match:
         raise ValueError(f"{size!r} is no size; write a whole number and B, KiB, MiB or GiB, such as 512MiB")
     return int(match[1]) * UNITS[match[2]]
+
+
+def put(source: Path, target: Path, *, link: bool) -> None:
+    """Put one file into an artifact: as a hard link where `link` allows one and the disk can, else as a copy.
+
+    Link only files that belong to the store: linking a user's own file would let a later edit reach the artifact.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        try:
+            os.link(source, target)
+        except OSError:
+            pass
+        else:
+            return
+    shutil.copyfile(source, target)
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -233,11 +233,12 @@ def _finite(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def size(text: str) -> int:
     """Read a size such as 20GiB; only 0 needs no unit. Raises ValueError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB)?", text.strip())
+    from trtpipe.stage import UNITS
+
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*({'|'.join(UNITS)})?", text.strip())
     if not match or (match[2] is None and float(match[1])):
         raise ValueError(f"found {text}, expected a size such as 20GiB")
-    units = ("B", "KiB", "MiB", "GiB", "TiB")
-    return int(float(match[1]) * 1024 ** units.index(match[2] or "B"))
+    return int(float(match[1]) * UNITS[match[2] or "B"])
 
 
 def age(text: str) -> float:

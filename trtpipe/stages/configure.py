@@ -13,8 +13,6 @@ from trtpipe.stage import Context, Params, Port, Size, StageType, size_in_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-TOLD = 5
-"""Nodes kept in float32 that are told one by one."""
 Shape = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(description="One size an axis.")]
 
 
@@ -269,11 +267,7 @@ def run(ctx: Context) -> None:
             method=params.method,
             meet_tolerance=params.meet_tolerance,
         )
-        kept = config["rewrite"]["kept"]
-        for entry in kept[:TOLD]:
-            ctx.note(f"stays float32: {entry['node']} [{entry['op']}], {entry['why']}")
-        if len(kept) > TOLD:
-            ctx.note(f"{len(kept) - TOLD} further nodes stay float32; config.json lists all, with the reasons")
+        precision.tell_kept(config["rewrite"]["kept"], "config.json", ctx.note)
     usual = ConfigureParams()
     for name in part["not_applicable"]:
         if getattr(params, name) != getattr(usual, name):

@@ -66,11 +66,7 @@ def run(ctx: Context) -> None:
     from trtpipe import onnxfile, precision, quantization, trial
 
     params: OptimizeParams = ctx.params
-    given = ctx.inputs["model"]
-    source = onnxfile.of_input(given)
-    label = given.label if given.kind == "file" else source.name
-    light = onnxfile.load(source, label=label)
-    onnxfile.external_files(light, source.parent, label=label, known=given.files)
+    source, label, _, _ = onnxfile.open_input(ctx.inputs["model"])
     slim = _onnxslim() if params.simplify == "onnxslim" else None
     model = trial.whole(source)
     before = _counts(model)
@@ -125,14 +121,10 @@ class _Checker:
 
     def step(self, name: str, model: onnx.ModelProto) -> dict[str, Any]:
         """Check one step. Gives its record."""
-        import onnx
-
         from trtpipe import onnxfile, trial
 
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
         path = self._scratch / f"after-{name}.onnx"
-        onnxfile.save(copy, path)
+        onnxfile.save(onnxfile.copied(model), path)
         if self._feeds is None:
             # The first step decides on shapes: dims may freeze what the original leaves open.
             inputs, _ = onnxfile.signature(model)

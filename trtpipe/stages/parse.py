@@ -61,10 +61,7 @@ def run(ctx: Context) -> None:
 
     params: ParseParams = ctx.params
     given = ctx.inputs["model"]
-    source = onnxfile.of_input(given)
-    label = given.label if given.kind == "file" else source.name
-    model = onnxfile.load(source, label=label)
-    files = onnxfile.external_files(model, source.parent, label=label, known=given.files)
+    source, label, model, files = onnxfile.open_input(given)
 
     stop, doubtful = _lint_types(model, ctx.backend_name), _lint_weights(model, source.parent)
     doubtful += _lint_dims(model, params.dims)

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-TOLD = 5
-"""Nodes left in float32 that are told one by one."""
-
 
 class QuantizeParams(Params, frozen=True, kw_only=True):
     """What is quantised, and how its ranges are found."""
@@ -95,13 +92,9 @@ def run(ctx: Context) -> None:
     from trtpipe import modelopt, onnxfile, quantization, trial
 
     params: QuantizeParams = ctx.params
-    given = ctx.inputs["model"]
-    source = onnxfile.of_input(given)
-    label = given.label if given.kind == "file" else source.name
     if params.mode != "int8":
         modelopt.require()
-    model = onnxfile.load(source, label=label)
-    onnxfile.external_files(model, source.parent, label=label, known=given.files)
+    source, label, model, _ = onnxfile.open_input(ctx.inputs["model"])
     quantization.refuse_quantised(model, label)
     inputs, _ = onnxfile.signature(model)
     samples: trial.Samples | None = None
@@ -117,8 +110,9 @@ def run(ctx: Context) -> None:
         )
     out = ctx.out / onnxfile.MODEL
     if params.mode == "int8":
+        assert samples is not None  # or it would have ended above
         record = quantization.int8(
-            source, out, ctx.scratch, samples_of(samples), method=params.method, percentile=params.percentile or 99.99,
+            source, out, ctx.scratch, samples, method=params.method, percentile=params.percentile or 99.99,
             per_channel=params.per_channel, ops=params.ops, exclude=params.exclude, opset=params.opset,
             progress=ctx.progress,
         )  # fmt: skip
@@ -144,22 +138,14 @@ def run(ctx: Context) -> None:
         )  # fmt: skip
 
 
-def samples_of(samples: Any) -> Any:
-    """Give samples that are there, for the type checker."""
-    assert samples is not None
-    return samples
-
-
 def _tell(ctx: Context, record: dict[str, Any]) -> None:
+    from trtpipe import precision
+
     counts = ", ".join(f"{n} {op}" for op, n in record["quantized"].items())
     ctx.note(f"quantised: {counts}")
-    left = record["left"]
-    for entry in left[:TOLD]:
-        ctx.note(f"stays float32: {entry['node']} [{entry['op']}], {entry['why']}")
-    if len(left) > TOLD:
-        ctx.note(f"{len(left) - TOLD} further nodes stay float32; quantize.json lists all, with the reasons")
+    precision.tell_kept(record["left"], "quantize.json", ctx.note)
     if record.get("never_active"):
-        ctx.note(f"always 0 in calibration: {', '.join(record['never_active'][:TOLD])}")
+        ctx.note(f"always 0 in calibration: {', '.join(record['never_active'][: precision.TOLD])}")
 
 
 def _check(source: Path, out: Path, samples: Any, inputs: list[dict[str, Any]], mode: str) -> dict[str, Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
-import shutil
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -14,7 +12,7 @@ from msgspec import Meta
 
 from trtpipe import columns, gates, variant
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
-from trtpipe.stage import Context, Input, Params, Port, StageType
+from trtpipe.stage import Context, Input, Params, Port, StageType, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -421,12 +419,7 @@ def _copy(engine: Input, ctx: Context) -> None:
     for name in engine.files:
         if name in OWN:
             continue  # of a select that this one reads
-        target = ctx.out / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(engine.path(name), target)
-        except OSError:
-            shutil.copyfile(engine.path(name), target)
+        put(engine.path(name), ctx.out / name, link=True)
 
 
 def _picture(stage: str, rows: Sequence[Row], params: SelectParams, margin: float) -> str | None:
