@@ -205,6 +205,15 @@ def test_a_package_path_does_not_lead_out_of_the_package(tmp_path):
         assert f'found "{path}", expected a file that a Python package ships' in result.stderr
 
 
+def test_a_misspelt_file_is_told_as_it_should_stand_in_the_document(tmp_path):
+    project(tmp_path, python_stage("a", data="{file: data/tset.npz}"))
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "test.npz", x=np.ones((2, 1), np.float32))
+    result = trtpipe("run", "p.yaml", cwd=tmp_path)
+    assert result.returncode == 2
+    assert 'there is no file data/tset.npz beside the document, did you mean "data/test.npz"?' in result.stderr
+
+
 def test_a_file_name_that_is_not_utf_8_is_named_and_refused(tmp_path):
     project(tmp_path, python_stage("a", data="{file: folder}"))
     (tmp_path / "folder").mkdir()

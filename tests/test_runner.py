@@ -119,8 +119,14 @@ def test_a_failure_skips_what_depends_on_it_and_lets_the_others_finish(tmp_path)
     assert [(e["stage"], e["because"]) for e in skipped] == [("after", "bad")]
     failed = next(e for e in events(result) if e["event"] == "StageFailed")
     assert "no such luck" in failed["message"]
+    assert failed["place"] == "p.yaml:3:3 stages.bad"
     assert "no such luck" in trtpipe("show", "p.yaml", "bad", "--log", cwd=tmp_path).stdout
     assert not left_over(tmp_path)
+
+
+def test_a_failure_says_where_the_document_has_the_stage(tmp_path):
+    project(tmp_path, python_stage("fine") + python_stage("bad", "fail"))
+    assert "  the stage: p.yaml:4:3 stages.bad\n" in run(tmp_path).stderr
 
 
 def test_what_depends_on_a_stage_that_cannot_start_is_said_to_be_skipped(tmp_path):

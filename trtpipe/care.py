@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import errors, extents, locks
 from trtpipe import key as keys
+from trtpipe.pipeline import lock_path
 from trtpipe.store import Artifact, Store, artifact_of, discard, sound, write_file
 
 if TYPE_CHECKING:
@@ -291,7 +292,7 @@ def _kept(store: Store) -> _Kept:
         if path.endswith(".tmp"):
             continue
         root = lock.read_root(path)
-        where = lock.path_of(root.document)
+        where = lock_path(root.document)
         if os.path.exists(where):
             entries = [entry for them in lock.read(where).stages.values() for entry in them]
             used = [entry.key.digest for entry in entries]

@@ -180,15 +180,14 @@ def run(args: argparse.Namespace) -> int:
 
     watcher = JsonLines(sys.stdout) if args.json else Console(sys.stdout, quiet=args.quiet)
     runner = _open(args, emit=watcher, make=True)
-    stem, suffix = os.path.splitext(args.pipeline)
-    lock_file = (stem if suffix in (".yaml", ".yml") else args.pipeline) + ".lock"  # as lock.path_of says, unimported
+    lock_file = pipeline.lock_path(args.pipeline)
     try:
         if args.frozen:
             from trtpipe import lock
 
             if args.force or args.set:
                 raise errors.PipelineInvalid("--frozen builds nothing, so it goes with neither --force nor --set")
-            lock.run_frozen(runner, lock.path_of(args.pipeline), args.target)
+            lock.run_frozen(runner, lock_file, args.target)
             lock.keep_root(runner, args.pipeline)
             return 0
         outcome = runner.run(args.target, forced=_forced(args, runner), jobs=args.jobs)

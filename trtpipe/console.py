@@ -156,6 +156,7 @@ class Console:
         self._line(f"\n{', '.join(counts)} in {seconds_text(event.seconds)}")
         for failure in self._failures:
             sys.stderr.write(f"\n{self._paint('error', 'FAILED')}: stage {failure.stage}: {failure.message}\n")
+            sys.stderr.write(f"  the stage: {failure.place}\n")
             if failure.log:
                 sys.stderr.write(f"  its whole log: {os.path.relpath(failure.log)}\n")
         sys.stderr.flush()

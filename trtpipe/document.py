@@ -85,12 +85,16 @@ def dotted(path: Iterable[str | int]) -> str:
     return text
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Give the known word that a misspelt one may mean, None if there is none."""
+    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)), None)
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Give `, did you mean "x"?` for a misspelt word, or the known words, or nothing."""
     words = sorted(known)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    if close:
-        return f', did you mean "{close[0]}"?'
+    if close := nearest(word, words):
+        return f', did you mean "{close}"?'
     if not words or len(words) > MAX_LISTED:
         return ""
     return f"; there {'is' if len(words) == 1 else 'are'} {', '.join(words)}"

@@ -68,7 +68,7 @@ class StageFinished(NamedTuple):
 
 
 class StageFailed(NamedTuple):
-    """The stage failed; `log` is the path of its full log."""
+    """The stage failed; `log` is the path of its full log, `place` where the document has it (file:line:column)."""
 
     stage: str
     type: str
@@ -76,6 +76,7 @@ class StageFailed(NamedTuple):
     message: str
     seconds: float
     log: str | None
+    place: str
 
 
 class StageSkipped(NamedTuple):

@@ -72,12 +72,12 @@ def file_problems(root: str, file: str, place: str, allow_outside: bool) -> list
     if not os.path.exists(path):
         if os.path.islink(path):
             return [f"{place}: {file} is a link, and what it leads to is not there"]
-        from trtpipe.document import suggest
+        from trtpipe.document import nearest
 
         folder = os.path.dirname(path)
-        near = os.listdir(folder) if os.path.isdir(folder) else []
-        hint = suggest(os.path.basename(path), near)
-        hint = hint if hint.startswith(", did") else ""
+        close = nearest(os.path.basename(path), os.listdir(folder) if os.path.isdir(folder) else [])
+        # As it should stand in the document, with its folder.
+        hint = f', did you mean "{os.path.join(os.path.dirname(file), close)}"?' if close else ""
         return [f"{place}: there is no file {file} beside the document{hint}"]
     if not os.path.isfile(path) and not os.path.isdir(path):
         return [f"{place}: {file} is neither a file nor a folder"]  # who knows whether a pipe or device ever ends

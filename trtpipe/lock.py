@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trtpipe import environment, errors, events, inputs, locks, reasons
 from trtpipe import key as keys
 from trtpipe.key import Key
+from trtpipe.pipeline import lock_path
 from trtpipe.state import stamp
 from trtpipe.store import Artifact, write_file
 
@@ -60,12 +61,6 @@ class Frozen(NamedTuple):
     entries: dict[str, Entry]
     drifts: tuple[Drift, ...]
     absent: tuple[str, ...]
-
-
-def path_of(document: str) -> str:
-    """Give the path of a document's lock: `digits.yaml` has `digits.lock`."""
-    stem, suffix = os.path.splitext(document)
-    return (stem if suffix in (".yaml", ".yml") else document) + ".lock"
 
 
 def where(runner: Runner) -> str:
@@ -445,7 +440,7 @@ def _unchecked(root: Root) -> dict[str, Any]:
 def keep_root(runner: Runner, document: str) -> None:
     """Let `cache gc` know of a document that has a lock, and of what that names. Raises StoreError."""
     path, host = os.path.abspath(document), locks.host()
-    where = path_of(path)
+    where = lock_path(path)
     file = os.path.join(runner.store.folder, "roots", _root_name(path, host))
     try:
         root = Root(path, host, "")

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 _GLANCE = 2**24  # bytes: more than any document that is read
 
 
+def lock_path(document: str) -> str:
+    """Give the path of a document's lock: `digits.yaml` has `digits.lock`."""
+    stem, suffix = os.path.splitext(document)
+    return (stem if suffix in (".yaml", ".yml") else document) + ".lock"
+
+
 class Source(NamedTuple):
     """An input from outside; just one of `file`, `package` and `url` (with `sha256`) is set."""
 

@@ -13,6 +13,8 @@ from trtpipe.errors import EnvironmentMissing, StageFailed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trtpipe.stage import Context
+
 TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX", "onnxruntime": "ONNX Runtime"}
 
 
@@ -129,6 +131,24 @@ def require(plan: Path, manifest: Mapping[str, Any]) -> None:
             f"{plan.name} cannot load here:\n"
             + "\n".join(f"  {c.what}: {c.found}" + (f"; {c.help}" if c.help else "") for c in bad)
         )
+
+
+class Ready(NamedTuple):
+    """What a stage runs an engine with: its plan, its manifest, and the record of its buffers."""
+
+    plan: Path
+    manifest: dict[str, Any]
+    buffers: dict[str, Any]
+
+
+def engine(ctx: Context) -> Ready:
+    """Take the inputs `engine` and `buffers` of a stage that runs them. Raises as `require` does if it cannot here."""
+    manifest = ctx.inputs["engine"].json("manifest.json")
+    if manifest["runtime"] != ctx.backend_name:
+        raise StageFailed(f"the engine was built by {manifest['runtime']}; it cannot run on {ctx.backend_name}")
+    plan = ctx.inputs["engine"].path(manifest["plan"])
+    require(plan, manifest)
+    return Ready(plan, manifest, ctx.inputs["buffers"].json("buffers.json"))
 
 
 def open_plan(given: str) -> tuple[Path, dict[str, Any] | None]:

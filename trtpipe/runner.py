@@ -575,7 +575,9 @@ class _Work:
     def _failed(self, stage: Stage, error: errors.TrtpipeError, seconds: float, log: str | None) -> None:
         self.failures[stage.name] = error
         self.stopped[stage.name] = stage.name
-        self.runner.emit(events.StageFailed(stage.name, stage.type, type(error).__name__, str(error), seconds, log))
+        self.runner.emit(
+            events.StageFailed(stage.name, stage.type, type(error).__name__, str(error), seconds, log, stage.place)
+        )
 
     def end(self) -> None:
         """End whatever still runs and remove its work."""

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from trtpipe import errors, reasons
+from trtpipe.pipeline import lock_path
 from trtpipe.state import State
 from trtpipe.store import Store
 
@@ -38,7 +39,7 @@ def make_lock(args: argparse.Namespace, runner: Runner) -> int:
     """Write the document's lock, or compare it with how things are."""
     from trtpipe import lock
 
-    path = lock.path_of(args.pipeline)
+    path = lock_path(args.pipeline)
     if args.check:
         found = lock.compare(runner, lock.read(path), args.target)
         if args.json:
@@ -85,7 +86,7 @@ def _compare(args: argparse.Namespace, stage: str, runner: Runner) -> None:
     from trtpipe.key import Key
 
     if args.lock:
-        path = lock.path_of(args.pipeline)
+        path = lock_path(args.pipeline)
         found = lock.compare(runner, lock.read(path), [stage])
         lines = [(d.stage, why) for d in found.drifts for why in d.reasons]
         what = path

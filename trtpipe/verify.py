@@ -88,14 +88,13 @@ class _Stored:
         self.artifacts: dict[str, Artifact] = {}
         self.assessed: dict[str, Assessed] = {}
 
-    def take(self, name: str) -> bool:
+    def take(self, name: str) -> None:
         """Look a stage up. Raises StageFailed if it is not built."""
         assessed = self.runner.assess(self.runner.pipeline.stages[name], self.artifacts, latest=True)
         if assessed.hit is None:
             why = "; ".join(assessed.reasons)
             raise errors.StageFailed(f"{name} is not built ({why}), so there is nothing to compare with; run it first")
         self.assessed[name], self.artifacts[name] = assessed, assessed.hit.artifact
-        return True
 
     def given(self, name: str, changed: dict[str, Given]) -> dict[str, dict[str, Any]]:
         """Give what a stage reads: rebuilt artifacts where there are some, else the stored ones."""

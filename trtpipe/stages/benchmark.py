@@ -8,7 +8,6 @@ import msgspec
 from msgspec import Meta
 
 from trtpipe import columns
-from trtpipe.errors import StageFailed
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
@@ -75,12 +74,7 @@ def run(ctx: Context) -> None:
     from trtpipe import measure, preflight
 
     params: BenchmarkParams = ctx.params
-    engine = ctx.inputs["engine"]
-    manifest = engine.json("manifest.json")
-    buffers = ctx.inputs["buffers"].json("buffers.json")
-    if manifest["runtime"] != ctx.backend_name:
-        raise StageFailed(f"the engine was built by {manifest['runtime']}; it cannot run on {ctx.backend_name}")
-    preflight.require(engine.path(manifest["plan"]), manifest)
+    plan, manifest, buffers = preflight.engine(ctx)
     usual = measure.PRESETS[params.preset]
     asked = {name: getattr(params, name) for name in usual}
     settings = measure.Settings(
@@ -91,7 +85,7 @@ def run(ctx: Context) -> None:
         **{name: usual[name] if value is None else value for name, value in asked.items()},
     )
     feed = _feed(ctx, buffers, params)
-    session = ctx.backend().open(engine.path(manifest["plan"]), manifest, buffers, ctx.note, ctx.shared)
+    session = ctx.backend().open(plan, manifest, buffers, ctx.note, ctx.shared)
     try:
         before = _device(ctx.backend_name)
         measured = session.measure(feed, settings)

@@ -48,12 +48,8 @@ def run(ctx: Context) -> None:
     from trtpipe import preflight, tensors
 
     params: InferParams = ctx.params
-    engine, data = ctx.inputs["engine"], ctx.inputs["data"]
-    manifest = engine.json("manifest.json")
-    buffers = ctx.inputs["buffers"].json("buffers.json")
-    if manifest["runtime"] != ctx.backend_name:
-        raise StageFailed(f"the engine was built by {manifest['runtime']}; it cannot run on {ctx.backend_name}")
-    preflight.require(engine.path(manifest["plan"]), manifest)
+    data = ctx.inputs["data"]
+    plan, manifest, buffers = preflight.engine(ctx)
     sources = tensors.open_input(data)
     feeds = match(buffers, sources, params.names, data.label)
     ignored = sorted(sources.keys() - {f.source.name for f in feeds})
@@ -67,7 +63,7 @@ def run(ctx: Context) -> None:
             lines = sum(1 for line in stream if line.strip())
         if lines != total:
             raise StageFailed(f"{data.label}: {tensors.SAMPLES} has {lines} lines for {total} samples")
-    session = ctx.backend().open(engine.path(manifest["plan"]), manifest, buffers, ctx.note, ctx.shared)
+    session = ctx.backend().open(plan, manifest, buffers, ctx.note, ctx.shared)
     try:
         with tensors.Writer(ctx.out) as writer:
             _stream(ctx, session, writer, Batches(feeds, manifest, buffers, allow_nan=params.allow_nan), total)
