@@ -449,8 +449,8 @@ def _copies(store: Store, artifacts: set[str], *, dry_run: bool) -> int:
 def _clear(store: Store, now: float, *, dry_run: bool) -> int:
     """Remove what killed runs left, and what was put aside a week ago; give the bytes freed."""
     freed = 0
-    waste = [p for part in ("actions", "view", "pins", "roots") for p in _files(os.path.join(store.folder, part))
-             if p.endswith(".tmp")]  # fmt: skip
+    parts = ("actions", "view", "pins", "roots", "timing")
+    waste = [p for part in parts for p in _files(os.path.join(store.folder, part)) if p.endswith(".tmp")]
     for part in ("quarantine", "edited", "partial"):
         for path in _files(os.path.join(store.folder, part)):
             with contextlib.suppress(FileNotFoundError):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from trtpipe import environment, planheader
 from trtpipe.backends import Binding, trtrules
 from trtpipe.errors import EnvironmentMissing, StageFailed
+from trtpipe.store import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -299,10 +300,9 @@ class TrtBackend:
     ) -> dict[str, Any]:
         """Build and serialise a plan into the file `plan`.
 
-        Gives `bindings`, `target` and `precision_proof` for the manifest, and `layers` where the inspector told
-        them (see trtproof). `pinned` is a timing cache that is used
-        and never changed; with `reproducible` every timing must be in it. Raises StageFailed with the runtime's own
-        last errors. On RTX this needs no GPU.
+        Gives `bindings`, `target` and `precision_proof` for the manifest, and `layers` where the inspector told them
+        (see trtproof). `pinned` is a timing cache that is used and never changed; with `reproducible` every timing
+        must be in it. Raises StageFailed with the runtime's own last errors. On RTX this needs no GPU.
         """
         from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath
 
@@ -625,12 +625,7 @@ class _TimingCache:
                 other = self._make(builder_config, data) if data else None
                 if other is not None:
                     learnt.combine(other, False)
-                new = self.path.with_suffix(".new")
-                with open(new, "wb") as stream:
-                    stream.write(_serialised(learnt))
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(new, self.path)
+                write_file(str(self.path), _serialised(learnt))
         except OSError as error:
             self.note(f"the timing cache could not be saved ({error}); the plan is not affected")
 

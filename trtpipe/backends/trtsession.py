@@ -15,7 +15,6 @@ import contextlib
 import ctypes
 import fcntl
 import math
-import os
 import re
 import threading
 import time
@@ -29,6 +28,7 @@ from trtpipe.backends import Pending
 from trtpipe.backends.cuda import Runtime
 from trtpipe.errors import StageFailed
 from trtpipe.measure import Measured, Query
+from trtpipe.store import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -841,12 +841,7 @@ class _RuntimeCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path.parent / "lock", "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                new = self.path.with_suffix(".new")
-                with open(new, "wb") as stream:
-                    stream.write(data)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(new, self.path)
+                write_file(str(self.path), data)
         except (OSError, TypeError, RuntimeError) as error:
             self._note(f"the runtime cache could not be saved ({error}); results are not affected")
 
