@@ -38,13 +38,22 @@ def target(size: int) -> Any:
     return np.frombuffer(mmap.mmap(-1, size), np.uint8)
 
 
-def write(path: Path, batch: int, batches: int) -> int:
-    """Write the data as the stages do; give the offset of its first byte."""
-    array = tensors.ArrayWriter(path, np.dtype(np.float32), (batch * batches, 3, SIDE, SIDE))
+def write(path: Path, batch: int, batches: int, *, mapped: bool) -> int:
+    """Write the data as the stages do, or through a memory map; give the offset of its first byte."""
+    shape = (batch * batches, 3, SIDE, SIDE)
+    whole = np.lib.format.open_memmap(path, "w+", np.float32, shape) if mapped else None
+    array = None if mapped else tensors.ArrayWriter(path, np.dtype(np.float32), shape)
     for index in range(batches):
-        array.write(np.random.default_rng(index).standard_normal((batch, 3, SIDE, SIDE), np.float32))
-    array.close()
-    return path.stat().st_size - batch * batches * 3 * SIDE * SIDE * 4
+        rows = np.random.default_rng(index).standard_normal((batch, *shape[1:]), np.float32)
+        if whole is not None:
+            whole[index * batch : (index + 1) * batch] = rows
+        if array is not None:
+            array.write(rows)
+    if whole is not None:
+        whole.flush()
+    if array is not None:
+        array.close()
+    return path.stat().st_size - int(np.prod(shape)) * 4
 
 
 def main() -> None:
@@ -53,12 +62,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--mapped", action="store_true", help="write the data through a memory map: in small pages")
     parser.add_argument("--threads", help="numbers of threads, with commas between; default: what infer takes here")
     args = parser.parse_args()
     print(common.machine())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.npy"
-        start = write(path, args.batch, args.batches)
+        start = write(path, args.batch, args.batches, mapped=args.mapped)
         for count in (args.threads or str(parallel.threads())).split(","):
             os.environ[parallel.THREADS] = count
             parallel.threads.cache_clear()

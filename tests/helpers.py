@@ -149,3 +149,27 @@ def python_stage(stage: str, function: str = "double", data: str = "{file: data.
     """Write a stage that runs one of STEP's functions: the cheapest real stage."""
     step = {"op": "python", "entrypoint": f"step.py:{function}", "args": args}
     return f"  {stage}: {{type: postprocess, inputs: {{tensors: {data}}}, params: {{steps: [{json.dumps(step)}]}}}}\n"
+
+
+def inference(configure: str = "{}") -> str:
+    """Write the stages that feed image.npy to the model m.onnx."""
+    return f"""\
+  network: {{type: parse, inputs: {{model: {{file: m.onnx}}}}}}
+  config: {{type: configure, inputs: {{network: network}}, params: {configure}}}
+  engine: {{type: build, inputs: {{config: config}}}}
+  buffers: {{type: allocate, inputs: {{engine: engine}}}}
+  scores: {{type: infer, inputs: {{engine: engine, buffers: buffers, data: {{file: image.npy}}}}}}
+"""
+
+
+def flip_everywhere(folder: Path, content: bytes) -> bytes:
+    """Flip a bit in every file below a folder that has this content, in place; give what they hold now."""
+    torn = bytearray(content)
+    torn[len(torn) // 2] ^= 1
+    copies = [p for p in folder.rglob("*") if p.is_file() and p.read_bytes() == content]
+    assert len(copies) >= 2
+    for copy in copies:
+        copy.chmod(0o644)
+        with copy.open("r+b") as stream:
+            stream.write(torn)
+    return bytes(torn)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import PROJECT, events, project, python_stage, trtpipe
+from tests.helpers import PROJECT, events, flip_everywhere, inference, project, python_stage, trtpipe
 
 EVALUATE = "  {name}: {{type: evaluate, inputs: {{results: {reads}, labels: {{file: labels.npy}}}}, params: {{metrics: [{{metric: exact_match, field: twice}}]}}}}\n"  # noqa: E501
 
@@ -509,26 +509,11 @@ def test_an_engine_with_one_byte_flipped_is_built_again_before_a_runtime_sees_it
     from tests import models
 
     models.save(models.conv(2), tmp_path / "m.onnx")
-    stages = """\
-  network: {type: parse, inputs: {model: {file: m.onnx}}}
-  config: {type: configure, inputs: {network: network}}
-  engine: {type: build, inputs: {config: config}}
-  buffers: {type: allocate, inputs: {engine: engine}}
-  scores: {type: infer, inputs: {engine: engine, buffers: buffers, data: {file: image.npy}}}
-"""
-    project(tmp_path, stages)
+    project(tmp_path, inference())
     np.save(tmp_path / "image.npy", np.ones((4, 3, 8, 8), np.float32))
     assert run(tmp_path, "--backend", "onnxruntime").returncode == 0
     made = trtpipe("show", "p.yaml", "engine/engine.onnx", "--backend", "onnxruntime", cwd=tmp_path)
-    plan = Path(made.stdout.strip()).read_bytes()
-    torn = bytearray(plan)
-    torn[len(torn) // 2] ^= 1
-    copies = [p for p in (tmp_path / "artifacts").rglob("*") if p.is_file() and p.read_bytes() == plan]
-    assert len(copies) >= 2
-    for copy in copies:
-        copy.chmod(0o644)
-        with copy.open("r+b") as stream:  # in place, wherever it lies
-            stream.write(torn)
+    torn = flip_everywhere(tmp_path / "artifacts", Path(made.stdout.strip()).read_bytes())
     result = run(tmp_path, "--backend", "onnxruntime", "--force", "scores")
     assert result.returncode == 0
     assert "run engine (build): engine.onnx: its content was damaged" in result.stdout

@@ -247,8 +247,8 @@ class ArrayWriter:
     """A C-contiguous `.npy` file that is filled along axis 0.
 
     The disk is reserved at once, so that a full disk is an error before the work and not in the middle. Plain writes,
-    because pages that were written through a memory map are small, and cost whoever reads them two to three times as
-    much (77 MB: 12 ms of CPU against 4 to 6 ms; Linux 6.18, ext4).
+    because pages that were written through a memory map are small, and whoever reads them takes nearly half as long
+    again (bench/fill.py --mapped).
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any], shape: Sequence[int]) -> None:

@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests import models
-from tests.helpers import project, run_stage, trtpipe
+from tests.helpers import flip_everywhere, inference, project, run_stage, trtpipe
 from trtpipe import backends, environment, planheader
 from trtpipe.backends import trtproof
 from trtpipe.errors import StageFailed
@@ -249,14 +249,7 @@ def test_a_rebuilt_engine_is_compared_by_its_tactics_and_by_its_outputs(backend,
         pytest.skip("a TensorRT-RTX plan is compiled when it is loaded, and tells no tactics")
     models.save(models.conv(8, side=64, channels=64), tmp_path / "m.onnx")
     np.save(tmp_path / "image.npy", image(8, side=64)["image"])
-    stages = """\
-  network: {type: parse, inputs: {model: {file: m.onnx}}}
-  config: {type: configure, inputs: {network: network}, params: {verbosity: detailed}}
-  engine: {type: build, inputs: {config: config}}
-  buffers: {type: allocate, inputs: {engine: engine}}
-  scores: {type: infer, inputs: {engine: engine, buffers: buffers, data: {file: image.npy}}}
-"""
-    path = project(tmp_path, stages)
+    path = project(tmp_path, inference("{verbosity: detailed}"))
     said = trtpipe("run", path, "--backend", backend.name, cwd=tmp_path)
     assert said.returncode == 0, said.stderr + said.stdout
     stored = trtpipe("show", path, "engine/layers.json", "--backend", backend.name, cwd=tmp_path)
@@ -555,14 +548,7 @@ def test_no_free_device_memory_is_told_with_the_numbers_and_nothing_stays_alloca
 def test_a_gpu_that_is_hidden_is_an_exit_code_and_a_sentence(backend, tmp_path):
     models.save(models.conv(2), tmp_path / "m.onnx")
     np.save(tmp_path / "image.npy", image(4)["image"])
-    stages = """\
-  network: {type: parse, inputs: {model: {file: m.onnx}}}
-  config: {type: configure, inputs: {network: network}}
-  engine: {type: build, inputs: {config: config}}
-  buffers: {type: allocate, inputs: {engine: engine}}
-  scores: {type: infer, inputs: {engine: engine, buffers: buffers, data: {file: image.npy}}}
-"""
-    path = project(tmp_path, stages)
+    path = project(tmp_path, inference())
     said = trtpipe("run", path, "--backend", backend.name, cwd=tmp_path)
     assert said.returncode == 0, said.stderr + said.stdout
     for hidden in ("", "-1"):
@@ -580,25 +566,10 @@ def test_a_gpu_that_is_hidden_is_an_exit_code_and_a_sentence(backend, tmp_path):
 def test_a_plan_with_one_byte_flipped_never_reaches_tensorrt(backend, tmp_path):
     models.save(models.conv(2), tmp_path / "m.onnx")
     np.save(tmp_path / "image.npy", image(4)["image"])
-    stages = """\
-  network: {type: parse, inputs: {model: {file: m.onnx}}}
-  config: {type: configure, inputs: {network: network}}
-  engine: {type: build, inputs: {config: config}}
-  buffers: {type: allocate, inputs: {engine: engine}}
-  scores: {type: infer, inputs: {engine: engine, buffers: buffers, data: {file: image.npy}}}
-"""
-    path = project(tmp_path, stages)
+    path = project(tmp_path, inference())
     assert trtpipe("run", path, "--backend", backend.name, cwd=tmp_path).returncode == 0
     made = Path(trtpipe("show", path, "engine/engine.plan", "--backend", backend.name, cwd=tmp_path).stdout.strip())
-    plan = made.read_bytes()
-    torn = bytearray(plan)
-    torn[len(torn) // 2] ^= 1
-    copies = [p for p in (tmp_path / "artifacts").rglob("*") if p.is_file() and p.read_bytes() == plan]
-    assert len(copies) >= 2
-    for copy in copies:
-        copy.chmod(0o644)
-        with copy.open("r+b") as stream:  # in place, wherever it lies
-            stream.write(torn)
+    flip_everywhere(tmp_path / "artifacts", made.read_bytes())
     said = trtpipe("run", path, "--backend", backend.name, "--force", "scores", cwd=tmp_path)
     print(said.returncode, said.stdout, said.stderr)
     if said.returncode == 0:
