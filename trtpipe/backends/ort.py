@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from trtpipe import onnxfile
+from trtpipe import onnxfile, trial
 from trtpipe.backends import Binding, Pending
 from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.measure import Measured, Query
@@ -39,7 +39,6 @@ except ImportError as error:
         f"the backend onnxruntime needs the package onnxruntime ({error}); install it with: pip install 'trtpipe[cpu]'"
     ) from None
 
-PROVIDERS = ["CPUExecutionProvider"]
 THREADS = "TRTPIPE_ORT_THREADS"
 LEVELS = {0: "disabled", 1: "basic", 2: "extended", 3: "extended", 4: "extended", 5: "extended"}
 """TensorRT's builder levels on ONNX Runtime's graph levels; above extended a saved model would fit one CPU only."""
@@ -61,7 +60,7 @@ def load(name: str) -> OnnxRuntime:
     """Give the backend. Raises EnvironmentMissing if ONNX Runtime has no CPU provider."""
     if name != "onnxruntime":
         raise ValueError(name)
-    if not set(PROVIDERS) <= set(onnxruntime.get_available_providers()):
+    if not set(trial.PROVIDERS) <= set(onnxruntime.get_available_providers()):
         raise EnvironmentMissing("this onnxruntime has no CPUExecutionProvider; pip install 'trtpipe[cpu]'")
     return OnnxRuntime()
 
@@ -83,7 +82,7 @@ def _run_level(manifest: Mapping[str, Any]) -> str:
 
 
 def _session(path: Path, options: Any) -> Any:
-    return onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
+    return trial.load(str(path), options)
 
 
 def _reason(error: BaseException) -> str:
@@ -227,7 +226,7 @@ class OnnxRuntime:
             )
         return {
             "bindings": [{**asdict(b), "shape": list(b.shape), "dims": list(b.dims)} for b in bindings],
-            "target": {"device": "cpu", "provider": PROVIDERS[0], "graph_optimization": level},
+            "target": {"device": "cpu", "provider": trial.PROVIDERS[0], "graph_optimization": level},
             "precision_proof": proof,
         }
 
@@ -263,7 +262,7 @@ class OrtSession:
         self.info: Mapping[str, Any] = {
             "runtime": "onnxruntime",
             "runtime_version": str(onnxruntime.__version__),
-            "provider": PROVIDERS[0],
+            "provider": trial.PROVIDERS[0],
             "threads": session.get_session_options().intra_op_num_threads,
         }
         self._session: Any = session
@@ -529,7 +528,7 @@ def _try_alone(model: onnx.ModelProto, node: onnx.NodeProto, kinds: Sequence[int
         if name:
             single.graph.output.add(name=name)
     try:
-        onnxruntime.InferenceSession(single.SerializeToString(), _options("disabled"), providers=PROVIDERS)
+        onnxruntime.InferenceSession(single.SerializeToString(), _options("disabled"), providers=trial.PROVIDERS)
     except Exception as error:  # noqa: BLE001  whatever it raises is its reason
         text = _reason(error)
         # Only what speaks of missing operators and kernels counts: a node alone may fail for want of a shape too.
