@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -27,7 +28,7 @@ import numpy as np
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from trtpipe import backends, environment, measure, stages, tensors  # noqa: E402
+from trtpipe import backends, environment, measure, parallel, stages, tensors  # noqa: E402
 from trtpipe.stage import Context, Input  # noqa: E402
 
 SIDE = 224
@@ -158,6 +159,26 @@ def through_infer(backend: Any, engine: Path, buffers: Path, data: Path, top: Pa
     return steady * 1000, (times[-1] - times[0]) / (len(times) - 1) * 1000
 
 
+def sweep(backend: Any, engine: Path, batch: int, data: Path, top: Path, runs: int) -> dict[str, list[float]]:
+    """Run `infer` with other numbers of threads and slots; give ms a batch, by setting."""
+    found = {}
+    for slots in (1, 2, 3, 4):
+        params = {"shapes": {"image": [batch, 3, SIDE, SIDE]}, "slots": slots}
+        buffers = stage("allocate", params, {"engine": engine}, top, backend)
+        for threads in (4, 8, 12, 16):
+            os.environ[parallel.THREADS] = str(threads)
+            parallel.threads.cache_clear()
+            parallel.pool.cache_clear()
+            each = [through_infer(backend, engine, buffers, data, top)[0] for _ in range(runs)]
+            name = f"{slots} slots, {threads} threads"
+            print(f"  infer, {name}: {', '.join(f'{one:.3f}' for one in each)} ms", flush=True)
+            found[name] = each
+    del os.environ[parallel.THREADS]
+    parallel.threads.cache_clear()
+    parallel.pool.cache_clear()
+    return found
+
+
 def copy_speed() -> dict[str, float]:
     """Give the link's speed, GB/s, with page-locked memory: what the floor of transfers is counted with."""
     import ctypes
@@ -207,6 +228,7 @@ def main() -> None:
     options.add_argument("--stream", type=int, default=64, help="batches that are fed through infer")
     options.add_argument("--torch", help="an interpreter that has PyTorch")
     options.add_argument("--second-build", action="store_true", help="build once more, with the timing cache")
+    options.add_argument("--sweep", action="store_true", help="run infer with other numbers of threads and slots, too")
     options.add_argument("--out", type=Path, default=Path("gpu.json"))
     options.add_argument("--folder", type=Path, default=None, help="where plans and data go; default: a temporary one")
     args = options.parse_args()
@@ -225,7 +247,7 @@ def main() -> None:
         command = [args.torch, str(script), "--batches", args.batches, "--seconds", str(args.seconds),
                    "--runs", str(args.runs)]  # fmt: skip
         settings = {
-            k: v for k, v in __import__("os").environ.items() if not k.startswith("PYTHON") and k != "LD_LIBRARY_PATH"
+            k: v for k, v in os.environ.items() if not k.startswith("PYTHON") and k != "LD_LIBRARY_PATH"
         }
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=settings)
         if done.returncode:
@@ -261,6 +283,8 @@ def one_batch(args: argparse.Namespace, backend: Any, batch: int, top: Path) -> 
     for _ in range(args.stream):
         whole.write(feed["image"])
     whole.close()
+    with (data / "image.npy").open("rb") as written:
+        os.fsync(written.fileno())  # so that the disk does not write it while it is read
     series: dict[str, list[float]] = {}
 
     def add(name: str, value: float) -> None:
@@ -294,6 +318,8 @@ def one_batch(args: argparse.Namespace, backend: Any, batch: int, top: Path) -> 
         add("infer_ms", steady)
         add("infer_with_start_ms", whole_run)
         add("trtrunner_ms", polygraphy(plan, batch, args.seconds))
+    if args.sweep:
+        found["sweep"] = sweep(backend, engine, batch, data, top, args.runs)
     (data / "image.npy").unlink()
     found["runs"] = series
     found["median"] = {name: statistics.median(values) for name, values in series.items()}

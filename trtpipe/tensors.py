@@ -14,7 +14,7 @@ import os
 import weakref
 import zipfile
 import zlib
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
@@ -262,7 +262,8 @@ class ArrayWriter:
         self._name = path.name
         self._size = len(header.getvalue()) + int(math.prod(self.shape)) * self.dtype.itemsize
         self._cursor = 0
-        self._stream = path.open("wb", buffering=0)
+        # Results of a few KB come thousands of times a second, each a moment in which another thread takes over.
+        self._stream = path.open("wb", buffering=CHUNK)
         try:
             with self._room():
                 if hasattr(os, "posix_fallocate"):
@@ -282,12 +283,8 @@ class ArrayWriter:
             raise StoreError(f"no room for {self._size} bytes of {self._name}: {error.strerror}") from error
 
     def _append(self, data: Any) -> None:
-        left = memoryview(data)
         with self._room():
-            while left:
-                count = self._stream.write(left)
-                left = left[count:]
-                self._cursor += count
+            self._cursor += self._stream.write(data)
 
     def write(self, rows: NDArray[Any]) -> None:
         """Append rows of shape (n, *shape[1:]) and of the array's dtype. Raises StoreError if the disk is full."""
@@ -299,14 +296,16 @@ class ArrayWriter:
             self._append(np.ascontiguousarray(rows).reshape(-1).view(np.uint8))
 
     def close(self) -> None:
-        """Finish the file. Raises ValueError if rows are missing."""
-        self._stream.close()
+        """Finish the file. Raises ValueError if rows are missing, and StoreError if the disk is full."""
+        with self._room():
+            self._stream.close()
         if self._cursor != self._size:
             raise ValueError(f"rows are missing: {self._size - self._cursor} bytes")
 
     def abandon(self) -> None:
         """Close without asking whether all rows came."""
-        self._stream.close()
+        with suppress(OSError):
+            self._stream.close()
 
 
 class Writer:
