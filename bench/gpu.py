@@ -159,7 +159,7 @@ def through_infer(backend: Any, engine: Path, buffers: Path, data: Path, top: Pa
     return steady * 1000, (times[-1] - times[0]) / (len(times) - 1) * 1000
 
 
-def sweep(backend: Any, engine: Path, batch: int, data: Path, top: Path, runs: int) -> dict[str, list[float]]:
+def sweep(backend: Any, engine: Path, batch: int, data: Path, top: Path, *, runs: int) -> dict[str, list[float]]:
     """Run `infer` with other numbers of threads and slots; give ms a batch, by setting."""
     found = {}
     for slots in (1, 2, 3, 4):
@@ -246,9 +246,7 @@ def main() -> None:
         script = Path(__file__).with_name("gpu_torch.py")
         command = [args.torch, str(script), "--batches", args.batches, "--seconds", str(args.seconds),
                    "--runs", str(args.runs)]  # fmt: skip
-        settings = {
-            k: v for k, v in os.environ.items() if not k.startswith("PYTHON") and k != "LD_LIBRARY_PATH"
-        }
+        settings = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON") and k != "LD_LIBRARY_PATH"}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=settings)
         if done.returncode:
             print(done.stderr[-3000:])
@@ -319,7 +317,7 @@ def one_batch(args: argparse.Namespace, backend: Any, batch: int, top: Path) -> 
         add("infer_with_start_ms", whole_run)
         add("trtrunner_ms", polygraphy(plan, batch, args.seconds))
     if args.sweep:
-        found["sweep"] = sweep(backend, engine, batch, data, top, args.runs)
+        found["sweep"] = sweep(backend, engine, batch, data, top, runs=args.runs)
     (data / "image.npy").unlink()
     found["runs"] = series
     found["median"] = {name: statistics.median(values) for name, values in series.items()}

@@ -95,6 +95,24 @@ def test_external_data_is_found_beside_the_model(rtx, tmp_path):
 
 
 @needs_rtx
+@needs_no_gpu
+@pytest.mark.parametrize(("version", "said"), [("1.6.1.120", True), ("1.7.1.116", False)])
+def test_a_failed_build_of_int8_says_which_tensorrt_rtx_has_none(rtx, monkeypatch, tmp_path, version, said):
+    scales = {"s": np.asarray(0.1, np.float32), "z": np.asarray(0, np.int8)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("Relu", ["d"], ["y"]),
+    ]
+    proto = models.model(nodes, [models.value("x", [2, 3])], [models.value("y", [2, 3])], scales)
+    monkeypatch.setattr(rtx, "version", version)
+    # What fails here is something else: an older one cannot be had beside this one.
+    with pytest.raises(StageFailed) as told:
+        build(rtx, models.save(proto, tmp_path / "m.onnx"), tmp_path, refit=True)
+    assert ("before 1.7 has no int8 convolution" in str(told.value)) is said
+
+
+@needs_rtx
 def test_a_real_plan_is_built_and_its_header_read(rtx, tmp_path):
     plan, part = build(rtx, models.save(models.conv(), tmp_path / "m.onnx"), tmp_path, [IMAGE])
     assert planheader.read_header(plan) == {

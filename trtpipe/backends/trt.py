@@ -323,7 +323,7 @@ class TrtBackend:
                 self._prefer_half(network, config["precision"])
             io = self._io(network)
             self._check_shape_tensors(network)
-        with self._calls(self._failed_build(model, config)):
+        with self._calls(self._failed_build(model, config, network)):
             builder_config = self._builder_config(config)(parts[0], network)
             if cache is not None:
                 cache.attach(builder_config)
@@ -357,12 +357,16 @@ class TrtBackend:
                 "has a range; give it one shape (min = opt = max), or leave reproducible out"
             )
 
-    def _failed_build(self, model: Path, config: Mapping[str, Any]) -> str:
+    def _failed_build(self, model: Path, config: Mapping[str, Any], network: Any) -> str:
         asked = f"{model.name} cannot be built (precision {config['precision']}"
         if config["workspace"] is not None:
             asked += f"; workspace {config['workspace']} bytes: if that is too little for it, give more"
         if self.rtx and "REFIT" in config["flags"] and not environment.gpus():
             asked += "; refit and strip_plan are known to fail on TensorRT-RTX where there is no GPU"
+        if self.rtx and trtrules.parse_version(self.version) < trtrules.RTX_INT8:
+            kinds = self.trt.LayerType
+            if any(network.get_layer(i).type == kinds.QUANTIZE for i in range(network.num_layers)):
+                asked += "; TensorRT-RTX before 1.7 has no int8 convolution: leave those out in quantize, or take fp16"
         return asked + ")"
 
     def _builder_config(self, config: Mapping[str, Any]) -> Callable[[Any, Any], Any]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 RTX = "tensorrt_rtx"
+RTX_INT8 = (1, 7)
+"""The first TensorRT-RTX with int8 convolutions: 1.4 to 1.6 end in Myelin's "cudnn_impl" for any of them."""
 TITLES = {"tensorrt": "TensorRT", RTX: "TensorRT-RTX"}
 HALF = ("float16", "bfloat16")
 QUANTISED = ("QuantizeLinear", "DequantizeLinear")
