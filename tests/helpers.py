@@ -48,6 +48,7 @@ def run_stage(
     backend: str = "onnxruntime",
     root: Path | None = None,
     notes: list[str] | None = None,
+    failed: dict[str, str] | None = None,
 ) -> Path:
     """Run one stage's body; give the folder of its artifact. Raises what the body raises."""
     stage_type = stages.get(type_name)
@@ -76,6 +77,7 @@ def run_stage(
             backend=lambda: backends.load(backend),
             progress=lambda *_: None,
             note=(notes if notes is not None else []).append,
+            failed=failed or {},
         )
     )
     return folder / "out"

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import PROJECT, events, flip_everywhere, inference, project, python_stage, trtpipe
+from trtpipe.pipeline import Stage
+from trtpipe.runner import without_failed
 
 EVALUATE = "  {name}: {{type: evaluate, inputs: {{results: {reads}, labels: {{file: labels.npy}}}}, params: {{metrics: [{{metric: exact_match, field: twice}}]}}}}\n"  # noqa: E501
 
@@ -43,6 +45,7 @@ def test_a_second_run_does_nothing(tmp_path):
     assert [k for k, _ in kinds(second)] == ["StageCached", "StageCached"]
     assert events(second)[-1] | {"seconds": 0} == {
         "event": "PipelineFinished", "pipeline": "p", "hit": 2, "ran": 0, "failed": 0, "skipped": 0, "seconds": 0,
+            "lost": [],
     }  # fmt: skip
 
 
@@ -518,3 +521,23 @@ def test_an_engine_with_one_byte_flipped_is_built_again_before_a_runtime_sees_it
     assert result.returncode == 0
     assert "run engine (build): engine.onnx: its content was damaged" in result.stdout
     assert all(p.read_bytes() != torn for p in (tmp_path / "artifacts" / "trees").rglob("*") if p.is_file())
+
+
+def tolerant(**inputs):
+    fields = dict.fromkeys(Stage._fields, ()) | {"name": "best", "inputs": inputs, "tolerant": True}
+    return Stage(**fields)
+
+
+def test_a_tolerant_stage_goes_on_with_what_is_left_of_each_port():
+    stage = tolerant(**{"engines[a]": "a", "engines[b]": "b", "metrics[c]": "c", "metrics[d]": "d"})
+    stopped = {"b": "b", "d": "config"}
+    able = without_failed(stage, stopped, {"b": "no kernel", "config": "NaN"})
+    assert able.inputs == {"engines[a]": "a", "metrics[c]": "c"}
+    assert able.failed == (("engines[b]", "b failed: no kernel"), ("metrics[d]", "config failed: NaN"))
+    assert without_failed(stage._replace(tolerant=False), stopped, {"b": "", "config": ""}) is None
+    assert without_failed(stage, {"a": "a", "b": "b"}, {"a": "", "b": ""}) is None  # no engine is left
+
+
+def test_what_did_not_fail_of_itself_costs_a_tolerant_stage_too():
+    stage = tolerant(**{"engines[a]": "a", "engines[b]": "b"})
+    assert without_failed(stage, {"b": "b"}, {}) is None  # a full disk, say

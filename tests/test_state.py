@@ -85,6 +85,20 @@ def test_the_last_key_of_a_stage_keeps_its_time_when_it_was_only_found(tmp_path)
         assert one.last("p") == {"s": ("k2", 2.0)}
 
 
+def test_a_failure_is_remembered_until_the_stage_is_made_and_the_oldest_are_forgotten(tmp_path):
+    with State(str(tmp_path)) as state:
+        state.remember_failure("a" * 64, "no such kernel")
+        state.remember_failure("b" * 64, "NaN")
+    with State(str(tmp_path)) as state:
+        assert state.failure("a" * 64) == "no such kernel"
+        state.forget_failure("a" * 64)
+        assert state.failure("a" * 64) is None
+        for number in range(500):
+            state.remember_failure(f"{number:064}", "again")
+        assert state.failure("b" * 64) is None
+        assert state.failure(f"{0:064}") == "again"
+
+
 def test_without_a_folder_the_state_is_kept_in_memory(tmp_path):
     with State(str(tmp_path / "missing")) as one:
         one.remember_resolved("k", "{}")

@@ -197,10 +197,7 @@ def run(args: argparse.Namespace) -> int:
             lock.keep_root(runner, args.pipeline)
     finally:
         watcher.close()
-    for name in runner.pipeline.stages:
-        if name in outcome.failures:
-            return outcome.failures[name].exit_code
-    return 0
+    return outcome.exit_code
 
 
 def bench(args: argparse.Namespace) -> int:
@@ -224,10 +221,7 @@ def bench(args: argparse.Namespace) -> int:
     text = measuring.report(runner.store, outcome.artifacts, names, as_json=args.json)
     if text:
         print(text)
-    for name in runner.pipeline.stages:
-        if name in outcome.failures:
-            return outcome.failures[name].exit_code
-    return 0
+    return outcome.exit_code
 
 
 def _forced(args: argparse.Namespace, runner: Runner) -> tuple[str, ...]:
@@ -436,21 +430,21 @@ def show(args: argparse.Namespace) -> int:
     stage, _, file = args.what.partition("/")
     runner = _open(args)
     order = runner.pipeline.closure([stage])
-    artifacts: dict[str, Any] = {}
     from trtpipe import inputs
+    from trtpipe.runner import Taken
 
     inputs.check(runner.pipeline, order, allow_outside=args.allow_outside)
-    known: dict[str, Assessed] = {}
-    for name in order:
-        one = runner.pipeline.stages[name]
-        if any(u not in artifacts for u in one.upstream):
-            raise errors.StageFailed(f"{stage} waits for {', '.join(u for u in one.upstream if u not in artifacts)}; "
-                                     f"run it: trtpipe run {args.pipeline} --target {stage}")  # fmt: skip
-        known[name] = runner.assess(one, artifacts, latest=True)
-        if hit := known[name].hit:
-            artifacts[name] = hit.artifact
+    taken = Taken(runner)
+    known = {name: taken.take(name) for name in order}
     for name in runner.pipeline.match([stage]):
-        _show(args, runner, name, file, known[name])
+        assessed = known[name]
+        if assessed is None:
+            missing = [u for u in runner.pipeline.stages[name].upstream if u not in taken.artifacts]
+            causes = dict.fromkeys(taken.failed.get(u, u) for u in missing)
+            raise errors.StageFailed(
+                f"{name} waits for {', '.join(causes)}; run it: trtpipe run {args.pipeline} --target {stage}"
+            )
+        _show(args, runner, name, file, assessed)
     return 0
 
 

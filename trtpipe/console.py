@@ -155,6 +155,10 @@ class Console:
         counts += [f"{event.skipped} skipped"] if event.skipped else []
         self._line(f"\n{', '.join(counts)} in {seconds_text(event.seconds)}")
         for failure in self._failures:
+            if failure.stage in event.lost:
+                text = f"{failure.stage} failed, and the run went on without it: {failure.message}"
+                sys.stderr.write(f"\n{self._paint('note', 'skipped')}: {text}\n")
+                continue
             sys.stderr.write(f"\n{self._paint('error', 'FAILED')}: stage {failure.stage}: {failure.message}\n")
             sys.stderr.write(f"  the stage: {failure.place}\n")
             if failure.log:

@@ -88,7 +88,10 @@ class StageSkipped(NamedTuple):
 
 
 class PipelineFinished(NamedTuple):
-    """The run is over. Counts are of stages; `seconds` is wall time."""
+    """The run is over. Counts are of stages; `seconds` is wall time.
+
+    `lost` are the failed stages that cost nothing which was asked for: variants that a `select` goes on without.
+    """
 
     pipeline: str
     hit: int
@@ -96,6 +99,7 @@ class PipelineFinished(NamedTuple):
     failed: int
     skipped: int
     seconds: float
+    lost: tuple[str, ...] = ()
 
 
 Event = (

@@ -54,7 +54,8 @@ class Stage(NamedTuple):
     `inputs` maps a port to a stage's name or a Source; a port that takes many is there once for each stage that it
     reads, as `port[stage]`. A stage of a matrix is one variant: `engine@precision=fp16`. `sources` are files beside
     the document and `modules` importable modules whose content is in the key; `packages` are distributions whose
-    versions are. What is not `cacheable` runs each time; what runs `alone` has no other stage running beside it.
+    versions are. What is not `cacheable` runs each time; what runs `alone` has no other stage running beside it; what
+    is `tolerant` runs without those of its inputs that failed, which a run puts into `failed` as (input, why).
     """
 
     name: str
@@ -70,7 +71,9 @@ class Stage(NamedTuple):
     gpu_on: tuple[str, ...]
     cacheable: bool
     alone: bool
+    tolerant: bool
     place: str
+    failed: tuple[tuple[str, str], ...] = ()
 
     @property
     def upstream(self) -> tuple[str, ...]:
@@ -192,7 +195,7 @@ def from_json(file: str, value: dict[str, Any]) -> Pipeline:
     stages = {}
     for stage in value["stages"]:
         stage["inputs"] = {p: i if isinstance(i, str) else Source(**i) for p, i in stage["inputs"].items()}
-        for name in ("sources", "modules", "packages", "gpu_on"):
+        for name in ("sources", "modules", "packages", "gpu_on", "failed"):
             stage[name] = tuple(stage[name])
         stages[stage["name"]] = Stage(**stage)
     return Pipeline(value["name"], value["backend"], file, stages, value["remote"])
@@ -428,6 +431,7 @@ def _stage(document: Document, variant: Variant, reads: dict[str, Any], problems
         gpu_on=stage_type.gpu_on,
         cacheable=params.cacheable(),
         alone=stage_type.alone,
+        tolerant=params.tolerant(),
         place=document.problem(("stages", variant.stage), "")[:-2],
     )
     return stage, params

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 LOG_LINES = 12
 _GRACE_SECONDS = 3.0
+_OWN = (errors.StageFailed, errors.GateFailed)
+"""What a stage fails with for reasons of its own, and would again."""
+_SAYS = re.compile(r"(; [^;]* says)?:?$")
 _POLL_SECONDS = 0.1
 
 
@@ -53,10 +57,65 @@ class Status(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run came to: artifacts by stage, and errors by stage."""
+    """What a run came to: artifacts by stage, and errors by stage.
+
+    `lost` are the failed stages without which everything that was asked for has been made.
+    """
 
     artifacts: dict[str, Artifact]
     failures: dict[str, errors.TrtpipeError]
+    lost: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the first failure that counts, 0 if there is none."""
+        return next((error.exit_code for name, error in self.failures.items() if name not in self.lost), 0)
+
+
+class Taken:
+    """Stages of a pipeline as they are in the store, taken in an order in which each comes after what it reads."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.artifacts: dict[str, Artifact] = {}
+        self.failed: dict[str, str] = {}
+        """For each stage that failed when it last ran, or cannot run for that reason, the stage that failed."""
+        self._why: dict[str, str] = {}
+
+    def take(self, name: str, *, latest: bool = True) -> Assessed | None:
+        """Look a stage up; None if it cannot be, because something that it reads is not there."""
+        runner, stage = self._runner, self._runner.pipeline.stages[name]
+        missing = [u for u in stage.upstream if u not in self.artifacts]
+        if missing:
+            stop = next((u for u in missing if u in self.failed), None)
+            able = without_failed(stage, self.failed, self._why) if all(u in self.failed for u in missing) else None
+            if able is None:
+                if stop is not None:
+                    self.failed[name] = self.failed[stop]
+                return None
+            stage = able
+        assessed = runner.assess(stage, self.artifacts, latest=latest)
+        if assessed.hit:
+            self.artifacts[name] = assessed.hit.artifact
+        elif (failure := runner.store.state.failure(assessed.digest)) is not None:
+            self.failed[name], self._why[name] = name, failure
+        return assessed
+
+
+def without_failed(stage: Stage, stopped: Mapping[str, str], why: Mapping[str, str]) -> Stage | None:
+    """Give a tolerant stage without the inputs that failed; None if it cannot do without them.
+
+    `stopped` gives for each stage that is not there the one that failed, `why` the reason of those that failed of
+    themselves, and not for want of a disk or a GPU, say. Each port must have an input left.
+    """
+    gone = {port: stopped[i] for port, i in stage.inputs.items() if isinstance(i, str) and i in stopped}
+    left = {port: i for port, i in stage.inputs.items() if port not in gone}
+    ports = [{port.partition("[")[0] for port in some} for some in (gone, left)]
+    if not stage.tolerant or not ports[0] <= ports[1] or any(root not in why for root in gone.values()):
+        return None
+    return stage._replace(
+        inputs=left, failed=tuple((port, f"{root} failed: {why[root]}") for port, root in sorted(gone.items()))
+    )
 
 
 class _Running(NamedTuple):
@@ -136,7 +195,7 @@ class Runner:
         key = Key(
             stage.type,
             stage.version,
-            stage.params,
+            {**stage.params, "failed_inputs": dict(stage.failed)} if stage.failed else stage.params,
             digests,
             inputs.sources(stage, self.pipeline.root, self.store.state),
             self.facets(stage),
@@ -149,7 +208,13 @@ class Runner:
         result = self.store.lookup(digest)
         if isinstance(result, Hit):
             return Assessed(key, digest, result, (), found, stamps)
-        why = (result.damage,) if result.damage else self.reasons(stage, key, upstream, found)
+        why: tuple[str, ...]
+        if result.damage:
+            why = (result.damage,)
+        elif (failure := self.store.state.failure(digest)) is not None:
+            why = (f"failed last time: {failure}",)
+        else:
+            why = self.reasons(stage, key, upstream, found)
         return Assessed(key, digest, None, why, found, stamps)
 
     def facets(self, stage: Stage) -> dict[str, Any]:
@@ -226,8 +291,10 @@ class Runner:
         ran = sum(1 for how in work.how.values() if how == "ran")
         skipped = len(order) - hit - ran - len(work.failures)
         seconds = time.monotonic() - begun
-        self.emit(events.PipelineFinished(self.pipeline.name, hit, ran, len(work.failures), skipped, seconds))
-        return Outcome(work.artifacts, work.failures)
+        failures = {name: work.failures[name] for name in order if name in work.failures}
+        lost = work.lost(targets)
+        self.emit(events.PipelineFinished(self.pipeline.name, hit, ran, len(failures), skipped, seconds, lost))
+        return Outcome(work.artifacts, failures, lost)
 
     def request(
         self, stage: Stage, digest: str, given: dict[str, dict[str, Any]], folder: str, shared: str
@@ -238,6 +305,7 @@ class Runner:
             "type": stage.type,
             "params": stage.params,
             "inputs": given,
+            "failed": dict(stage.failed),
             "sources": stage.sources,
             "root": self.pipeline.root,
             "out": os.path.join(folder, "out"),
@@ -282,6 +350,8 @@ class _Work:
         self.runner, self.order, self.forced, self.jobs = runner, order, set(forced), max(1, jobs)
         self.artifacts: dict[str, Artifact] = {}
         self.failures: dict[str, errors.TrtpipeError] = {}
+        self.why: dict[str, str] = {}
+        """In a line, why stages failed of themselves."""
         self.stopped: dict[str, str] = {}
         self.how: dict[str, str] = {}
         self.digests: dict[str, str] = {}
@@ -320,7 +390,8 @@ class _Work:
 
     def _unasked(self) -> list[str]:
         """Give the queued stages for which the remote store was not asked yet."""
-        may_ask = [(s, a) for s, a in self.queue if s.cacheable and s.name not in self.forced]
+        # Nobody else's run has pushed what came of it without the inputs that failed here.
+        may_ask = [(s, a) for s, a in self.queue if s.cacheable and s.name not in self.forced and not s.failed]
         if not may_ask or self.runner.remote is None or not self.runner.remote.reachable:
             return []
         return [s.name for s, a in may_ask if a.digest not in self.runner.remote.asked]
@@ -336,22 +407,37 @@ class _Work:
 
     def _ready(self) -> bool:
         """Tell whether a stage that waits need not: its inputs are there, or never will be."""
-        upstream = [self.runner.pipeline.stages[name].upstream for name in self.waiting]
-        return any(all(u in self.artifacts for u in us) or any(u in self.stopped for u in us) for us in upstream)
+        return any(self._decided(self.runner.pipeline.stages[name]) for name in self.waiting)
+
+    def _decided(self, stage: Stage) -> bool:
+        """Tell whether it is known if a stage can run."""
+        if not stage.tolerant and any(u in self.stopped for u in stage.upstream):
+            return True
+        return all(u in self.artifacts or u in self.stopped for u in stage.upstream)
+
+    def lost(self, targets: Sequence[str]) -> tuple[str, ...]:
+        """Give the failed stages without which all that was asked for (without targets: all ends) has been made."""
+        pipeline = self.runner.pipeline
+        read = {u for name in self.order for u in pipeline.stages[name].upstream}
+        wanted = pipeline.match(targets) or [name for name in self.order if name not in read]
+        missed = {self.stopped[name] for name in wanted if name in self.stopped}
+        return tuple(name for name in self.order if name in self.failures and name not in missed)
 
     def _settle(self) -> None:
         """Look up every stage whose inputs are there; queue the misses; skip what a failure stops."""
         later = []
         for name in self.waiting:
             stage = self.runner.pipeline.stages[name]
+            if not self._decided(stage):
+                later.append(name)
+                continue
             stop = next((u for u in stage.upstream if u in self.stopped), None)
-            if stop is not None:
+            able = stage if stop is None else without_failed(stage, self.stopped, self.why)
+            if able is not None:
+                self._look_up(able)
+            elif stop is not None:
                 self.stopped[name] = self.stopped[stop]
                 self.runner.emit(events.StageSkipped(name, stage.type, self.stopped[stop]))
-            elif all(u in self.artifacts for u in stage.upstream):
-                self._look_up(stage)
-            else:
-                later.append(name)
         self.waiting = later
 
     def _look_up(self, stage: Stage) -> None:
@@ -506,8 +592,10 @@ class _Work:
                 self._check_unchanged(run)
                 artifact = self._commit(run, seconds)
             except errors.TrtpipeError as error:
-                self._failed(stage, error, seconds, log)
+                own = run.assessed.digest if message["error"] is not None else None
+                self._failed(stage, error, seconds, log, own)
                 return
+        store.state.forget_failure(run.assessed.digest)
         with store.guard():
             store.links_changed(self.artifacts[u] for u in stage.upstream)
             self._done(stage, run.assessed, artifact, seconds, "ran")
@@ -572,8 +660,15 @@ class _Work:
         source = run.stage.inputs[port]
         return self.artifacts[source] if isinstance(source, str) else run.assessed.found[port].artifact
 
-    def _failed(self, stage: Stage, error: errors.TrtpipeError, seconds: float, log: str | None) -> None:
+    def _failed(
+        self, stage: Stage, error: errors.TrtpipeError, seconds: float, log: str | None, digest: str | None = None
+    ) -> None:
+        """Note that a stage failed; with its key's digest, if it failed of itself."""
         self.failures[stage.name] = error
+        if digest is not None and type(error) in _OWN:
+            # What a runtime says stands in the lines below, where the failure is told.
+            why = self.why[stage.name] = _SAYS.sub("", next(iter(str(error).splitlines()), ""))
+            self.runner.store.state.remember_failure(digest, why)
         self.stopped[stage.name] = stage.name
         self.runner.emit(
             events.StageFailed(stage.name, stage.type, type(error).__name__, str(error), seconds, log, stage.place)
@@ -771,4 +866,4 @@ def side(stage: Stage, key: Key, upstream: Mapping[str, Artifact], found: Mappin
     return reasons.Side(key.record, labels, files)
 
 
-__all__ = ["Assessed", "Outcome", "Runner", "Status", "artifact_of", "side", "tail", "work"]
+__all__ = ["Assessed", "Outcome", "Runner", "Status", "Taken", "artifact_of", "side", "tail", "without_failed", "work"]

@@ -110,24 +110,24 @@ def finish(runner: Runner, remote: Remote, ran: Mapping[str, str]) -> None:
 
 def push(runner: Runner, remote: Remote, targets: Sequence[str], *, force: bool = False) -> list[Line]:
     """Push every stage that is built. Raises EnvironmentMissing without a key, StoreError if it is not taken."""
+    from trtpipe.runner import Taken
+
     signer = signing.own_signer()
     if not remote.settings.writes:
         raise GateFailed(
             f"{remote.settings.name} ({remote.settings.origin}) is there to be read; to write: --set remote.mode=write"
         )
     lines = []
-    artifacts: dict[str, Artifact] = {}
+    taken = Taken(runner)
     with runner.store.in_use():
         for name in runner.pipeline.closure(targets):
             stage = runner.pipeline.stages[name]
             digest = None
-            if stage.cacheable and all(upstream in artifacts for upstream in stage.upstream):
-                with runner.store.guard():
-                    assessed = runner.assess(stage, artifacts)
-                    if assessed.hit:
-                        digest = assessed.digest
-                        artifacts[name] = assessed.hit.artifact
-                        runner.store.use([digest])
+            with runner.store.guard():
+                assessed = taken.take(name, latest=False)
+                if assessed is not None and assessed.hit:
+                    digest = assessed.digest
+                    runner.store.use([digest])
             if digest is None:
                 lines.append(Line(name, stage.type, "not built" if stage.cacheable else "runs each time", 0, None))
                 continue

@@ -8,7 +8,7 @@ import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from trtpipe.backends import Backend
 
+_Value = TypeVar("_Value")
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 SIZE_PATTERN = r"^(0|[1-9][0-9]*)(B|KiB|MiB|GiB|TiB)$"
 ENTRYPOINT_PATTERN = r"^([^:]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
@@ -82,6 +83,10 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Tell whether an artifact made with these params may stand for a later run."""
         return True
 
+    def tolerant(self) -> bool:
+        """Tell whether the stage runs although some of the stages failed that its ports which take many read."""
+        return False
+
     def figures(self) -> Iterable[str]:
         """Give the names of the figures that the stage will measure; `*` stands for what shows only when it runs."""
         return ()
@@ -116,6 +121,11 @@ class Port:
 def many_port(port: str, stage: str) -> str:
     """Name the input by which a port that takes many reads one stage: `metrics[accuracy@precision=fp16]`."""
     return f"{port}[{stage}]"
+
+
+def _of_port(port: str, values: Mapping[str, _Value]) -> dict[str, _Value]:
+    found = {name[len(port) + 1 : -1]: value for name, value in values.items() if name.startswith(f"{port}[")}
+    return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,11 +185,16 @@ class Context:
     note: Callable[[str], None]
     shared: Path = field(default_factory=Path)
     """`artifacts/timing`, for state that outlives a run and is no artifact."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Of a tolerant stage, the inputs that are not there, and why: `engines[engine@precision=int8]` → a sentence."""
 
     def many(self, port: str) -> dict[str, Input]:
         """Give the inputs of a port that takes many, by the names of their stages, sorted."""
-        found = {name[len(port) + 1 : -1]: i for name, i in self.inputs.items() if name.startswith(f"{port}[")}
-        return dict(sorted(found.items()))
+        return _of_port(port, self.inputs)
+
+    def missing(self, port: str) -> dict[str, str]:
+        """Give the stages of a port that takes many which failed, sorted, and why."""
+        return _of_port(port, self.failed)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a value as readable JSON with sorted names, the same bytes each time."""

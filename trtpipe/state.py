@@ -11,7 +11,7 @@ from typing import Any
 from trtpipe import key
 from trtpipe.errors import StoreError
 
-_VERSION = 2
+_VERSION = 3
 _TABLES = f"""
 CREATE TABLE files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE resolved (known TEXT PRIMARY KEY, pipeline TEXT NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
@@ -21,11 +21,13 @@ CREATE TABLE last (
 ) WITHOUT ROWID;
 CREATE TABLE history (pipeline TEXT NOT NULL, stage TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL);
 CREATE INDEX history_of ON history (pipeline, stage);
+CREATE TABLE failed (key TEXT PRIMARY KEY, why TEXT NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE shown (artifact TEXT PRIMARY KEY, stamps TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 """
 _KEEP_RESOLVED = 500
 _KEEP_HISTORY = 100
+_KEEP_FAILED = 500
 _RACY_NS = 2_000_000_000
 
 
@@ -183,6 +185,23 @@ class State:
             "(SELECT rowid FROM history WHERE pipeline = ?1 AND stage = ?2 ORDER BY at DESC LIMIT ?3)",
             (pipeline, stage, _KEEP_HISTORY),
         )
+
+    def failure(self, digest: str) -> str | None:
+        """Give why the stage with a key failed when it last ran, if it did."""
+        row = self._row("SELECT why FROM failed WHERE key = ?", (digest,))
+        return str(row[0]) if row else None
+
+    def remember_failure(self, digest: str, why: str) -> None:
+        """Remember why the stage with a key failed; the oldest are forgotten."""
+        self._write("INSERT OR REPLACE INTO failed VALUES (?, ?, ?)", (digest, why, time.time_ns()))
+        self._write(
+            "DELETE FROM failed WHERE key NOT IN (SELECT key FROM failed ORDER BY at DESC LIMIT ?)", (_KEEP_FAILED,)
+        )
+
+    def forget_failure(self, digest: str) -> None:
+        """Forget a failure: the stage has been made."""
+        if self.failure(digest) is not None:
+            self._write("DELETE FROM failed WHERE key = ?", (digest,))
 
     def _rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         try:

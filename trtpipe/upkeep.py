@@ -342,21 +342,17 @@ def _gc(args: argparse.Namespace, store: Store) -> int:
 def pin(args: argparse.Namespace, runner: Runner) -> int:
     """Keep what stages made from `cache gc`, or let it go again."""
     from trtpipe import care
+    from trtpipe.runner import Taken
 
     order = runner.pipeline.closure(args.stage)
     wanted = runner.pipeline.match(args.stage) if args.stage else order
-    artifacts: dict[str, Artifact] = {}
+    taken = Taken(runner)
     found = []
     for name in order:
-        one = runner.pipeline.stages[name]
-        if any(u not in artifacts for u in one.upstream):
-            continue
-        assessed = runner.assess(one, artifacts, latest=True)
-        if assessed.hit:
-            artifacts[name] = assessed.hit.artifact
-            if name in wanted:
-                found.append((f"{runner.pipeline.name}/{name}", assessed.digest, assessed.hit.artifact))
-    missing = [n for n in wanted if n not in artifacts]
+        assessed = taken.take(name)
+        if assessed is not None and assessed.hit and name in wanted:
+            found.append((f"{runner.pipeline.name}/{name}", assessed.digest, assessed.hit.artifact))
+    missing = [n for n in wanted if n not in taken.artifacts and (args.stage or n not in taken.failed)]
     if missing:
         raise errors.StageFailed(f"{', '.join(missing)}: not built, so there is nothing to pin; run it first")
     try:

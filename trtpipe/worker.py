@@ -122,6 +122,7 @@ def _run(request: dict[str, Any], say: Any) -> None:
             backend=backend,
             progress=lambda done, total, unit: say("progress", done=done, total=total, unit=unit),
             note=lambda text: say("note", text=text),
+            failed=request["failed"],
         )
     )
     entrypoint.check_guard()

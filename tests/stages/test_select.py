@@ -26,27 +26,37 @@ def artifact(folder, kind, name, files):
 
 @pytest.fixture
 def choose(tmp_path):
-    """Give a function that selects among {variant: {stage: figures}}; `plan_bytes` are the engine's."""
+    """Give a function that selects among {variant: {stage: figures}}; `plan_bytes` are the engine's.
+
+    A text in the place of a variant, or of a stage's figures, says why it failed.
+    """
     numbers = itertools.count()
 
     def choose(variants, params, machine=None, notes=None):
         folder = tmp_path / str(next(numbers))
         folder.mkdir()
-        inputs = {}
+        inputs, failed = {}, {}
         for variant, measured in variants.items():
             engine = f"engine@{variant}"
+            if isinstance(measured, str):
+                names = [f"engines[{engine}]", *(f"metrics[{stage}@{variant}]" for stage in ("speed", "accuracy"))]
+                failed |= dict.fromkeys(names, measured)
+                continue
             manifest = {"plan": "engine.onnx", "plan_bytes": measured.get("plan_bytes", 100)}
             files = {"engine.onnx": variant, "manifest.json": manifest}
             inputs[f"engines[{engine}]"] = artifact(folder, "engine", engine, files)
             for stage, figures in measured.items():
                 if stage == "plan_bytes":
                     continue
+                if isinstance(figures, str):
+                    failed[f"metrics[{stage}@{variant}]"] = figures
+                    continue
                 kind = "benchmark" if stage == "speed" else "metrics"
                 where = (machine or {}).get(variant, HOST)
                 content = {"metrics": figures, "environment": where, "warnings": []}
                 name = f"{stage}@{variant}"
                 inputs[f"metrics[{name}]"] = artifact(folder, kind, name, {f"{kind}.json": content})
-        return run_stage("select", params, inputs, folder, notes=notes)
+        return run_stage("select", params, inputs, folder, notes=notes, failed=failed)
 
     return choose
 
@@ -215,6 +225,34 @@ def test_a_variant_without_a_figure_loses(choose):
     assert table(choose(variants, RIGHT))[-1].endswith("latency_p50_ms was not measured")
 
 
+def test_a_variant_that_failed_loses_with_the_reason_and_comes_last(choose):
+    notes = []
+    why = {"p=int8": "engine@p=int8 failed: it cannot be built"}
+    out = choose({"p=fp32": THREE["p=fp32"], "p=fp16": THREE["p=fp16"], **why}, RIGHT, notes=notes)
+    assert [line.split()[-1] for line in table(out)[1::2]] == ["100", "100", "–"]
+    assert table(out)[-1].strip() == why["p=int8"]
+    assert [(v["variant"], v["failed"], v["passed"]) for v in selection(out)["variants"]] == [
+        ("p=fp16", False, True), ("p=fp32", False, True), ("p=int8", True, False),
+    ]  # fmt: skip
+    assert notes == ["p=fp16 is best of 3, 1 failed: latency_p50_ms 0.83"]
+
+
+def test_an_engine_whose_measuring_failed_loses_whatever_else_it_has(choose):
+    quick = {"speed": {"latency_p50_ms": 0.1}, "accuracy": "scores@p=int8 failed: NaN"}
+    notes = []
+    out = choose({**THREE, "p=q": quick}, RIGHT, notes=notes)
+    assert selection(out)["best"] == "p=fp16"
+    assert selection(out)["variants"][-1]["why"] == "scores@p=int8 failed: NaN"
+    assert notes == ["p=fp16 is best, 1 of 4 variants break a rule, 1 failed: latency_p50_ms 0.83"]
+
+
+def test_when_those_that_are_left_break_the_rules_the_table_has_the_failed_ones_too(choose):
+    with pytest.raises(GateFailed) as told:
+        choose({"p=int8": THREE["p=int8"], "p=fp8": "engine@p=fp8 failed: no such kernel"}, RIGHT)
+    assert str(told.value).startswith("none of 2 variants (1 failed) keeps what `where` asks\n")
+    assert "no such kernel" in str(told.value)
+
+
 def test_two_figures_of_one_name_are_told_apart_by_their_stages(choose):
     variants = {
         "p=a": {"one": {"cosine": 0.5}, "other": {"cosine": 0.9}},
@@ -337,3 +375,48 @@ def test_a_variant_more_is_what_explain_says(folder):
     shown = trtpipe("explain", "p.yaml", "best", "--backend", "onnxruntime", cwd=folder).stdout
     assert "input engines: engine@precision=fp16 is new" in shown
     assert "input metrics: closeness@precision=fp16 is new" in shown
+
+
+LOSE = ("--set", "matrix.precision=[fp32, fp16, bf16]", "--set", "stages.best.params.failed=lose")
+REFUSED = "config@precision=bf16 failed: onnxruntime"  # the CPU has no bfloat16
+
+
+def test_a_variant_that_cannot_be_built_loses_and_the_run_goes_on(folder):
+    done = run(folder, *LOSE)
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr
+    assert "note: config@precision=bf16 failed, and the run went on without it: onnxruntime" in done.stderr
+    view = folder / "artifacts/view/p"
+    assert REFUSED in table(view / "best")[-1]
+    assert (view / "best_scores/0.npy").exists()
+    again = events(run(folder, *LOSE, "--json"))
+    assert [e["stage"] for e in again if e["event"] == "StageStarted"] == ["config@precision=bf16"]
+    assert (again[-1]["ran"], again[-1]["failed"], again[-1]["lost"]) == (0, 1, ["config@precision=bf16"])
+
+
+def test_what_was_chosen_without_a_failed_variant_is_found_later(folder):
+    run(folder, *LOSE)
+    for what in ("best/table.txt", "best_scores"):
+        shown = trtpipe("show", "p.yaml", what, "--backend", "onnxruntime", *LOSE, cwd=folder)
+        assert shown.returncode == 0, shown.stderr
+        assert (folder / shown.stdout.strip()).exists()
+    said = trtpipe("show", "p.yaml", "engine@precision=bf16", "--backend", "onnxruntime", *LOSE, cwd=folder)
+    assert "engine@precision=bf16 waits for config@precision=bf16" in said.stderr
+    why = trtpipe("explain", "p.yaml", "config@precision=bf16", "--backend", "onnxruntime", *LOSE, cwd=folder)
+    assert "failed last time: onnxruntime" in why.stdout
+    pinned = trtpipe("cache", "pin", "p.yaml", "best", "--backend", "onnxruntime", *LOSE, cwd=folder)
+    assert pinned.stdout == "pin: p/best\n"
+
+
+def test_a_failed_variant_ends_the_run_where_it_is_asked_for_or_may_not_lose(folder):
+    for arguments in ((*LOSE[:2],), (*LOSE, "--target", "engine"), (*LOSE, "--target", "best", "--target", "engine")):
+        done = run(folder, *arguments)
+        assert done.returncode == 1, arguments
+        assert "error: stage config@precision=bf16" in done.stderr
+    assert "best  " in run(folder, *LOSE[:2]).stdout
+
+
+def test_when_no_variant_is_left_the_failure_is_the_runs(folder):
+    done = run(folder, *LOSE, "--set", "matrix.precision=[bf16]", "--set", "stages.closeness.inputs.reference=scores")
+    assert done.returncode == 1
+    assert "because config@precision=bf16 failed" in done.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -58,6 +58,18 @@ class SelectParams(Params, frozen=True):
             f"{MARGIN:g} where a benchmark measured the objective, else 0.",
         ),
     ] = None
+
+    failed: Annotated[
+        Literal["stop", "lose"],
+        Meta(
+            description="A variant of which a stage failed, because it cannot be built, say, or breaks a gate: `stop` "
+            "ends the run, `lose` goes on without that variant, as long as one is left.",
+        ),
+    ] = "stop"
+
+    def tolerant(self) -> bool:
+        """Tell whether variants may be missing."""
+        return self.failed == "lose"
 
     def aim(self) -> tuple[str, str]:
         """Give the objective as (min or max, figure)."""
@@ -127,12 +139,16 @@ def _unknown(figure: str, known: Iterable[str]) -> str:
 
 
 class Candidate(NamedTuple):
-    """One combination: its values in the matrix, its engine's stage and folder, its figures by (stage, figure)."""
+    """One combination: its values in the matrix, its engine's stage and folder, its figures by (stage, figure).
+
+    `failed` says what failed of it, and is empty if nothing did; without an engine there is one of these reasons.
+    """
 
     values: dict[str, str]
     stage: str
-    engine: Input
+    engine: Input | None
     figures: dict[tuple[str, str], float]
+    failed: str = ""
 
     @property
     def label(self) -> str:
@@ -156,17 +172,21 @@ class Candidate(NamedTuple):
         return tuple((a, 0, float(v), "") if _NUMBER.match(v) else (a, 1, 0.0, v) for a, v in self.values.items())
 
 
-def candidates(engines: Mapping[str, Input], metrics: Mapping[str, Input]) -> list[Candidate]:
+def candidates(engines: Mapping[str, Input | str], metrics: Mapping[str, Input | str]) -> list[Candidate]:
     """Join engines with what was measured of them: two variants belong together if no axis tells them apart.
 
-    A stage that measures by more axes than the engine has (a batch size, say) makes more candidates of one engine.
+    A stage that measures by more axes than the engine has (a batch size, say) makes more candidates of one engine. A
+    text in the place of an input says why there is none.
     """
     found = []
     for name, engine in engines.items():
         stage, values = variant.split(name)
-        plan_bytes = engine.json("manifest.json")["plan_bytes"]
-        found.append(Candidate(values, name, engine, {(stage, PLAN_BYTES): plan_bytes}))
-    by_stage: dict[str, list[tuple[dict[str, str], Input]]] = {}
+        if isinstance(engine, str):
+            found.append(Candidate(values, name, None, {}, engine))
+        else:
+            plan_bytes = engine.json("manifest.json")["plan_bytes"]
+            found.append(Candidate(values, name, engine, {(stage, PLAN_BYTES): plan_bytes}))
+    by_stage: dict[str, list[tuple[dict[str, str], Input | str]]] = {}
     for name, given in metrics.items():
         stage, values = variant.split(name)
         by_stage.setdefault(stage, []).append((values, given))
@@ -175,9 +195,13 @@ def candidates(engines: Mapping[str, Input], metrics: Mapping[str, Input]) -> li
         for one in found:
             fitting = [(v, i) for v, i in measured if all(one.values.get(a, value) == value for a, value in v.items())]
             for values, given in fitting:
+                named = one._replace(values={**one.values, **values})
+                if isinstance(given, str):
+                    joined.append(named._replace(failed=one.failed or given))
+                    continue
                 figures = given.json(f"{given.kind}.json")["metrics"]
                 more = {(stage, name): float(value) for name, value in figures.items()}
-                joined.append(one._replace(values={**one.values, **values}, figures={**one.figures, **more}))
+                joined.append(named._replace(figures={**one.figures, **more}))
             joined += [] if fitting else [one]
         found = joined
     return sorted(found, key=Candidate.order)
@@ -255,7 +279,7 @@ def rank(
     def place(one: Candidate) -> tuple[Any, ...]:
         behind = (False, 0.0) if one.label in tied else merit(one, goal, figure)
         last = (one.get(PLAN_BYTES) or 0, one.order())
-        return (bool(broken[one.label]), one.label not in tied, behind, merit(one, *then), *last)
+        return (bool(broken[one.label]), bool(one.failed), one.label not in tied, behind, merit(one, *then), *last)
 
     ordered = sorted(found, key=place)
     best = ordered[0]
@@ -291,6 +315,9 @@ def percent(share: float) -> str:
 
 
 def _broken(one: Candidate, objective: str, where: Mapping[str, str]) -> Iterable[str]:
+    if one.failed:
+        yield one.failed
+        return
     for name, rule in sorted(where.items()):
         value = one.get(name)
         if value is None:
@@ -343,12 +370,13 @@ def run(ctx: Context) -> None:
     params: SelectParams = ctx.params
     measured = ctx.many("metrics")
     machine = one_machine(measured)
-    found = candidates(ctx.many("engines"), measured)
+    found = candidates({**ctx.many("engines"), **ctx.missing("engines")}, {**measured, **ctx.missing("metrics")})
+    whole = [one for one in found if not one.failed]
     goal, figure = params.aim()
     asked = list(dict.fromkeys([figure, *sorted(params.where), *([_aim(params.against)[1]] if params.against else [])]))
     known = dict.fromkeys(name for one in found for _, name in one.figures)
     for name in asked:
-        if all(one.get(name) is None for one in found):
+        if whole and all(one.get(name) is None for one in whole):
             raise PipelineInvalid(_unknown(name, known))
     margin = params.margin
     if margin is None:
@@ -383,6 +411,7 @@ def run(ctx: Context) -> None:
                     "engine": row.candidate.stage,
                     "values": row.candidate.values,
                     "passed": row.passed,
+                    "failed": bool(row.candidate.failed),
                     "tied": row.tied,
                     "why": row.why,
                     "figures": {f"{stage}.{name}": value for (stage, name), value in row.candidate.figures.items()},
@@ -391,12 +420,16 @@ def run(ctx: Context) -> None:
             ],
         },
     )
+    failed = len(rows) - len(whole)
     if best is None:
-        count = "the only variant does not keep" if len(rows) == 1 else f"none of {len(rows)} variants keeps"
+        among = f" ({failed} failed)" if failed else ""
+        count = "the only variant does not keep" if len(rows) == 1 else f"none of {len(rows)} variants{among} keeps"
         raise GateFailed(f"{count} what `where` asks\n" + "\n".join(f"  {line}" for line in lines))
+    assert best.engine is not None  # without one it has failed
     _copy(best.engine, ctx)
-    lost = sum(1 for row in rows if not row.passed)
+    lost = sum(1 for row in rows if not row.passed) - failed
     broke = f", {lost} of {len(rows)} variants break a rule" if lost else f" of {len(rows)}"
+    broke += f", {failed} failed" if failed else ""
     ctx.note(f"{best.label} is best{broke}: {figure} {text(best.get(figure))}")
     if near:
         others = ", ".join(f"{one.label} ({text(one.get(figure))})" for one in tied[1:])
