@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from trtpipe.inputs import Found
     from trtpipe.pipeline import Source, Stage
     from trtpipe.runner import Assessed, Runner
-    from trtpipe.store import Artifact
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -46,24 +45,36 @@ class Attested(NamedTuple):
 
 
 def statement(runner: Runner, name: str, builder: str = BUILDER) -> dict[str, Any]:
-    """Give the statement for what a stage made. Raises StageFailed if it, or what it reads, is not built."""
+    """Give the statement for what a stage made. Raises StageFailed if it, or what it reads, is not built.
+
+    Variants that failed, and that a `select` went on without, have no part in it.
+    """
+    from trtpipe.runner import Taken
+
     stages: dict[str, Any] = {}
     environments: dict[str, Any] = {}
     built: dict[str, Any] = {}
     materials: dict[str, dict[str, Any]] = {}
-    artifacts: dict[str, Artifact] = {}
+    taken = Taken(runner)
+    artifacts = taken.artifacts
     record: dict[str, Any] = {}
     for one in runner.pipeline.closure([name]):
         stage = runner.pipeline.stages[one]
-        assessed = _built(runner, stage, artifacts)
-        assert assessed.hit is not None
-        artifacts[one] = assessed.hit.artifact
+        assessed = taken.take(one)
+        if assessed is None or assessed.hit is None:
+            if one != name and one in taken.failed:
+                continue
+            raise StageFailed(f"{one} is not built; run it: trtpipe run {runner.pipeline.file} --target {one}")
         record = runner.store.action(assessed.digest) or {}
         stages[one] = {
             "type": stage.type,
             "version": stage.version,
             "params": stage.params,
-            "inputs": {p: i if isinstance(i, str) else {_form(i): redact(i.label)} for p, i in stage.inputs.items()},
+            "inputs": {
+                port: i if isinstance(i, str) else {_form(i): redact(i.label)}
+                for port, i in stage.inputs.items()
+                if i not in taken.failed
+            },
         }
         environments[one] = assessed.key.environment
         built[one] = {"key": assessed.digest, "artifact": artifacts[one].digest}
@@ -102,17 +113,6 @@ def statement(runner: Runner, name: str, builder: str = BUILDER) -> dict[str, An
             },
         },
     }
-
-
-def _built(runner: Runner, stage: Stage, artifacts: dict[str, Artifact]) -> Assessed:
-    assessed = None
-    if all(upstream in artifacts for upstream in stage.upstream):
-        assessed = runner.assess(stage, artifacts, latest=True)
-    if assessed is None or assessed.hit is None:
-        raise StageFailed(
-            f"{stage.name} is not built; run it: trtpipe run {runner.pipeline.file} --target {stage.name}"
-        )
-    return assessed
 
 
 def _form(source: Source) -> str:

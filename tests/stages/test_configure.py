@@ -133,6 +133,7 @@ def test_profiles_are_checked_on_every_runtime(tmp_path, backend):
         configure(tmp_path, backend=backend, profiles=[wrong])
 
 
+@needs_rtx
 def test_keep_fp32_that_fits_nothing_fails_here(tmp_path):
     pytest.importorskip("onnxruntime")
     with pytest.raises(PipelineInvalid, match="keep_fp32: 'nowhere' fits no node's name or op"):

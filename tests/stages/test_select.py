@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 
@@ -406,6 +407,14 @@ def test_what_was_chosen_without_a_failed_variant_is_found_later(folder):
     assert "failed last time: onnxruntime" in why.stdout
     pinned = trtpipe("cache", "pin", "p.yaml", "best", "--backend", "onnxruntime", *LOSE, cwd=folder)
     assert pinned.stdout == "pin: p/best\n"
+    env = {"XDG_CONFIG_HOME": str(folder / "config")}
+    trtpipe("keys", "new", cwd=folder, env=env)
+    attested = trtpipe("attest", "p.yaml", "best", "--backend", "onnxruntime", *LOSE, cwd=folder, env=env)
+    assert attested.returncode == 0, attested.stderr
+    said = json.loads(base64.b64decode(json.loads(attested.stdout)["payload"]))
+    stages = said["predicate"]["buildDefinition"]["externalParameters"]["stages"]
+    assert [name for name in stages if "bf16" in name] == []
+    assert "engines[engine@precision=bf16]" not in stages["best"]["inputs"]
 
 
 def test_a_failed_variant_ends_the_run_where_it_is_asked_for_or_may_not_lose(folder):
