@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trtpipe import environment, errors, events, inputs, locks, reasons
 from trtpipe import key as keys
 from trtpipe.key import Key
-from trtpipe.pipeline import lock_path
+from trtpipe.pipeline import FAILED_INPUTS, lock_path
 from trtpipe.state import stamp
 from trtpipe.store import Artifact, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trtpipe.pipeline import Stage
+    from trtpipe.pipeline import Pipeline, Stage
     from trtpipe.runner import Runner
 
 FORMAT = 1
@@ -198,23 +198,33 @@ def write(path: str, lock: Lock, document: str) -> bool:
 def locked(runner: Runner, old: Lock | None, targets: Sequence[str] = (), *, prune: bool = False) -> Lock:
     """Lock the stages as they are cached now; entries of other environments stay, unless `prune`.
 
-    Raises StageFailed if one is not cached: a lock says what was made.
+    Raises StageFailed if one is not cached: a lock says what was made. A variant that failed, and that a `select` went
+    on without, has no entry.
     """
+    from trtpipe.runner import Taken
+
     order = runner.pipeline.closure(targets)
     inputs.check(runner.pipeline, order, allow_outside=runner.allow_outside)
     here = where(runner)
-    artifacts: dict[str, Artifact] = {}
+    taken = Taken(runner)
+    ends = runner.pipeline.ends(targets)
     stages = {n: e for n, e in old.stages.items() if n in runner.pipeline.stages} if old else {}
     for name in order:
-        stage = runner.pipeline.stages[name]
-        assessed = runner.assess(stage, artifacts, latest=True)
-        if assessed.hit is None:
-            why = "; ".join(assessed.reasons)
+        assessed = taken.take(name)
+        if assessed is None or assessed.hit is None:
+            if name in taken.failed and name not in ends:
+                others = [e._replace(where=w) for e in stages.get(name, ()) if (w := _except(here, e.where))]
+                stages = {**stages, name: tuple(others)} if others else {n: e for n, e in stages.items() if n != name}
+                continue
+            why = f"waits for {taken.failed[name]}" if assessed is None else "; ".join(assessed.reasons)
             raise errors.StageFailed(f"{name} is not built ({why}), so it cannot be locked; run it first: trtpipe run")
-        artifacts[name] = assessed.hit.artifact
         mine = Entry((here,), assessed.key, assessed.hit.artifact)
         stages[name] = _joined(() if prune else stages.get(name, ()), mine)
     return Lock(runner.pipeline.name, stages)
+
+
+def _except(here: str, where_: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(w for w in where_ if w != here)
 
 
 def _joined(entries: tuple[Entry, ...], mine: Entry) -> tuple[Entry, ...]:
@@ -241,9 +251,11 @@ def compare(runner: Runner, lock: Lock, targets: Sequence[str] = ()) -> Frozen:
     entries: dict[str, Entry] = {}
     drifts: list[Drift] = []
     absent: dict[str, None] = {}
-    for name in runner.pipeline.closure(targets):
+    order = runner.pipeline.closure(targets)
+    without = _without(runner.pipeline, lock, order, here)
+    for name in order:
         stage = runner.pipeline.stages[name]
-        if any(u not in entries for u in stage.upstream):
+        if name in without or any(u not in entries and u not in without for u in stage.upstream):
             continue  # its inputs drift; that is said where it begins
         found = [_compared(runner, stage, one, entries) for one in lock.stages.get(name, ())]
         fitting = [f for f in found if not f[1]]
@@ -264,10 +276,41 @@ def compare(runner: Runner, lock: Lock, targets: Sequence[str] = ()) -> Frozen:
     return Frozen(entries, tuple(drifts), tuple(absent))
 
 
+def _without(pipeline: Pipeline, lock: Lock, order: Sequence[str], here: str) -> set[str]:
+    """Give the stages that failed when the lock was made here: nothing but what went on without them reads them."""
+    readers: dict[str, set[str]] = {}
+    spared: set[tuple[str, str]] = set()
+    for name in order:
+        stage = pipeline.stages[name]
+        for upstream in stage.upstream:
+            readers.setdefault(upstream, set()).add(name)
+        for entry in lock.stages.get(name, ()):
+            if here in entry.where:
+                failed = _failed(stage, entry)
+                spared |= {(i, name) for port, i in stage.inputs.items() if port in failed and isinstance(i, str)}
+    found: set[str] = set()
+    for name in reversed(order):
+        mine = any(here in entry.where for entry in lock.stages.get(name, ()))
+        reading = readers.get(name, set())
+        if not mine and reading and all(reader in found or (name, reader) in spared for reader in reading):
+            found.add(name)
+    return found
+
+
+def _failed(stage: Stage, entry: Entry) -> dict[str, str]:
+    """Give the inputs that a tolerant stage was made without. A lock comes from outside: what does not fit is none."""
+    given = entry.key.params.get(FAILED_INPUTS)
+    if not stage.tolerant or not isinstance(given, dict) or not given.keys() <= stage.inputs.keys():
+        return {}
+    return given if all(isinstance(why, str) for why in given.values()) else {}
+
+
 def _compared(
     runner: Runner, stage: Stage, entry: Entry, upstream: dict[str, Entry]
 ) -> tuple[Entry, tuple[str, ...], tuple[str, ...]]:
     """Compare a stage as it is with one entry; give the entry, how they differ, and what is absent here."""
+    failed = _failed(stage, entry)
+    stage = stage.without(failed) if failed else stage
     key, labels, absent = now(runner, stage, entry.key, {n: e.artifact for n, e in upstream.items()})
     old = reasons.Side(entry.key.record, {}, {})
     # The record of the locked key, if the store has it, knows the names of the files in a folder.
@@ -345,7 +388,7 @@ def now(
     absent += lacking
     facets = runner.facets(stage._replace(packages=have))
     facets = {**facets, **{p: like.environment[p] for p in lacking if p in like.environment}}
-    return Key(stage.type, stage.version, stage.params, digests, sources, facets), labels, tuple(absent)
+    return Key(stage.type, stage.version, stage.key_params, digests, sources, facets), labels, tuple(absent)
 
 
 # --- run --frozen
@@ -370,6 +413,8 @@ def run_frozen(runner: Runner, path: str, targets: Sequence[str] = ()) -> dict[s
     reason = f"{runner.choice.reason}; frozen by {os.path.basename(path)}"
     backend = f"{runner.choice.backend} {runner.choice.version}"
     runner.emit(events.PipelineStarted(runner.pipeline.name, backend, reason, order))
+    skipped = len(order) - len(found.entries)
+    order = tuple(name for name in order if name in found.entries)
     store = runner.store
     runner.bring_content(dict(f for e in found.entries.values() for f in e.artifact.files.values()))
     with store.in_use(), store.guard():
@@ -395,7 +440,7 @@ def run_frozen(runner: Runner, path: str, targets: Sequence[str] = ()) -> dict[s
         runner.emit(events.StageNote(order[-1], text_))
     store.told.clear()
     store.state.commit()
-    runner.emit(events.PipelineFinished(runner.pipeline.name, len(order), 0, 0, 0, time.monotonic() - begun))
+    runner.emit(events.PipelineFinished(runner.pipeline.name, len(order), 0, 0, skipped, time.monotonic() - begun))
     return {name: found.entries[name].artifact for name in order}
 
 

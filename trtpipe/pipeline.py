@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trtpipe.errors import Cycle, KindMismatch, PipelineInvalid, UnknownReference
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from trtpipe.document import Document
     from trtpipe.matrix import Variant
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trtpipe.state import State
 
 
+FAILED_INPUTS = "failed_inputs"
 _GLANCE = 2**24  # bytes: more than any document that is read
 
 
@@ -80,6 +81,16 @@ class Stage(NamedTuple):
         """The stages that this one reads."""
         return tuple(dict.fromkeys(i for i in self.inputs.values() if isinstance(i, str)))
 
+    @property
+    def key_params(self) -> dict[str, Any]:
+        """The params as they are in the key, where what failed stands beside them."""
+        return {**self.params, FAILED_INPUTS: dict(self.failed)} if self.failed else self.params
+
+    def without(self, failed: Mapping[str, str]) -> Stage:
+        """Give the stage without inputs that failed (input → why)."""
+        left = {port: i for port, i in self.inputs.items() if port not in failed}
+        return self._replace(inputs=left, failed=tuple(sorted(failed.items())))
+
 
 class Pipeline(NamedTuple):
     """A resolved pipeline; `stages` stand in an order in which each comes after what it reads."""
@@ -94,6 +105,11 @@ class Pipeline(NamedTuple):
     def root(self) -> str:
         """The document's folder, which paths in it start from."""
         return os.path.dirname(os.path.abspath(self.file))
+
+    def ends(self, targets: Sequence[str]) -> tuple[str, ...]:
+        """Give the stages that targets name; without any, those that no other stage reads."""
+        read = {u for stage in self.stages.values() for u in stage.upstream}
+        return self.match(targets) or tuple(name for name in self.stages if name not in read)
 
     def match(self, targets: Sequence[str]) -> tuple[str, ...]:
         """Give the stages that targets name, in order: `engine` names all its variants, `engine@batch=1` some.

@@ -113,9 +113,7 @@ def without_failed(stage: Stage, stopped: Mapping[str, str], why: Mapping[str, s
     ports = [{port.partition("[")[0] for port in some} for some in (gone, left)]
     if not stage.tolerant or not ports[0] <= ports[1] or any(root not in why for root in gone.values()):
         return None
-    return stage._replace(
-        inputs=left, failed=tuple((port, f"{root} failed: {why[root]}") for port, root in sorted(gone.items()))
-    )
+    return stage.without({port: f"{root} failed: {why[root]}" for port, root in gone.items()})
 
 
 class _Running(NamedTuple):
@@ -195,7 +193,7 @@ class Runner:
         key = Key(
             stage.type,
             stage.version,
-            {**stage.params, "failed_inputs": dict(stage.failed)} if stage.failed else stage.params,
+            stage.key_params,
             digests,
             inputs.sources(stage, self.pipeline.root, self.store.state),
             self.facets(stage),
@@ -417,10 +415,7 @@ class _Work:
 
     def lost(self, targets: Sequence[str]) -> tuple[str, ...]:
         """Give the failed stages without which all that was asked for (without targets: all ends) has been made."""
-        pipeline = self.runner.pipeline
-        read = {u for name in self.order for u in pipeline.stages[name].upstream}
-        wanted = pipeline.match(targets) or [name for name in self.order if name not in read]
-        missed = {self.stopped[name] for name in wanted if name in self.stopped}
+        missed = {self.stopped[name] for name in self.runner.pipeline.ends(targets) if name in self.stopped}
         return tuple(name for name in self.order if name in self.failures and name not in missed)
 
     def _settle(self) -> None:

@@ -25,7 +25,7 @@ pytestmark = [
         not environment.gpus() and not os.environ.get("TRTPIPE_TEST_BACKEND"), reason="there is no NVIDIA GPU here"
     ),
     pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed"),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
 ]
 
 NEEDS = {

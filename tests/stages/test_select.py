@@ -429,3 +429,34 @@ def test_when_no_variant_is_left_the_failure_is_the_runs(folder):
     done = run(folder, *LOSE, "--set", "matrix.precision=[bf16]", "--set", "stages.closeness.inputs.reference=scores")
     assert done.returncode == 1
     assert "because config@precision=bf16 failed" in done.stdout
+
+
+def test_a_lock_knows_what_was_chosen_without_and_frozen_asks_for_no_more(folder):
+    def command(*arguments):
+        return trtpipe(*arguments, "--backend", "onnxruntime", cwd=folder)
+
+    whole = folder / "p.yaml"
+    whole.write_text(
+        DOCUMENT.replace("[fp32, fp16]", "[fp32, fp16, bf16]").replace("{objective:", "{failed: lose, objective:")
+    )
+    assert command("lock", "p.yaml").returncode == 1  # nothing is built yet
+    assert run(folder).returncode == 0
+    assert command("lock", "p.yaml").returncode == 0
+    assert "config@precision=bf16:" not in (folder / "p.lock").read_text()
+    assert command("lock", "p.yaml", "--check").returncode == 0
+    frozen = events(run(folder, "--frozen", "--json"))
+    assert (frozen[-1]["ran"], frozen[-1]["failed"], frozen[-1]["skipped"]) == (0, 0, 5)
+    # A variant less, or one that may not lose, is another choice.
+    for old, new in ((", bf16", ""), ("failed: lose, ", "")):
+        whole.write_text(whole.read_text().replace(old, new))
+        said = run(folder, "--frozen")
+        assert said.returncode == 5
+        assert "not what p.lock says" in said.stderr
+
+
+def test_what_is_asked_for_and_failed_cannot_be_locked(folder):
+    run(folder, *LOSE)
+    for target in ("engine@precision=bf16", "config@precision=bf16"):
+        said = trtpipe("lock", "p.yaml", "--backend", "onnxruntime", *LOSE, "--target", target, cwd=folder)
+        assert said.returncode == 1
+        assert "cannot be locked" in said.stderr
