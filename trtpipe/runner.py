@@ -415,7 +415,13 @@ class _Work:
 
     def lost(self, targets: Sequence[str]) -> tuple[str, ...]:
         """Give the failed stages without which all that was asked for (without targets: all ends) has been made."""
-        missed = {self.stopped[name] for name in self.runner.pipeline.ends(targets) if name in self.stopped}
+        pipeline = self.runner.pipeline
+        causes: dict[str, set[str]] = {}
+        for name in self.order:
+            if name in self.stopped:
+                through = (causes.get(u, set()) for u in pipeline.stages[name].upstream)
+                causes[name] = {name} if name in self.failures else set().union(*through)
+        missed = set().union(*(causes.get(name, set()) for name in pipeline.ends(targets)))
         return tuple(name for name in self.order if name in self.failures and name not in missed)
 
     def _settle(self) -> None:
