@@ -173,10 +173,11 @@ def test_gc_while_runs_go_on_breaks_none_of_them(tmp_path):
     network = "  n: {type: evaluate, inputs: {results: b, labels: {file: labels.npy}}, params: {metrics: [{metric: exact_match, field: twice}]}}\n"  # noqa: E501
     import numpy as np
 
-    project(tmp_path, python_stage("a") + python_stage("b", "slow", mark=str(mark), seconds=2) + network)
+    project(tmp_path, python_stage("a") + python_stage("b", "slow", mark=str(mark), seconds=4) + network)
     np.save(tmp_path / "labels.npy", np.zeros(4, np.int64))
     process = start(tmp_path)
     wait_for(mark)
+    wait_for(tmp_path / "artifacts" / "view" / "p" / "a")  # it runs beside the other
     result = trtpipe("cache", "gc", "--max-size", "1B", cwd=tmp_path)
     assert "in use by a run" in result.stdout
     _, error = process.communicate(timeout=60)
