@@ -228,6 +228,18 @@ def test_a_run_that_was_killed_holds_nothing_back_from_gc(tmp_path):
         shutil.rmtree(store.folder)
 
 
+@pytest.mark.parametrize("name", ["tmp-12-0123456789ab@{host}", "key-" + "a" * 64, "run-1-2@{host}"])
+def test_gc_removes_what_a_run_left_that_was_killed_as_it_took_a_lock(store, monkeypatch, name):
+    place = os.path.join(store.folder, "locks")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", lambda *_: None)  # it did not come so far
+        held = locks.take(os.path.join(place, name.format(host=locks.host())))
+    held.release()
+    assert len(os.listdir(place)) == 1
+    care.gc(store, Budget())
+    assert os.listdir(place) == ["gc"]
+
+
 def test_gc_leaves_folders_alone_that_are_not_trtpipes(store):
     several(store, 1)
     for part in ("trees", "shown"):

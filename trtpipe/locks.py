@@ -93,7 +93,9 @@ def _same(handle: int, path: str, *, surely: bool) -> bool:
         if not mine.st_nlink or not os.path.samestat(mine, there):
             return False
         if surely:
-            link = f"{path}.{os.urandom(4).hex()}"
+            # Its beginning and its end are those of a lock of ours: who is killed here leaves it to `cache gc`.
+            folder, name = os.path.split(path)
+            link = os.path.join(folder, f"tmp-{os.urandom(4).hex()}-{name}")
             os.link(path, link)
             try:
                 return os.path.samestat(mine, os.stat(link))
