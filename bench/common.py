@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import statistics
 import subprocess
@@ -19,8 +20,6 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 def machine() -> str:
     """Give the machine in one line."""
-    import os
-
     model = platform.processor() or platform.machine()
     cpu = Path("/proc/cpuinfo")
     if cpu.exists():
@@ -30,6 +29,15 @@ def machine() -> str:
         model = names[0] if names else model
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{model}, {count} cores, {platform.system()}, Python {platform.python_version()}"
+
+
+def io_threads(count: int | str | None) -> None:
+    """Let trtpipe read with so many threads; None: with as many as it would take."""
+    from trtpipe import parallel
+
+    os.environ[parallel.THREADS] = str(count or "")
+    parallel.threads.cache_clear()
+    parallel.pool.cache_clear()
 
 
 def versions(*names: str) -> str:

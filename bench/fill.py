@@ -70,9 +70,7 @@ def main() -> None:
         path = Path(folder) / "image.npy"
         start = write(path, args.batch, args.batches, mapped=args.mapped)
         for count in (args.threads or str(parallel.threads())).split(","):
-            os.environ[parallel.THREADS] = count
-            parallel.threads.cache_clear()
-            parallel.pool.cache_clear()
+            common.io_threads(count)
             report(measured(path, start, args), args.batch * 3 * SIDE * SIDE * 4)
 
 

@@ -22,13 +22,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import common
 import msgspec
 import numpy as np
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from trtpipe import backends, environment, measure, parallel, stages, tensors  # noqa: E402
+from trtpipe import backends, environment, measure, stages, tensors  # noqa: E402
 from trtpipe.stage import Context, Input  # noqa: E402
 
 SIDE = 224
@@ -166,16 +167,12 @@ def sweep(backend: Any, engine: Path, batch: int, data: Path, top: Path, *, runs
         params = {"shapes": {"image": [batch, 3, SIDE, SIDE]}, "slots": slots}
         buffers = stage("allocate", params, {"engine": engine}, top, backend)
         for threads in (4, 8, 12, 16):
-            os.environ[parallel.THREADS] = str(threads)
-            parallel.threads.cache_clear()
-            parallel.pool.cache_clear()
+            common.io_threads(threads)
             each = [through_infer(backend, engine, buffers, data, top)[0] for _ in range(runs)]
             name = f"{slots} slots, {threads} threads"
             print(f"  infer, {name}: {', '.join(f'{one:.3f}' for one in each)} ms", flush=True)
             found[name] = each
-    del os.environ[parallel.THREADS]
-    parallel.threads.cache_clear()
-    parallel.pool.cache_clear()
+    common.io_threads(None)
     return found
 
 

@@ -213,8 +213,10 @@ def locked(runner: Runner, old: Lock | None, targets: Sequence[str] = (), *, pru
         assessed = taken.take(name)
         if assessed is None or assessed.hit is None:
             if name in taken.failed and name not in ends:
-                others = [e._replace(where=w) for e in stages.get(name, ()) if (w := _except(here, e.where))]
-                stages = {**stages, name: tuple(others)} if others else {n: e for n, e in stages.items() if n != name}
+                before = stages.pop(name, ())
+                left = [one._replace(where=others) for one in before if (others := _others(one, (here,)))]
+                if left and not prune:
+                    stages[name] = tuple(left)
                 continue
             why = f"waits for {taken.failed[name]}" if assessed is None else "; ".join(assessed.reasons)
             raise errors.StageFailed(f"{name} is not built ({why}), so it cannot be locked; run it first: trtpipe run")
@@ -223,15 +225,15 @@ def locked(runner: Runner, old: Lock | None, targets: Sequence[str] = (), *, pru
     return Lock(runner.pipeline.name, stages)
 
 
-def _except(here: str, where_: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(w for w in where_ if w != here)
+def _others(entry: Entry, than: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(w for w in entry.where if w not in than)
 
 
 def _joined(entries: tuple[Entry, ...], mine: Entry) -> tuple[Entry, ...]:
     """Put this environment's entry in the place of its old one; environments that agree share an entry."""
     kept: list[Entry] = []
     for one in entries:
-        others = tuple(w for w in one.where if w not in mine.where)
+        others = _others(one, mine.where)
         if (one.key, one.artifact) == (mine.key, mine.artifact):
             mine = mine._replace(where=(*others, *mine.where))
         elif others:
@@ -309,8 +311,7 @@ def _compared(
     runner: Runner, stage: Stage, entry: Entry, upstream: dict[str, Entry]
 ) -> tuple[Entry, tuple[str, ...], tuple[str, ...]]:
     """Compare a stage as it is with one entry; give the entry, how they differ, and what is absent here."""
-    failed = _failed(stage, entry)
-    stage = stage.without(failed) if failed else stage
+    stage = stage.without(_failed(stage, entry))
     key, labels, absent = now(runner, stage, entry.key, {n: e.artifact for n, e in upstream.items()})
     old = reasons.Side(entry.key.record, {}, {})
     # The record of the locked key, if the store has it, knows the names of the files in a folder.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PIECE = 1 << 20
 """Shares of work begin at multiples of so many bytes."""
 LEAST = 4 << 20
-"""Fewer bytes are not worth a thread: handing a share over and coming back costs as much as moving 1 MiB."""
+"""Fewer bytes are not worth a thread: to hand a share over and to come back, Python's lock changes hands."""
 MOST = 12
 THREADS = "TRTPIPE_IO_THREADS"
 """The environment variable that says how many threads read, instead of three quarters of the cores up to MOST."""

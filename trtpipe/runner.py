@@ -44,6 +44,8 @@ class Assessed(NamedTuple):
     found: dict[str, inputs.Found]
     stamps: dict[str, str] | None = None
     """For each file from outside that the key was made of, what changes when somebody writes to it."""
+    failure: str | None = None
+    """Why it failed when it last ran with this key."""
 
 
 class Status(NamedTuple):
@@ -97,8 +99,8 @@ class Taken:
         assessed = runner.assess(stage, self.artifacts, latest=latest)
         if assessed.hit:
             self.artifacts[name] = assessed.hit.artifact
-        elif (failure := runner.store.state.failure(assessed.digest)) is not None:
-            self.failed[name], self._why[name] = name, failure
+        elif assessed.failure is not None:
+            self.failed[name], self._why[name] = name, assessed.failure
         return assessed
 
 
@@ -206,14 +208,11 @@ class Runner:
         result = self.store.lookup(digest)
         if isinstance(result, Hit):
             return Assessed(key, digest, result, (), found, stamps)
-        why: tuple[str, ...]
         if result.damage:
-            why = (result.damage,)
-        elif (failure := self.store.state.failure(digest)) is not None:
-            why = (f"failed last time: {failure}",)
-        else:
-            why = self.reasons(stage, key, upstream, found)
-        return Assessed(key, digest, None, why, found, stamps)
+            return Assessed(key, digest, None, (result.damage,), found, stamps)
+        failure = self.store.state.failure(digest)
+        why = self.reasons(stage, key, upstream, found) if failure is None else (f"failed last time: {failure}",)
+        return Assessed(key, digest, None, why, found, stamps, failure)
 
     def facets(self, stage: Stage) -> dict[str, Any]:
         """Give the part of the environment that is in a stage's key. Raises EnvironmentMissing."""

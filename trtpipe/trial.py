@@ -51,15 +51,15 @@ def onnxruntime() -> Any:
     return module
 
 
-def load(model: bytes | str, options: Any) -> Any:
+def load(model: bytes | str | Path, options: Any) -> Any:
     """Load a model in onnxruntime on the CPU with these SessionOptions. Raises whatever onnxruntime raises."""
-    make = onnxruntime().InferenceSession
+    make, source = onnxruntime().InferenceSession, model if isinstance(model, bytes) else str(model)
     try:
-        return make(model, options, providers=PROVIDERS)
+        return make(source, options, providers=PROVIDERS)
     except Exception as error:
         if BROKEN not in str(error):
             raise
-        return make(model, options, providers=PROVIDERS, disabled_optimizers=[BROKEN])
+        return make(source, options, providers=PROVIDERS, disabled_optimizers=[BROKEN])
 
 
 class Trial:
@@ -76,7 +76,7 @@ class Trial:
         options.log_severity_level = 4
         if plain:
             options.graph_optimization_level = module.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = load(model if isinstance(model, bytes) else str(model), options)
+        self._session = load(model, options)
         self.outputs = [value.name for value in self._session.get_outputs()]
 
     def __call__(self, feed: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:

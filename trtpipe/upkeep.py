@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -110,17 +111,14 @@ def _compare(args: argparse.Namespace, stage: str, runner: Runner) -> None:
 
 def _upstream(runner: Runner, stage: str) -> dict[str, Artifact]:
     """Give the artifacts that a stage would read now, as far as they are cached."""
-    found: dict[str, Artifact] = {}
+    from trtpipe.runner import Taken
+
+    taken = Taken(runner)
     for name in runner.pipeline.closure([stage]):
-        one = runner.pipeline.stages[name]
-        if name != stage and all(u in found for u in one.upstream):
-            try:
-                assessed = runner.assess(one, found, latest=True)
-            except errors.TrtpipeError:
-                continue
-            if assessed.hit:
-                found[name] = assessed.hit.artifact
-    return found
+        if name != stage:
+            with contextlib.suppress(errors.TrtpipeError):
+                taken.take(name)
+    return taken.artifacts
 
 
 def _named(runner: Runner, stage: str, key: Any, labels: dict[str, str], upstream: dict[str, Artifact]) -> reasons.Side:

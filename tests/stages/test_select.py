@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -452,6 +453,21 @@ def test_a_lock_knows_what_was_chosen_without_and_frozen_asks_for_no_more(folder
         said = run(folder, "--frozen")
         assert said.returncode == 5
         assert "not what p.lock says" in said.stderr
+
+
+def test_what_another_environment_locked_of_a_variant_that_fails_here_stays_unless_pruned(folder):
+    run(folder, *LOSE)
+    path = folder / "p.lock"
+    lock = ("lock", "p.yaml", "--backend", "onnxruntime", *LOSE)
+    trtpipe(*lock, cwd=folder)
+    mine = re.search(r'  "?config@precision=fp16"?:\n(?:    .*\n)+', path.read_text())[0]
+    theirs = re.sub(r"for: .*", 'for: ["elsewhere"]', mine.replace("fp16", "bf16", 1))
+    path.write_text(path.read_text().replace(mine, theirs + mine))
+    for more, stays in (((), True), (("--prune",), False)):
+        said = trtpipe(*lock, *more, cwd=folder)
+        assert said.returncode == 0, said.stderr
+        assert (theirs in path.read_text()) is stays
+        assert trtpipe(*lock, "--check", cwd=folder).returncode == 0
 
 
 def test_what_is_asked_for_and_failed_cannot_be_locked(folder):

@@ -81,10 +81,6 @@ def _run_level(manifest: Mapping[str, Any]) -> str:
     return "all" if level == "extended" else level
 
 
-def _session(path: Path, options: Any) -> Any:
-    return trial.load(str(path), options)
-
-
 def _reason(error: BaseException) -> str:
     """Give ONNX Runtime's message without its status prefix and without the folders of its build or the model."""
     text = " ".join(str(error).split())
@@ -136,7 +132,7 @@ class OnnxRuntime:
         files = onnxfile.external_files(proto, model.parent, label=model.name)
         options = _options("disabled")
         try:
-            session = _session(model, options)
+            session = trial.load(model, options)
         except Exception as error:
             raise StageFailed(_explain(proto, model, files, error)) from error
         bindings = _signature(proto, session)
@@ -212,7 +208,7 @@ class OnnxRuntime:
             options.add_session_config_entry(f"{prefix}_file_name", f"{plan.name}.data")
             options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
         try:
-            session = _session(model, options)
+            session = trial.load(model, options)
         except Exception as error:
             raise StageFailed(_explain(proto, model, files, error)) from error
         if files:
@@ -241,7 +237,7 @@ class OnnxRuntime:
         """Load an optimised model; layouts for this machine's CPU are chosen now."""
         options = _options(_run_level(manifest))
         try:
-            session = _session(plan, options)
+            session = trial.load(plan, options)
         except Exception as error:
             raise StageFailed(f"{plan.name}: onnxruntime {self.version} cannot load it: {_reason(error)}") from error
         return OrtSession(session, manifest, buffers, plan)
@@ -349,7 +345,7 @@ class OrtSession:
         with tempfile.TemporaryDirectory() as folder:
             options.enable_profiling = True
             options.profile_file_prefix = os.path.join(folder, "profile")
-            session = _session(self._plan, options)
+            session = trial.load(self._plan, options)
             for _ in range(PROFILED):
                 session.run(self._outputs, dict(feed))
             with open(session.end_profiling(), encoding="utf-8") as stream:
