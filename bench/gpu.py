@@ -134,8 +134,8 @@ class Timed:
             yield result
 
 
-def through_infer(backend: Any, engine: Path, buffers: Path, data: Path, top: Path) -> tuple[float, float]:
-    """Run `infer`'s own loop from a .npy file; give ms a batch (steady, and with its start)."""
+def through_infer(backend: Any, engine: Path, buffers: Path, data: Path, top: Path) -> tuple[float, float, float]:
+    """Run `infer`'s own loop from a .npy file; give ms a batch (steady, with its start, and the slowest one's)."""
     from trtpipe.stages import infer
 
     manifest = json.loads((engine / "manifest.json").read_text())
@@ -156,21 +156,22 @@ def through_infer(backend: Any, engine: Path, buffers: Path, data: Path, top: Pa
         session.close()
     times = timed.times
     lead = min(6, len(times) // 3)
-    steady = (times[-1] - times[lead]) / (len(times) - 1 - lead)
-    return steady * 1000, (times[-1] - times[0]) / (len(times) - 1) * 1000
+    each = np.diff(times) * 1000
+    return float(each[lead:].mean()), float(each.mean()), float(each[lead:].max())
 
 
-def sweep(backend: Any, engine: Path, batch: int, data: Path, top: Path, *, runs: int) -> dict[str, list[float]]:
-    """Run `infer` with other numbers of threads and slots; give ms a batch, by setting."""
-    found = {}
+def sweep(backend: Any, engine: Path, batch: int, data: Path, top: Path, *, runs: int) -> dict[str, Any]:
+    """Run `infer` with other numbers of threads and slots; give ms a batch and the slowest's, by setting."""
+    found: dict[str, list[tuple[float, float]]] = {}
     for slots in (1, 2, 3, 4):
         params = {"shapes": {"image": [batch, 3, SIDE, SIDE]}, "slots": slots}
         buffers = stage("allocate", params, {"engine": engine}, top, backend)
         for threads in (4, 8, 12, 16):
             common.io_threads(threads)
-            each = [through_infer(backend, engine, buffers, data, top)[0] for _ in range(runs)]
+            each = [through_infer(backend, engine, buffers, data, top)[::2] for _ in range(runs)]
             name = f"{slots} slots, {threads} threads"
-            print(f"  infer, {name}: {', '.join(f'{one:.3f}' for one in each)} ms", flush=True)
+            told = ", ".join(f"{mean:.3f} ({slowest:.1f})" for mean, slowest in each)
+            print(f"  infer, {name}: {told} ms (the slowest batch)", flush=True)
             found[name] = each
     common.io_threads(None)
     return found
@@ -309,8 +310,9 @@ def one_batch(args: argparse.Namespace, backend: Any, batch: int, top: Path) -> 
                 add(f"{name}_enqueue_p50_ms", got["enqueue_p50_ms"])
         finally:
             session.close()
-        steady, whole_run = through_infer(backend, engine, buffers, data, top)
+        steady, whole_run, slowest = through_infer(backend, engine, buffers, data, top)
         add("infer_ms", steady)
+        add("infer_slowest_ms", slowest)
         add("infer_with_start_ms", whole_run)
         add("trtrunner_ms", polygraphy(plan, batch, args.seconds))
     if args.sweep:

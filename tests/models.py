@@ -61,6 +61,19 @@ def conv(rows: Any = "batch", *, side: int = 8, channels: int = 4) -> onnx.Model
     return model(nodes, [value("image", [rows, 3, side, side])], [value("logits", [rows, 5])], weights)
 
 
+def overflowing() -> onnx.ModelProto:
+    """x [n, 16] -> y, by way of products that float16 cannot hold: every weight fits, and yet the product does not."""
+    f = np.float32
+    nodes = [
+        helper.make_node("Mul", ["x", "a"], ["t"], name="up"),
+        helper.make_node("Mul", ["t", "a"], ["u"], name="over"),
+        helper.make_node("Div", ["u", "b"], ["v"], name="down"),
+        helper.make_node("Relu", ["v"], ["y"], name="relu"),
+    ]
+    weights = {"a": np.array([1e3], f), "b": np.array([2e6 / 40], f)}
+    return model(nodes, [value("x", ["n", 16])], [value("y", ["n", 16])], weights)
+
+
 def doubling(dims: list[Any], kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
     """y = x + x."""
     return model([helper.make_node("Add", ["x", "x"], ["y"], name="add")], [value("x", dims, kind)],

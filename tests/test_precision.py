@@ -62,6 +62,28 @@ def test_weights_become_half_and_inputs_and_outputs_stay(tmp_path):
     assert record["check"]["shapes"] == {"image": [1, 3, 8, 8]}
 
 
+def test_where_a_runtime_picks_types_itself_the_model_stays_and_its_nodes_get_names_to_be_held_by(tmp_path):
+    proto = models.overflowing()
+    for node in proto.graph.node:
+        node.name = ""
+    path = models.save(proto, tmp_path / "in.onnx")
+    out = tmp_path / "model.onnx"
+    record = precision.hold(path, out, "fp16", network=onnxfile.describe(onnxfile.load(path)))
+    made = onnxfile.load(out)
+    assert types(made) == {"a": "float32", "b": "float32"}
+    ops = {node.name: node.op_type for node in made.graph.node}
+    assert sorted(ops[entry["node"]] for entry in record["kept"]) == ["Div", "Mul"]
+    assert "y" in record["check"]["outputs"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.onnx", "model.onnx"]
+
+
+def test_where_nothing_must_be_held_no_model_is_written(tmp_path):
+    path = models.save(models.conv(), tmp_path / "in.onnx")
+    record = precision.hold(path, tmp_path / "model.onnx", "fp16", network=onnxfile.describe(onnxfile.load(path)))
+    assert record["kept"] == []
+    assert not (tmp_path / "model.onnx").exists()
+
+
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])
 def test_the_bytes_are_the_same_each_time(tmp_path, kind):
     first = [rewrite(models.conv(), tmp_path / str(n), kind) for n in (1, 2)]
@@ -90,15 +112,7 @@ def test_without_the_guard_that_model_would_be_wrong(tmp_path):
 
 def test_an_activation_beyond_float16_keeps_the_nodes_around_it_in_float32(tmp_path):
     """Every weight fits, and yet the product does not: only running the model shows it."""
-    f = np.float32
-    nodes = [
-        helper.make_node("Mul", ["x", "a"], ["t"], name="up"),
-        helper.make_node("Mul", ["t", "a"], ["u"], name="over"),
-        helper.make_node("Div", ["u", "b"], ["v"], name="down"),
-        helper.make_node("Relu", ["v"], ["y"], name="relu"),
-    ]
-    weights = {"a": np.array([1e3], f), "b": np.array([2e6 / 40], f)}
-    proto = models.model(nodes, [models.value("x", [1, 8])], [models.value("y", None)], weights)
+    proto = models.overflowing()
     record, made = rewrite(proto, tmp_path)
     kept = {k["node"] for k in record["kept"]}
     assert {"over", "down"} <= kept

@@ -17,7 +17,12 @@ PIECE = 1 << 20
 """Shares of work begin at multiples of so many bytes."""
 LEAST = 4 << 20
 """Fewer bytes are not worth a thread: to hand a share over and to come back, Python's lock changes hands."""
-MOST = 12
+MOST = 8
+"""More threads than this gain nothing where the GPU is what is waited for, and lose where cores are shared with others.
+
+Measured (docs/benchmarks/h100.md): with 8 threads a batch of 77 MB was there in time, each time; 12 were late now and
+then by up to 22 ms, and 16 mostly.
+"""
 THREADS = "TRTPIPE_IO_THREADS"
 """The environment variable that says how many threads read, instead of three quarters of the cores up to MOST."""
 

@@ -137,13 +137,7 @@ def rewrite(
             "use precision: model, or export it in float32"
         )
     quantised = is_quantised(original)
-    work = onnxfile.copied(original)
-    if quantised:
-        work, _ = raise_opset(work, HALF_SCALES)
-    # Old models list their weights among the inputs; the converter would leave those float32 and cast them.
-    constants_are_no_inputs(work)
-    name_nodes(work)
-    hoist_constants(work)
+    work = _named(raise_opset(original, HALF_SCALES)[0] if quantised else original)
     kept = [Kept(n, _op(work, n), f"keep_fp32: {p}") for n, p in matching_nodes(work, keep).items()]
     feeds = trial.random_feeds(original, network["inputs"], profiles) if samples is None else samples.first(CHECKED)
     measured = None
@@ -202,6 +196,47 @@ def rewrite(
     if method == "autocast":
         report["kept"] += [e._asdict() for e in _left_float(out, unique, "AutoCast's own rules")]
     return report
+
+
+def hold(
+    path: Path,
+    out: Path,
+    precision: str,
+    *,
+    network: Mapping[str, Any],
+    profiles: Sequence[Mapping[str, Mapping[str, Sequence[int]]]] = (),
+    keep: Sequence[str] = (),
+    tolerance: float | None = None,
+    samples: trial.Samples | None = None,
+    meet_tolerance: bool = False,
+) -> dict[str, Any]:
+    """Find what must stay float32 where a runtime picks types by itself, and check that the rest may be half.
+
+    `rewrite` tells both, and what it wrote is thrown away. If anything must stay, the model at `path` is written to
+    `out` (a file) with a name for every node, by which a layer can be held in float32. Gives `rewrite`'s record, and
+    raises as it does.
+    """
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        record = rewrite(
+            path, Path(folder) / out.name, precision, network=network, profiles=profiles, keep=keep,
+            tolerance=tolerance, samples=samples, meet_tolerance=meet_tolerance,
+        )  # fmt: skip
+    if record["kept"]:
+        onnxfile.save(_named(trial.whole(path)), out)
+    return {name: record[name] for name in ("precision", "kept", "activations_measured", "check")}
+
+
+def _named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give a copy of a model in which every node has a name of its own and every weight is an initialiser."""
+    work = onnxfile.copied(model)
+    # Old models list their weights among the inputs; the converter would leave those float32 and cast them.
+    constants_are_no_inputs(work)
+    name_nodes(work)
+    hoist_constants(work)
+    return work
 
 
 def float_ops(precision: str) -> tuple[str, ...]:

@@ -34,6 +34,9 @@ def test_weakly_typed_runtimes_get_half_precision_by_flags():
     }  # fmt: skip
     assert decide(TEN, precision="bf16", strongly_typed=False)["flags"] == ["BF16"]
     assert decide(OLD, precision="fp16", keep_fp32=["conv"])["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
+    found = {"kept": [{"node": "conv", "op": "Conv", "why": "its weight"}]}
+    assert decide(OLD, precision="fp16", hold=found)["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
+    assert decide(OLD, precision="fp16", hold={"kept": []})["flags"] == ["FP16"]
 
 
 @pytest.mark.parametrize("runtime", [OLD, TEN, ELEVEN, RTX])

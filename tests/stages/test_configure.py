@@ -10,7 +10,8 @@ import pytest
 
 from tests import models
 from tests.helpers import apart, run_stage
-from trtpipe import onnxfile
+from trtpipe import backends, onnxfile
+from trtpipe.backends import trtrules
 from trtpipe.errors import EnvironmentMissing, GateFailed, PipelineInvalid, StageFailed
 from trtpipe.stages.configure import ConfigureParams, check_profiles
 
@@ -295,3 +296,49 @@ def test_autocast_rewrites_and_is_checked_alike(tmp_path):
     assert made["method"] == "autocast"
     assert made["check"]["outputs"]["logits"]["relative_l2"] < 0.05
     assert {"node": "head", "op": "MatMul", "why": "keep_fp32: head"} in made["kept"]
+
+
+class Weak:
+    """The rules of TensorRT 8.6, which needs a GPU to be loaded: it picks types by flags."""
+
+    name, version = "tensorrt", "8.6.0"
+
+    def configure(self, config, network):
+        return trtrules.settle(self.name, self.version, config, network)
+
+
+@pytest.fixture
+def weak(monkeypatch):
+    monkeypatch.setattr(backends, "load", lambda _name: Weak())
+
+
+@pytest.mark.usefixtures("weak")
+def test_where_types_are_picked_by_flags_what_overflows_is_held_in_float32(tmp_path):
+    notes = []
+    shapes = {"x": {"min": [1, 16], "opt": [2, 16], "max": [4, 16]}}
+    out, config = configure(
+        tmp_path, backend="tensorrt", proto=models.overflowing(), precision="fp16", profiles=[shapes], notes=notes
+    )
+    assert config["rewrite"] is None
+    assert config["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
+    assert [entry["node"] for entry in config["hold"]["kept"]] == ["down", "over"]
+    assert any(note.startswith("stays float32: over [Mul], u reaches") for note in notes)
+    assert (out / "model.onnx").read_bytes() == (tmp_path / "network" / "model.onnx").read_bytes()
+
+
+@pytest.mark.usefixtures("weak")
+def test_where_nothing_overflows_the_builder_is_free_and_the_model_as_it_was(tmp_path):
+    out, config = configure(tmp_path, backend="tensorrt", precision="fp16", profiles=[IMAGE])
+    assert (config["flags"], config["hold"]["kept"]) == (["FP16"], [])
+    assert (out / "model.onnx").read_bytes() == (tmp_path / "network" / "model.onnx").read_bytes()
+
+
+@pytest.mark.usefixtures("weak")
+def test_a_tolerance_that_half_precision_misses_fails_before_the_build_there_too(tmp_path):
+    with pytest.raises(GateFailed, match="changes the model's results too much"):
+        configure(tmp_path, backend="tensorrt", precision="fp16", profiles=[IMAGE], tolerance=1e-7)
+    out, config = configure(
+        tmp_path / "met", backend="tensorrt", precision="fp16", profiles=[IMAGE], tolerance=1e-7, meet_tolerance=True
+    )
+    assert len(config["hold"]["kept"]) == 6
+    assert (out / "model.onnx").is_file()

@@ -318,7 +318,8 @@ class TrtBackend:
             parts = NetworkFromOnnxPath(str(model), strongly_typed=strong)()
             network = parts[1]
             if "OBEY_PRECISION_CONSTRAINTS" in config["flags"]:
-                self._keep_fp32(network, config["keep_fp32"])
+                held = [entry["node"] for entry in config.get("hold", {}).get("kept", ())]
+                self._keep_fp32(network, config["keep_fp32"], held)
             elif self._prefers_half(config):
                 self._prefer_half(network, config["precision"])
             io = self._io(network)
@@ -456,9 +457,14 @@ class TrtBackend:
             if layer.type in products and layer.get_output(0).dtype in (self.trt.float32, half):
                 layer.precision = half
 
-    def _keep_fp32(self, network: Any, names: Iterable[str]) -> None:
-        """Hold the layers of named ONNX nodes in float32 (weakly typed networks only)."""
-        wanted, seen = set(names), set()
+    def _keep_fp32(self, network: Any, names: Iterable[str], held: Iterable[str] = ()) -> None:
+        """Hold the layers of named ONNX nodes in float32 (weakly typed networks only).
+
+        Raises StageFailed for one of `names` that has none. `held` was found rather than asked for: some of it may be
+        of shapes, or be folded away.
+        """
+        asked, seen = set(names), set()
+        wanted = asked | set(held)
         floating = (self.trt.float32, self.trt.float16)
         for index in range(network.num_layers):
             layer = network.get_layer(index)
@@ -471,7 +477,7 @@ class TrtBackend:
             for i in range(len(outputs)):
                 layer.set_output_type(i, self.trt.float32)
             seen.add(node)
-        missing = sorted(wanted - seen)
+        missing = sorted(asked - seen)
         if missing:
             raise StageFailed(f"{self.title}: no layer could be kept in float32 for the nodes {', '.join(missing)}")
 

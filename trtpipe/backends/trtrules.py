@@ -103,7 +103,7 @@ def settle(
             refuse("precision: bf16", "it knows no bfloat16", "precision: fp16 or tf32, or TensorRT 10 or later")
         else:
             flags.append(precision.upper())
-            if config.get("keep_fp32"):
+            if config.get("keep_fp32") or config.get("hold", {}).get("kept"):
                 flags.append("OBEY_PRECISION_CONSTRAINTS")
     elif precision == "tf32":
         flags.append("TF32")

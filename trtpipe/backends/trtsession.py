@@ -177,8 +177,9 @@ class TrtSession:
             raise
         gpu = environment.gpus()[0]
         rounds = backend.rtx and environment.rtx_rounds(gpu.compute_capability)
-        if rounds and manifest.get("precision") in ("fp32", "model"):
-            note(f"{backend.title} multiplies float32 in TF32 on {gpu.name}, whatever it is told")
+        if rounds and (precision := manifest.get("precision")) != "tf32":
+            what = "float32" if precision in ("fp32", "model") else "what stays float32"
+            note(f"{backend.title} multiplies {what} in TF32 on {gpu.name}, whatever it is told")
         self.info: Mapping[str, Any] = {
             "runtime": backend.name,
             "runtime_version": backend.version,

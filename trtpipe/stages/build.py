@@ -88,7 +88,8 @@ def check_precision(proof: dict[str, Any], config: dict[str, Any]) -> None:
 
     share = trtproof.low_share(proof)
     asked = config["precision"]
-    if asked not in ("fp16", "bf16") or config.get("keep_fp32") or share is None or share >= MOSTLY:
+    kept = config.get("keep_fp32") or config.get("hold", {}).get("kept")
+    if asked not in ("fp16", "bf16") or kept or share is None or share >= MOSTLY:
         return
     raise StageFailed(
         f"precision: {asked} was asked for, and the engine is mostly float32: {share:.0%} of it is of less than 32 "

@@ -33,8 +33,8 @@ class ConfigureParams(Params, frozen=True, kw_only=True):
             description=(
                 "`model`: the types that the ONNX model has. `fp32`: float32 and nothing less. `tf32`: float32 whose "
                 "products may be rounded to 10 bits. `fp16`, `bf16`: half precision; inputs and outputs keep their "
-                "types. It means the same on every TensorRT: builder flags where networks are weakly typed (8.6), "
-                "a rewritten and checked ONNX model elsewhere."
+                "types. It means the same on every TensorRT: a rewritten and checked ONNX model, or, where networks "
+                "are weakly typed (8.6), builder flags, with what must stay float32 held by constraints."
             )
         ),
     ] = "model"
@@ -61,7 +61,7 @@ class ConfigureParams(Params, frozen=True, kw_only=True):
         Literal["onnxruntime", "autocast"],
         Meta(
             description="What rewrites the model to fp16 or bf16: onnxruntime's converter, or AutoCast of modelopt "
-            "(`pip install 'trtpipe[modelopt]'`)."
+            "(`pip install 'trtpipe[modelopt]'`; not where networks are weakly typed)."
         ),
     ] = "onnxruntime"
     names: Annotated[
@@ -242,32 +242,33 @@ def run(ctx: Context) -> None:
         from trtpipe import precision
 
         config["keep_fp32"] = sorted(precision.matching_nodes(model, params.keep_fp32))
-    if wanted is None:
-        onnxfile.copy_model(model_path, ctx.out, data, link=source.kind == "network")
-        if params.meet_tolerance or "calibration" in ctx.inputs:
-            ctx.note(f"calibration, tolerance: {backend.name} chooses types by flags here, the model is not rewritten")
-    else:
+    if params.precision in ("fp16", "bf16"):
         from trtpipe import modelopt, precision, quantization, trial
 
-        if params.method == "autocast":
+        if params.method == "autocast" and wanted is not None:
             modelopt.require()
         samples = None
         if "calibration" in ctx.inputs:
             samples = trial.samples(ctx.inputs["calibration"], network["inputs"], names=params.names)
             quantization.check_values(samples)  # with NaN, the check would look away
-        config["rewrite"] = precision.rewrite(
-            model_path,
-            ctx.out / "model.onnx",
-            wanted,
-            network=network,
-            profiles=profiles,
-            keep=params.keep_fp32,
-            tolerance=params.tolerance,
-            samples=samples,
-            method=params.method,
-            meet_tolerance=params.meet_tolerance,
-        )
-        precision.tell_kept(config["rewrite"]["kept"], "config.json", ctx.note)
+        how: dict[str, Any] = {
+            "network": network, "profiles": profiles, "keep": params.keep_fp32, "tolerance": params.tolerance,
+            "samples": samples, "meet_tolerance": params.meet_tolerance,
+        }  # fmt: skip
+        made = ctx.out / "model.onnx"
+        if wanted is not None:
+            config["rewrite"] = precision.rewrite(model_path, made, wanted, method=params.method, **how)
+            kept = config["rewrite"]["kept"]
+        else:
+            if params.method == "autocast":
+                ctx.note(f"method: autocast rewrites models; {backend.name} {backend.version} chooses types by flags")
+            config["hold"] = precision.hold(model_path, made, params.precision, **how)
+            kept = config["hold"]["kept"]
+            # Now it is known whether there is anything to hold.
+            config["flags"] = list(backend.configure(config, network)["flags"])
+        precision.tell_kept(kept, "config.json", ctx.note)
+    if config["rewrite"] is None and not config.get("hold", {}).get("kept"):
+        onnxfile.copy_model(model_path, ctx.out, data, link=source.kind == "network")
     usual = ConfigureParams()
     for name in part["not_applicable"]:
         if getattr(params, name) != getattr(usual, name):
@@ -278,7 +279,7 @@ def run(ctx: Context) -> None:
 
 STAGE = StageType(
     name="configure",
-    version=3,
+    version=4,
     Params=ConfigureParams,
     inputs={
         "network": Port(kinds=("network",), doc="The parsed network."),
