@@ -70,3 +70,9 @@ def test_what_one_share_raises_is_raised(threads):
 
     with pytest.raises(ValueError, match=r"\d+"):
         parallel.pieces(40 * MIB, work)
+
+
+def test_how_many_shares_there_will_be_is_told_beforehand(threads):
+    threads(8)
+    assert [parallel.shares(size * MIB) for size in (0, 4, 7, 8, 80)] == [1, 1, 1, 2, 8]
+    assert parallel.shares(80 * MIB) == len(shares(80 * MIB))

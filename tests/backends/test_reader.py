@@ -36,10 +36,11 @@ def pending(ordered, seen, n):
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 5])
+@pytest.mark.parametrize("reading", [1, 2, 4])
 @pytest.mark.parametrize("ordered", [True, False])
-def test_batches_come_in_order_each_in_its_slot(slots, ordered):
+def test_batches_come_in_order_each_in_its_slot(slots, reading, ordered):
     seen = []
-    reader = _Reader(session(slots), ({"x": pending(ordered, seen, n), "n": n} for n in range(60)))
+    reader = _Reader(session(slots), ({"x": pending(ordered, seen, n), "n": n} for n in range(60)), reading)
     got = []
     while (loaded := reader.next()) is not None:
         got.append((loaded.shapes[0][0], loaded.slot.number))
@@ -52,7 +53,7 @@ def test_batches_come_in_order_each_in_its_slot(slots, ordered):
 
 def test_no_slot_is_filled_before_its_last_batch_was_launched():
     seen = []
-    reader = _Reader(session(2), ({"x": pending(False, seen, n), "n": n} for n in range(9)))
+    reader = _Reader(session(2), ({"x": pending(False, seen, n), "n": n} for n in range(9)), 2)
     time.sleep(0.1)
     assert sorted(seen) == [0, 1]
     reader.next()
@@ -77,7 +78,7 @@ def test_what_goes_wrong_comes_in_its_turn(where):
             raise ValueError("torn")
         yield {"x": Pending(shape=(1,), dtype=np.dtype("float32"), fill=bad, ordered=False), "n": 5}
 
-    reader = _Reader(session(3), feeds())
+    reader = _Reader(session(3), feeds(), 2)
     for _ in range(5):
         assert reader.next() is not None
         reader.launched()

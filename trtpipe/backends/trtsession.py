@@ -322,7 +322,7 @@ class TrtSession:
         A thread takes the feeds and fills slots, ahead of what is computed.
         """
         self._ready()
-        reader = _Reader(self, feeds)
+        reader = _Reader(self, feeds, self._reading())
         self._readers.append(reader)
         flying: deque[Loaded] = deque()
         try:
@@ -340,6 +340,16 @@ class TrtSession:
             # Given up on the way, perhaps: the buffers are free again once nothing runs.
             for stream in self._streams:
                 self._cuda.synchronize(stream)
+
+    def _reading(self) -> int:
+        """Give how many batches are read at a time.
+
+        Two, if a batch is shared out to several threads: one is begun while the last pieces of the other are still
+        being read. Smaller ones are read by one thread each, which is slower than the GPU may be: as many as there are
+        slots and threads.
+        """
+        largest = max((slot.host[b.name].size for slot in self._slots for b in self._inputs), default=0)
+        return 2 if parallel.shares(largest) > 1 else max(2, parallel.threads())
 
     def _ready(self) -> None:
         if self._closed:
@@ -713,10 +723,10 @@ class TrtSession:
 class _Reader:
     """Takes feeds, fills the slots in turn and starts their way to the device, on threads of its own.
 
-    Two threads, so that one batch is begun while the last pieces of the one before are still being read.
+    There are as many as `reading`, and no more than slots: each fills one.
     """
 
-    def __init__(self, session: TrtSession, feeds: Iterable[Mapping[str, Array | Pending]]) -> None:
+    def __init__(self, session: TrtSession, feeds: Iterable[Mapping[str, Array | Pending]], reading: int) -> None:
         self._session = session
         self._feeds = feeds
         self._iterator = iter(feeds)
@@ -732,7 +742,7 @@ class _Reader:
         self._stopped = threading.Event()
         self._threads = [
             threading.Thread(target=self._work, name=f"reader {n}", daemon=True)
-            for n in range(min(2, len(self._slots)))
+            for n in range(min(reading, len(self._slots)))
         ]
         for thread in self._threads:
             thread.start()

@@ -31,7 +31,12 @@ class AllocateParams(Params, frozen=True, kw_only=True):
     profile: Annotated[int, Meta(ge=0, description="Which of the engine's optimisation profiles is used, from 0.")] = 0
     slots: Annotated[
         int,
-        Meta(ge=1, le=16, description="How many batches are in flight; each has its own buffers."),
+        Meta(
+            ge=1,
+            le=16,
+            description="How many batches are in flight; each has its own buffers. Batches of less than 8 MiB are read "
+            "by one thread each, as many at a time as there are slots.",
+        ),
     ] = 2
     host: Annotated[
         Literal["auto", "pageable", "pinned"],
