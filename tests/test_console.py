@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import subprocess
 import sys
+
+import pytest
 
 from tests.helpers import PROJECT, project, python_stage, trtpipe
 from trtpipe import console, events
@@ -32,6 +35,34 @@ def test_a_pipe_gets_plain_lines_and_a_closing_table(tmp_path):
     assert lines[4].split()[:3] == ["a", "postprocess", "ran"]
     assert lines[-1].startswith("0 hit, 1 ran in ")
     assert not any("\033" in line for line in lines)
+
+
+def where_a_minute_is_half_a_second(folder, *args):
+    """Run the command with a shorter minute; give what it printed."""
+    short = "import sys; from trtpipe import cli, runner; runner._STILL_SECONDS = 0.5; sys.exit(cli.main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", short, *args], cwd=folder, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )  # fmt: skip
+    return done.stdout
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--quiet"]])
+def test_long_work_is_no_silence_where_there_is_no_terminal(tmp_path, form):
+    project(tmp_path, python_stage("a", "slow", mark="m", seconds=1.2))
+    seen = where_a_minute_is_half_a_second(tmp_path, "run", "p.yaml", *form)
+    if form == ["--json"]:
+        told = [json.loads(line) for line in seen.splitlines() if "StageRunning" in line]
+        assert [event["stage"] for event in told[:2]] == ["a", "a"]
+        assert 0.5 <= told[0]["seconds"] < told[1]["seconds"]
+    else:
+        assert seen.count("      a: still running, 0.5") == (not form)
+
+
+def test_a_long_rebuild_is_no_silence_either(tmp_path):
+    project(tmp_path, python_stage("a", "slow", mark="m", seconds=1.2))
+    trtpipe("run", "p.yaml", cwd=tmp_path)
+    assert "    a: still running, " in where_a_minute_is_half_a_second(tmp_path, "verify", "p.yaml")
 
 
 def on_a_terminal(folder, *args, env=None):

@@ -33,6 +33,12 @@ def seconds_text(seconds: float) -> str:
     return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
 
 
+def far(event: events.StageProgress) -> str:
+    """Give how far a stage is, such as `64 of 128 samples`."""
+    of = f" of {event.total}" if event.total is not None else ""
+    return f"{event.done}{of} {event.unit}"
+
+
 def has_colour(stream: TextIO) -> bool:
     """Tell whether a stream is a terminal that wants colours (NO_COLOR is honoured)."""
     return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
@@ -63,6 +69,8 @@ class Console:
         self._rows: dict[str, list[str]] = {}
         self._notes: list[tuple[str, str]] = []
         self._failures: list[events.StageFailed] = []
+        self._far: dict[str, str] = {}
+        """How far each stage is, for those who see lines only."""
 
     def __call__(self, event: events.Event) -> None:
         """Show one event."""
@@ -107,6 +115,12 @@ class Console:
     def _StageProgress(self, event: events.StageProgress) -> None:  # noqa: N802
         if self._live:
             self._live.progress(event)
+        self._far[event.stage] = f", {far(event)}"
+
+    def _StageRunning(self, event: events.StageRunning) -> None:  # noqa: N802
+        if not self._live:  # which shows it anyway
+            how_far = self._far.get(event.stage, "")
+            self._line(f"      {event.stage}: still running, {seconds_text(event.seconds)}{how_far}")
 
     def _StageNote(self, event: events.StageNote) -> None:  # noqa: N802
         self._line(f"      {event.stage}: {event.message}")
@@ -208,9 +222,7 @@ class _Live:
     def progress(self, event: events.StageProgress) -> None:
         """Show how far a stage is."""
         if event.stage in self._tasks:
-            of = f" of {event.total}" if event.total is not None else ""
-            detail = f"{event.done}{of} {event.unit}"
-            self._progress.update(self._tasks[event.stage], completed=event.done, total=event.total, detail=detail)
+            self._progress.update(self._tasks[event.stage], completed=event.done, total=event.total, detail=far(event))
 
     def finished(self, stage: str) -> None:
         """Take a stage off the display, and the display off the screen with the last one."""

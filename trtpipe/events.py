@@ -43,6 +43,13 @@ class StageProgress(NamedTuple):
     unit: str
 
 
+class StageRunning(NamedTuple):
+    """The stage is still running after so many `seconds`; told every minute, so that long work is no silence."""
+
+    stage: str
+    seconds: float
+
+
 class StageNote(NamedTuple):
     """One sentence from a running stage that people should see."""
 
@@ -103,7 +110,7 @@ class PipelineFinished(NamedTuple):
 
 
 Event = (
-    PipelineStarted | StageCached | StageStarted | StageProgress | StageNote | Warned
+    PipelineStarted | StageCached | StageStarted | StageProgress | StageRunning | StageNote | Warned
     | StageFinished | StageFailed | StageSkipped | PipelineFinished
 )  # fmt: skip
 

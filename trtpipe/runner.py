@@ -32,6 +32,7 @@ _OWN = (errors.StageFailed, errors.GateFailed)
 """What a stage fails with for reasons of its own, and would again."""
 _SAYS = re.compile(r"(; [^;]* says)?:?$")
 _POLL_SECONDS = 0.1
+_STILL_SECONDS = 60
 
 
 class Assessed(NamedTuple):
@@ -355,6 +356,8 @@ class _Work:
         self.waiting = list(order)
         self.queue: list[tuple[Stage, Assessed]] = []
         self.running: dict[str, _Running] = {}
+        self.told: dict[str, float] = {}
+        """When it was last told that a stage still runs."""
         self.pool: _Pool | None = None
         self.awaited: set[str] = set()
         """Queued stages whose key another run makes now."""
@@ -382,8 +385,21 @@ class _Work:
             store.state.commit()
             if self.pool is None or not self.running:
                 time.sleep(_POLL_SECONDS)
-            elif (message := self.pool.next(_POLL_SECONDS if self.awaited else None)) is not None:
-                self._handle(*message)
+            else:
+                pause = self._still()
+                message = self.pool.next(min(pause, _POLL_SECONDS) if self.awaited else pause)
+                if message is not None:
+                    self._handle(*message)
+
+    def _still(self) -> float:
+        """Tell which stages have run for another while; give the seconds until the next word."""
+        now = time.monotonic()
+        for name, run in self.running.items():
+            if now - self.told.get(name, run.started) >= _STILL_SECONDS:
+                self.runner.emit(events.StageRunning(name, round(now - run.started, 3)))
+                self.told[name] = now
+        first = min(self.told.get(name, run.started) for name, run in self.running.items())
+        return max(0.0, first + _STILL_SECONDS - now)
 
     def _unasked(self) -> list[str]:
         """Give the queued stages for which the remote store was not asked yet."""
@@ -686,12 +702,19 @@ class _Work:
 
 
 def work(request: dict[str, Any], folder: str, tell: Callable[[str], None]) -> None:
-    """Run one stage in a worker and wait for it; notes go to `tell`. Raises what the stage failed with."""
-    pool = _Pool()
+    """Run one stage in a worker and wait for it; notes go to `tell`, and each minute that it still runs.
+
+    Raises what the stage failed with.
+    """
+    pool, begun = _Pool(), time.monotonic()
     try:
         pool.start(request["stage"], request, folder)
         while True:
-            _, message = pool.messages.get()
+            got = pool.next(_STILL_SECONDS)
+            if got is None:
+                tell(f"{request['stage']}: still running, {time.monotonic() - begun:.0f} s")
+                continue
+            message = got[1]
             if message["message"] == "note":
                 tell(message["text"])
             elif message["message"] == "end":

@@ -196,7 +196,7 @@ def rebuild(args: argparse.Namespace, runner: Runner) -> int:
     from trtpipe import verify
 
     rows, failed = [], []
-    tell = (lambda _: None) if args.json else (lambda text: print(f"    {text}"))
+    tell = (lambda _: None) if args.json else (lambda text: print(f"    {text}", flush=True))
     for one in verify.verify(runner, args.stage, args.times, tell):
         past = one.fails(args.bound)
         rows.append({**one._asdict(), "passed": not past})
