@@ -18,10 +18,10 @@ PIECE = 1 << 20
 LEAST = 4 << 20
 """Fewer bytes are not worth a thread: to hand a share over and to come back, Python's lock changes hands."""
 MOST = 8
-"""More threads than this gain nothing where the GPU is what is waited for, and lose where cores are shared with others.
+"""More threads than this gain nothing where the GPU is what is waited for, and are late where cores are shared.
 
-Measured (docs/benchmarks/h100.md): with 8 threads a batch of 77 MB was there in time, each time; 12 were late now and
-then by up to 22 ms, and 16 mostly.
+Measured (docs/benchmarks/h100.md): of runs of 60 batches of 77 MB some fell behind the GPU, with 16 threads each of 3,
+with 12 threads 5 of 14, with 8 threads 1 of 6.
 """
 THREADS = "TRTPIPE_IO_THREADS"
 """The environment variable that says how many threads read, instead of three quarters of the cores up to MOST."""
