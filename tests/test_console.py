@@ -59,6 +59,20 @@ def test_long_work_is_no_silence_where_there_is_no_terminal(tmp_path, form):
         assert seen.count("      a: still running, 0.5") == (not form)
 
 
+def test_a_run_that_waits_for_another_says_so_again(tmp_path):
+    project(tmp_path, python_stage("a", "slow", mark="m", seconds=4))
+    with subprocess.Popen(
+        [sys.executable, "-m", "trtpipe", "run", "p.yaml"], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    ) as builder:  # fmt: skip
+        assert builder.stdout is not None
+        assert any("run a" in line for line in iter(builder.stdout.readline, ""))
+        seen = where_a_minute_is_half_a_second(tmp_path, "run", "p.yaml")
+        builder.stdout.read()
+    assert seen.count("      a: waiting: process ") > 1
+    assert "1 hit, 0 ran" in seen
+
+
 def test_a_long_rebuild_is_no_silence_either(tmp_path):
     project(tmp_path, python_stage("a", "slow", mark="m", seconds=1.2))
     trtpipe("run", "p.yaml", cwd=tmp_path)

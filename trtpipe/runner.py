@@ -357,7 +357,7 @@ class _Work:
         self.queue: list[tuple[Stage, Assessed]] = []
         self.running: dict[str, _Running] = {}
         self.told: dict[str, float] = {}
-        """When it was last told that a stage still runs."""
+        """When it was last told that a stage runs, or that it waits for another run."""
         self.pool: _Pool | None = None
         self.awaited: set[str] = set()
         """Queued stages whose key another run makes now."""
@@ -395,11 +395,10 @@ class _Work:
         """Tell which stages have run for another while; give the seconds until the next word."""
         now = time.monotonic()
         for name, run in self.running.items():
-            if now - self.told.get(name, run.started) >= _STILL_SECONDS:
+            if now - self.told[name] >= _STILL_SECONDS:
                 self.runner.emit(events.StageRunning(name, round(now - run.started, 3)))
                 self.told[name] = now
-        first = min(self.told.get(name, run.started) for name, run in self.running.items())
-        return max(0.0, first + _STILL_SECONDS - now)
+        return max(0.0, min(self.told[name] for name in self.running) + _STILL_SECONDS - now)
 
     def _unasked(self) -> list[str]:
         """Give the queued stages for which the remote store was not asked yet."""
@@ -526,7 +525,7 @@ class _Work:
         return True
 
     def _lock(self, stage: Stage, assessed: Assessed) -> Held | None:
-        """Take the key's lock, or say who has it, once, and give None: then the stage stays in the queue.
+        """Take the key's lock, or say now and then who has it, and give None: then the stage stays in the queue.
 
         No run ever blocks on a lock while it holds others, so runs cannot wait for each other in a circle; a lock
         whose holder dies is free at once, and the next run that asks makes the key.
@@ -534,8 +533,10 @@ class _Work:
         store = self.runner.store
         held = store.lock(assessed.digest, f"{self.runner.pipeline.name}/{stage.name}")
         if held is None:
-            if stage.name not in self.awaited:
+            now = time.monotonic()
+            if stage.name not in self.awaited or now - self.told[stage.name] >= _STILL_SECONDS:
                 self.awaited.add(stage.name)
+                self.told[stage.name] = now
                 self.runner.emit(events.StageNote(stage.name, f"waiting: {store.holder(assessed.digest)}"))
             return None
         self.awaited.discard(stage.name)
@@ -546,7 +547,8 @@ class _Work:
 
     def _launch(self, stage: Stage, assessed: Assessed, stack: contextlib.ExitStack) -> None:
         folder = self._start_worker(stage, assessed, stack)
-        self.running[stage.name] = _Running(stage, assessed, time.monotonic(), stack.pop_all(), folder, [])
+        now = self.told[stage.name] = time.monotonic()
+        self.running[stage.name] = _Running(stage, assessed, now, stack.pop_all(), folder, [])
         expected = self.runner.expected_seconds(stage)
         self.runner.emit(events.StageStarted(stage.name, stage.type, assessed.reasons, expected))
 
