@@ -216,6 +216,13 @@ def rtx_rounds(compute_capability: str) -> bool:
     return compute_capability.startswith("9.")
 
 
+def rtx_rounded(compute_capability: str, precision: str | None) -> str | None:
+    """Give what TensorRT-RTX multiplies in TF32 although `precision` says otherwise; None: nothing, or not known."""
+    if precision in (None, "tf32") or not rtx_rounds(compute_capability):
+        return None
+    return "float32" if precision in ("fp32", "model") else "what stays float32"
+
+
 def choose(asked: str) -> Choice:
     """Choose the runtime for `auto`, or check that the one asked for is there.
 

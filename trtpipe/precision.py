@@ -198,32 +198,18 @@ def rewrite(
     return report
 
 
-def hold(
-    path: Path,
-    out: Path,
-    precision: str,
-    *,
-    network: Mapping[str, Any],
-    profiles: Sequence[Mapping[str, Mapping[str, Sequence[int]]]] = (),
-    keep: Sequence[str] = (),
-    tolerance: float | None = None,
-    samples: trial.Samples | None = None,
-    meet_tolerance: bool = False,
-) -> dict[str, Any]:
+def hold(path: Path, out: Path, precision: str, **how: Any) -> dict[str, Any]:
     """Find what must stay float32 where a runtime picks types by itself, and check that the rest may be half.
 
-    `rewrite` tells both, and what it wrote is thrown away. If anything must stay, the model at `path` is written to
-    `out` (a file) with a name for every node, by which a layer can be held in float32. Gives `rewrite`'s record, and
-    raises as it does.
+    `rewrite` tells both, takes the same (`how`) and raises the same; what it wrote is thrown away. If anything must
+    stay, the model at `path` is written to `out` (a file) with a name for every node, by which a layer can be held in
+    float32. Gives `rewrite`'s record.
     """
     import tempfile
     from pathlib import Path
 
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        record = rewrite(
-            path, Path(folder) / out.name, precision, network=network, profiles=profiles, keep=keep,
-            tolerance=tolerance, samples=samples, meet_tolerance=meet_tolerance,
-        )  # fmt: skip
+        record = rewrite(path, Path(folder) / out.name, precision, **how)
     if record["kept"]:
         onnxfile.save(_named(trial.whole(path)), out)
     return {name: record[name] for name in ("precision", "kept", "activations_measured", "check")}

@@ -89,9 +89,7 @@ def _gpu(flavour: str, installed: str | None, manifest: Mapping[str, Any] | None
         number = int(gpu.compute_capability.replace(".", ""))
         fits = None if built is None else number >= 80 if built == "8.0+" else number in built
         told = f"{name}; built for {built}" if built is not None else name
-        precision = (manifest or {}).get("precision")
-        if environment.rtx_rounds(gpu.compute_capability) and precision not in (None, "tf32"):
-            what = "float32" if precision in ("fp32", "model") else "what stays float32"
+        if what := environment.rtx_rounded(gpu.compute_capability, (manifest or {}).get("precision")):
             told += f"; it multiplies {what} in TF32 there, whatever it is told"
         return [Check("GPU", fits, told, "" if fits is not False else f"build with compute_capabilities: [{number}]")]
     target = (manifest or {}).get("target", {})

@@ -318,8 +318,7 @@ class TrtBackend:
             parts = NetworkFromOnnxPath(str(model), strongly_typed=strong)()
             network = parts[1]
             if "OBEY_PRECISION_CONSTRAINTS" in config["flags"]:
-                held = [entry["node"] for entry in config.get("hold", {}).get("kept", ())]
-                self._keep_fp32(network, config["keep_fp32"], held)
+                self._keep_fp32(network, config["keep_fp32"], trtrules.held_nodes(config))
             elif self._prefers_half(config):
                 self._prefer_half(network, config["precision"])
             io = self._io(network)

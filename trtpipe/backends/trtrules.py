@@ -51,6 +51,11 @@ def typing(flavour: str, version: tuple[int, ...]) -> str:
     return "either" if version >= (9,) else "weak"
 
 
+def held_nodes(config: Mapping[str, Any]) -> list[str]:
+    """Name the nodes that were found to need float32 where networks are weakly typed."""
+    return [entry["node"] for entry in config.get("hold", {}).get("kept", ())]
+
+
 def settle(
     flavour: str,
     version: str,
@@ -103,7 +108,7 @@ def settle(
             refuse("precision: bf16", "it knows no bfloat16", "precision: fp16 or tf32, or TensorRT 10 or later")
         else:
             flags.append(precision.upper())
-            if config.get("keep_fp32") or config.get("hold", {}).get("kept"):
+            if config.get("keep_fp32") or held_nodes(config):
                 flags.append("OBEY_PRECISION_CONSTRAINTS")
     elif precision == "tf32":
         flags.append("TF32")

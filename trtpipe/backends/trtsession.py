@@ -176,9 +176,7 @@ class TrtSession:
             self.close()
             raise
         gpu = environment.gpus()[0]
-        rounds = backend.rtx and environment.rtx_rounds(gpu.compute_capability)
-        if rounds and (precision := manifest.get("precision")) != "tf32":
-            what = "float32" if precision in ("fp32", "model") else "what stays float32"
+        if backend.rtx and (what := environment.rtx_rounded(gpu.compute_capability, manifest.get("precision"))):
             note(f"{backend.title} multiplies {what} in TF32 on {gpu.name}, whatever it is told")
         self.info: Mapping[str, Any] = {
             "runtime": backend.name,
@@ -348,7 +346,7 @@ class TrtSession:
         being read. Smaller ones are read by one thread each, which is slower than the GPU may be: as many as there are
         slots and threads.
         """
-        largest = max((slot.host[b.name].size for slot in self._slots for b in self._inputs), default=0)
+        largest = max((self._slots[0].host[b.name].size for b in self._inputs), default=0)
         return 2 if parallel.shares(largest) > 1 else max(2, parallel.threads())
 
     def _ready(self) -> None:

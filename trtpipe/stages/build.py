@@ -84,11 +84,11 @@ def check_precision(proof: dict[str, Any], config: dict[str, Any]) -> None:
 
     Raises StageFailed with the table of what its layers are. An engine that does not tell is left unproven.
     """
-    from trtpipe.backends import trtproof
+    from trtpipe.backends import trtproof, trtrules
 
     share = trtproof.low_share(proof)
     asked = config["precision"]
-    kept = config.get("keep_fp32") or config.get("hold", {}).get("kept")
+    kept = config.get("keep_fp32") or trtrules.held_nodes(config)
     if asked not in ("fp16", "bf16") or kept or share is None or share >= MOSTLY:
         return
     raise StageFailed(

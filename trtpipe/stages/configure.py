@@ -242,6 +242,7 @@ def run(ctx: Context) -> None:
         from trtpipe import precision
 
         config["keep_fp32"] = sorted(precision.matching_nodes(model, params.keep_fp32))
+    made = ctx.out / onnxfile.MODEL
     if params.precision in ("fp16", "bf16"):
         from trtpipe import modelopt, precision, quantization, trial
 
@@ -255,7 +256,6 @@ def run(ctx: Context) -> None:
             "network": network, "profiles": profiles, "keep": params.keep_fp32, "tolerance": params.tolerance,
             "samples": samples, "meet_tolerance": params.meet_tolerance,
         }  # fmt: skip
-        made = ctx.out / "model.onnx"
         if wanted is not None:
             config["rewrite"] = precision.rewrite(model_path, made, wanted, method=params.method, **how)
             kept = config["rewrite"]["kept"]
@@ -267,7 +267,7 @@ def run(ctx: Context) -> None:
             # Now it is known whether there is anything to hold.
             config["flags"] = list(backend.configure(config, network)["flags"])
         precision.tell_kept(kept, "config.json", ctx.note)
-    if config["rewrite"] is None and not config.get("hold", {}).get("kept"):
+    if not made.exists():  # nothing had to be changed
         onnxfile.copy_model(model_path, ctx.out, data, link=source.kind == "network")
     usual = ConfigureParams()
     for name in part["not_applicable"]:
