@@ -33,6 +33,7 @@ from trtpipe import backends, environment, measure, stages, tensors  # noqa: E40
 from trtpipe.stage import Context, Input  # noqa: E402
 
 SIDE = 224
+USUAL_SLOTS = 2  # what `allocate` takes unless it is told
 
 
 def stage(name: str, params: dict[str, Any], inputs: dict[str, Path], top: Path, backend: Any) -> Path:
@@ -224,6 +225,7 @@ def main() -> None:
     options.add_argument("--runs", type=int, default=3)
     options.add_argument("--seconds", type=float, default=2.0)
     options.add_argument("--stream", type=int, default=64, help="batches that are fed through infer")
+    options.add_argument("--slots", default="2,4", help="numbers of slots for infer; 2 is always tried")
     options.add_argument("--torch", help="an interpreter that has PyTorch")
     options.add_argument("--second-build", action="store_true", help="build once more, with the timing cache")
     options.add_argument("--sweep", action="store_true", help="run infer with other numbers of threads and slots, too")
@@ -237,8 +239,10 @@ def main() -> None:
         "runtime": f"{backend.name} {backend.version}", "gpu": environment.gpu_state(), "link_gb_s": copy_speed(),
         "batches": {},
     }  # fmt: skip
-    for batch in (int(b) for b in args.batches.split(",")):
-        result["batches"][batch] = one_batch(args, backend, batch, top)
+    batches = [int(b) for b in args.batches.split(",")]
+    built = {batch: built_engine(args, backend, batch, top) for batch in batches}  # first all that is not measured
+    for batch in batches:
+        result["batches"][batch] = one_batch(args, backend, batch, built[batch], top)
         args.out.write_text(json.dumps(result, indent=1))
     if args.torch:
         script = Path(__file__).with_name("gpu_torch.py")
@@ -254,8 +258,8 @@ def main() -> None:
     print(report(result))
 
 
-def one_batch(args: argparse.Namespace, backend: Any, batch: int, top: Path) -> dict[str, Any]:
-    """Measure everything at one batch size."""
+def built_engine(args: argparse.Namespace, backend: Any, batch: int, top: Path) -> tuple[Path, dict[str, Any]]:
+    """Build for one batch size; give the engine's folder and how many seconds it took."""
     print(f"batch {batch}: building", flush=True)
     engine, seconds = build(backend, args.onnx, batch, top)
     found: dict[str, Any] = {"build_s": seconds["first"]}
@@ -266,12 +270,24 @@ def one_batch(args: argparse.Namespace, backend: Any, batch: int, top: Path) -> 
     print(
         f"batch {batch}: built in {found['build_s']:.1f} s, again in {found.get('second_build_s', 0):.1f} s", flush=True
     )
+    return engine, found
+
+
+def one_batch(
+    args: argparse.Namespace, backend: Any, batch: int, built: tuple[Path, dict[str, Any]], top: Path
+) -> dict[str, Any]:
+    """Measure everything at one batch size."""
+    engine, found = built
+    print(f"batch {batch}: measuring", flush=True)
     manifest = json.loads((engine / "manifest.json").read_text())
     found["proof"] = manifest["precision_proof"]
     plan = engine / manifest["plan"]
     shape = {"shapes": {"image": [batch, 3, SIDE, SIDE]}}
-    buffers = stage("allocate", shape, {"engine": engine}, top, backend)
-    record = json.loads((buffers / "buffers.json").read_text())
+    buffers = {
+        slots: stage("allocate", {**shape, "slots": slots}, {"engine": engine}, top, backend)
+        for slots in sorted({USUAL_SLOTS, *map(int, args.slots.split(","))})
+    }
+    record = json.loads((buffers[USUAL_SLOTS] / "buffers.json").read_text())
     feed = {"image": np.random.default_rng(0).uniform(-1, 1, (batch, 3, SIDE, SIDE)).astype(np.float32)}
     data = top / f"data{batch}"
     data.mkdir(exist_ok=True)
@@ -310,10 +326,12 @@ def one_batch(args: argparse.Namespace, backend: Any, batch: int, top: Path) -> 
                 add(f"{name}_enqueue_p50_ms", got["enqueue_p50_ms"])
         finally:
             session.close()
-        steady, whole_run, slowest = through_infer(backend, engine, buffers, data, top)
-        add("infer_ms", steady)
-        add("infer_slowest_ms", slowest)
-        add("infer_with_start_ms", whole_run)
+        for slots, place in buffers.items():
+            name = "infer" if slots == USUAL_SLOTS else f"infer_{slots}_slots"
+            steady, whole_run, slowest = through_infer(backend, engine, place, data, top)
+            add(f"{name}_ms", steady)
+            add(f"{name}_slowest_ms", slowest)
+            add(f"{name}_with_start_ms", whole_run)
         add("trtrunner_ms", polygraphy(plan, batch, args.seconds))
     if args.sweep:
         found["sweep"] = sweep(backend, engine, batch, data, top, runs=args.runs)
@@ -331,11 +349,16 @@ def report(result: dict[str, Any]) -> str:
     for batch, found in result["batches"].items():
         m = found["median"]
         raw = min(m.get("raw_ms", 1e9), m.get("raw_graph_ms", 1e9))
+        others = "".join(
+            f", {name[6:-3].replace('_', ' ')} {m[name]:.3f} ms = {m['device_query_ms'] / m[name]:.1%}"
+            for name in m
+            if name.startswith("infer_") and name.endswith("_slots_ms")
+        )
         lines.append(
             f"b{batch}: device {m['device_query_ms']:.3f} ms ({batch / m['device_query_ms'] * 1000:.0f} img/s), "
             f"{raw / m['device_query_ms']:.1%} of raw {raw:.3f} ms; compute p50 {m['device_compute_p50_ms']:.3f} "
             f"({m['device_compute_p50_ms'] / m['raw_graph_event_ms'] - 1:+.1%} of events round a raw loop); "
-            f"infer {m['infer_ms']:.3f} ms = {m['device_query_ms'] / m['infer_ms']:.1%} of device; "
+            f"infer {m['infer_ms']:.3f} ms = {m['device_query_ms'] / m['infer_ms']:.1%} of device{others}; "
             f"TrtRunner {m['trtrunner_ms']:.3f} ms = {m['trtrunner_ms'] / m['infer_ms']:.2f}x; "
             f"build {found['build_s']:.1f} s, again {found.get('second_build_s', float('nan')):.1f} s"
         )

@@ -81,7 +81,23 @@ def test_where_nothing_must_be_held_no_model_is_written(tmp_path):
     path = models.save(models.conv(), tmp_path / "in.onnx")
     record = precision.hold(path, tmp_path / "model.onnx", "fp16", network=onnxfile.describe(onnxfile.load(path)))
     assert record["kept"] == []
+    assert record["narrow"] == 1
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_the_record_says_which_share_of_the_weights_is_narrow(tmp_path):
+    sizes = {t.name: numpy_helper.to_array(t).size for t in models.conv().graph.initializer}
+    record, made = rewrite(models.conv(), tmp_path, keep=["head"])
+    half = [name for name, kind in types(made).items() if kind == "float16"]
+    assert 0 < len(half) < len(sizes)
+    assert record["narrow"] == round(sum(sizes[name] for name in half) / sum(sizes.values()), 4)
+
+
+def test_without_weights_the_record_says_which_share_of_the_nodes_is_narrow(tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["r"], name="a"), helper.make_node("Sigmoid", ["r"], ["y"], name="b")]
+    proto = models.model(nodes, [models.value("x", [2, 4])], [models.value("y", [2, 4])], {})
+    record, _ = rewrite(proto, tmp_path, keep=["a"])
+    assert record["narrow"] == 0.5
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])

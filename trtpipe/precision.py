@@ -9,6 +9,7 @@ and the weights are rounded anew from the originals.
 from __future__ import annotations
 
 import difflib
+import math
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,6 +46,9 @@ FLOAT_OPS = {"fp16": (), "bf16": ("ConvTranspose", "HardSwish", "Mish")}
 Source: each op tried alone on TensorRT-RTX 1.7.1; its parser or its builder refuses these in bfloat16."""
 
 
+NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4,
+          TensorProto.UINT4, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2)  # fmt: skip
+"""Types of weights that are of less than 32 bits."""
 TOLD = 5
 """Nodes left in float32 that are told one by one."""
 
@@ -124,7 +128,8 @@ def rewrite(
     these instead of random inputs. `method` is onnxruntime (its converter) or autocast (modelopt's). With
     `meet_tolerance`, outputs beyond the tolerance keep more and more nodes in float32 until they are within it.
     A Q/DQ model is raised to opset 19, where scales may be half precision too. Gives the record for config.json:
-    what stayed float32 and why, what was clamped, and the differences per output.
+    what stayed float32 and why, how much did not (`narrow`, a share of the weights), what was clamped, and the
+    differences per output.
 
     Raises StageFailed if the model cannot be converted, GateFailed if the result differs more than the tolerance or
     is not finite, EnvironmentMissing without onnxruntime.
@@ -183,6 +188,7 @@ def rewrite(
         "kept": [entry._asdict() for entry in sorted(unique.values())],
         "ops_kept": sorted({f.node.op_type for f in onnxfile.walk(original)} & set(floats)),
         "activations_measured": measured is not None if precision == "fp16" else None,
+        "narrow": round(_narrow(onnxfile.load(out), len(unique)), 4),
         "weights": _changes(weights, precision),
         "check": {
             "how": f"onnxruntime on the CPU, {how}{judge.remark}",
@@ -212,7 +218,7 @@ def hold(path: Path, out: Path, precision: str, **how: Any) -> dict[str, Any]:
         record = rewrite(path, Path(folder) / out.name, precision, **how)
     if record["kept"]:
         onnxfile.save(_named(trial.whole(path)), out)
-    return {name: record[name] for name in ("precision", "kept", "activations_measured", "check")}
+    return {name: record[name] for name in ("precision", "kept", "activations_measured", "narrow", "check")}
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -593,6 +599,21 @@ def _reads(node: onnx.NodeProto) -> set[str]:
     for inner in _subgraphs(node):
         names |= {name for found in inner.node for name in _reads(found)}
     return names
+
+
+def _narrow(model: onnx.ModelProto, kept: int) -> float:
+    """Give the share of a model's weights that are of less than 32 bits, or of its nodes where it has no weights."""
+    wide = narrow = 0
+    for _, tensor in onnxfile.constants(model):
+        size = math.prod(tensor.dims)
+        if tensor.data_type == TensorProto.FLOAT:
+            wide += size
+        elif tensor.data_type in NARROW:
+            narrow += size
+    if wide + narrow:
+        return narrow / (wide + narrow)
+    nodes = sum(1 for found in onnxfile.walk(model) if found.node.op_type not in ("Cast", "Constant"))
+    return 1 - min(kept, nodes) / max(nodes, 1)
 
 
 def _changes(weights: Mapping[str, NDArray[Any]], precision: str) -> dict[str, Any]:

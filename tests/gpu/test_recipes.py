@@ -84,10 +84,10 @@ def recipe(request, tmp_path):
     return path
 
 
-def run(recipe, artifacts, name):
+def run(recipe, artifacts, name, *more):
     done = trtpipe(
-        "run", recipe, "--backend", name, "--artifacts", artifacts, cwd=recipe.parent, env={"OMP_NUM_THREADS": "4"},
-        timeout=1700,
+        "run", recipe, "--backend", name, "--artifacts", artifacts, *more, cwd=recipe.parent,
+        env={"OMP_NUM_THREADS": "4"}, timeout=1700,
     )  # fmt: skip
     print(done.stdout[-3000:])
     assert done.returncode == 0, done.stdout + done.stderr
@@ -137,7 +137,9 @@ def test_the_fastest_engine_that_is_still_right_is_chosen(recipe, artifacts):
 def test_the_maps_of_text_stay_within_a_thousandth_of_fp32_where_there_is_fp32(recipe, artifacts):
     name = backend()
     if name != trtrules.RTX or not environment.rtx_rounds(environment.gpus()[0].compute_capability):
-        run(recipe, artifacts, name)  # its own gate says so
+        # Its own gate says so. Kernels that sum in float16, as 8.6 takes, round more than the recipe expects.
+        weak = trtrules.typing(name, trtrules.parse_version(environment.runtime_version(name))) == "weak"
+        run(recipe, artifacts, name, *(["--set", "vars.rounding=5e-4"] if weak else []))
         return
     # What stays float32 is multiplied in TF32, which rounds as float16 does: the gate must see it.
     done = trtpipe("run", recipe, "--backend", name, "--artifacts", artifacts, cwd=recipe.parent)

@@ -65,13 +65,21 @@ def test_an_engine_that_was_to_be_half_and_is_mostly_float32_fails_with_the_tabl
     ]
 
 
+def test_nodes_that_configure_keeps_in_float32_lower_what_is_asked_and_do_not_end_the_asking():
+    rest = {"precision": "fp16", "rewrite": None, "hold": {"narrow": 0.6}}
+    check_precision(proven({}, {"float32": 6000, "float16": 2000}), rest)
+    with pytest.raises(StageFailed, match="20% of it is of less than 32 bits, and 60% of the weights were to be"):
+        check_precision(proven({}, {"float32": 8000, "float16": 1000}), rest)
+
+
 @pytest.mark.parametrize(
     ("proof", "config"),
     [
         (proven({"float32": 3, "float16": 5}, {"float32": 1000, "float16": 1000}), {"precision": "fp16"}),
         (proven({"float32": 3, "float16": 5}, {}), {"precision": "fp16"}),
         (proven({"float32": 3}, {"float32": 4}), {"precision": "fp32"}),
-        (proven({"float32": 3}, {"float32": 4}), {"precision": "fp16", "keep_fp32": ["conv"]}),
+        (proven({"float32": 3}, {"float32": 4}), {"precision": "fp16", "rewrite": None, "hold": {"narrow": 0.0}}),
+        (proven({}, {"float32": 8000, "float16": 1000}), {"precision": "fp16", "rewrite": {"narrow": 0.3}}),
         ({"status": "unproven", "why": "…"}, {"precision": "fp16"}),
         ({"status": "proven", "rows": {}}, {"precision": "fp16"}),
     ],

@@ -82,19 +82,21 @@ def run(ctx: Context) -> None:
 def check_precision(proof: dict[str, Any], config: dict[str, Any]) -> None:
     """Refuse an engine that was to be of half precision and computes mostly in float32.
 
-    Raises StageFailed with the table of what its layers are. An engine that does not tell is left unproven.
+    Mostly is said of what `configure` left to half precision: nodes that it keeps in float32 do not count. Raises
+    StageFailed with the table of what its layers are. An engine that does not tell is left unproven.
     """
-    from trtpipe.backends import trtproof, trtrules
+    from trtpipe.backends import trtproof
 
     share = trtproof.low_share(proof)
     asked = config["precision"]
-    kept = config.get("keep_fp32") or trtrules.held_nodes(config)
-    if asked not in ("fp16", "bf16") or kept or share is None or share >= MOSTLY:
+    could = (config.get("rewrite") or config.get("hold") or {}).get("narrow", 1.0)
+    if asked not in ("fp16", "bf16") or share is None or share >= MOSTLY * could:
         return
+    of = "" if could == 1 else f", and {could:.0%} of the weights were to be"
     raise StageFailed(
         f"precision: {asked} was asked for, and the engine is mostly float32: {share:.0%} of it is of less than 32 "
-        f"bits\n{trtproof.text(proof)}\nuse precision: fp32 if float32 is as fast for this model, or keep_fp32 to say "
-        "which nodes may stay float32"
+        f"bits{of}\n{trtproof.text(proof)}\nuse precision: fp32 if float32 is as fast for this model, or keep_fp32 to "
+        "say which nodes may stay float32"
     )
 
 

@@ -279,7 +279,7 @@ def run(ctx: Context) -> None:
 
 STAGE = StageType(
     name="configure",
-    version=4,
+    version=5,
     Params=ConfigureParams,
     inputs={
         "network": Port(kinds=("network",), doc="The parsed network."),
