@@ -78,7 +78,7 @@ def test_nodes_that_configure_keeps_in_float32_lower_what_is_asked_and_do_not_en
         (proven({"float32": 3, "float16": 5}, {"float32": 1000, "float16": 1000}), {"precision": "fp16"}),
         (proven({"float32": 3, "float16": 5}, {}), {"precision": "fp16"}),
         (proven({"float32": 3}, {"float32": 4}), {"precision": "fp32"}),
-        (proven({"float32": 3}, {"float32": 4}), {"precision": "fp16", "rewrite": None, "hold": {"narrow": 0.0}}),
+        (proven({"float32": 3}, {"float32": 4}), {"precision": "fp16", "rewrite": None, "hold": {"narrow": 0.002}}),
         (proven({}, {"float32": 8000, "float16": 1000}), {"precision": "fp16", "rewrite": {"narrow": 0.3}}),
         ({"status": "unproven", "why": "…"}, {"precision": "fp16"}),
         ({"status": "proven", "rows": {}}, {"precision": "fp16"}),

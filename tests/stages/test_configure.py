@@ -104,8 +104,11 @@ def test_many_kept_nodes_are_told_in_one_sentence(tmp_path):
     pytest.importorskip("onnxruntime")
     notes = []
     configure(tmp_path, backend="onnxruntime", precision="fp16", keep_fp32=["*"], notes=notes)
-    assert len(notes) == 6
-    assert notes[-1] == "1 further nodes stay float32; config.json lists all, with the reasons"
+    assert len(notes) == 7
+    assert notes[-2:] == [
+        "1 further nodes stay float32; config.json lists all, with the reasons",
+        "0.0% of the weights are left to fp16",
+    ]
 
 
 def test_settings_that_nobody_asked_for_are_not_noted(tmp_path):
@@ -337,8 +340,11 @@ def test_where_nothing_overflows_the_builder_is_free_and_the_model_as_it_was(tmp
 def test_a_tolerance_that_half_precision_misses_fails_before_the_build_there_too(tmp_path):
     with pytest.raises(GateFailed, match="changes the model's results too much"):
         configure(tmp_path, backend="tensorrt", precision="fp16", profiles=[IMAGE], tolerance=1e-7)
+    notes = []
     out, config = configure(
-        tmp_path / "met", backend="tensorrt", precision="fp16", profiles=[IMAGE], tolerance=1e-7, meet_tolerance=True
-    )
+        tmp_path / "met", backend="tensorrt", precision="fp16", profiles=[IMAGE], tolerance=1e-7, meet_tolerance=True,
+        notes=notes,
+    )  # fmt: skip
     assert len(config["hold"]["kept"]) == 6
+    assert notes[-1] == "0.0% of the weights are left to fp16"
     assert (out / "model.onnx").is_file()

@@ -12,6 +12,8 @@ from trtpipe.errors import StageFailed
 from trtpipe.stage import Context, Params, Port, StageType
 
 MOSTLY = 0.5
+LITTLE = 0.05
+"""A share of an engine too small to be found again in it: builders fold and fuse."""
 
 
 class BuildParams(Params, frozen=True, kw_only=True):
@@ -90,7 +92,7 @@ def check_precision(proof: dict[str, Any], config: dict[str, Any]) -> None:
     share = trtproof.low_share(proof)
     asked = config["precision"]
     could = (config.get("rewrite") or config.get("hold") or {}).get("narrow", 1.0)
-    if asked not in ("fp16", "bf16") or share is None or share >= MOSTLY * could:
+    if asked not in ("fp16", "bf16") or share is None or could < LITTLE or share >= MOSTLY * could:
         return
     of = "" if could == 1 else f", and {could:.0%} of the weights were to be"
     raise StageFailed(

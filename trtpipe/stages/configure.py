@@ -13,6 +13,9 @@ from trtpipe.stage import Context, Params, Port, Size, StageType, size_in_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+FEW = 0.5
+"""Below this share of weights in half precision, configure tells how few they are."""
+
 Shape = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(description="One size an axis.")]
 
 
@@ -257,16 +260,16 @@ def run(ctx: Context) -> None:
             "samples": samples, "meet_tolerance": params.meet_tolerance,
         }  # fmt: skip
         if wanted is not None:
-            config["rewrite"] = precision.rewrite(model_path, made, wanted, method=params.method, **how)
-            kept = config["rewrite"]["kept"]
+            config["rewrite"] = record = precision.rewrite(model_path, made, wanted, method=params.method, **how)
         else:
             if params.method == "autocast":
                 ctx.note(f"method: autocast rewrites models; {backend.name} {backend.version} chooses types by flags")
-            config["hold"] = precision.hold(model_path, made, params.precision, **how)
-            kept = config["hold"]["kept"]
+            config["hold"] = record = precision.hold(model_path, made, params.precision, **how)
             # Now it is known whether there is anything to hold.
             config["flags"] = list(backend.configure(config, network)["flags"])
-        precision.tell_kept(kept, "config.json", ctx.note)
+        precision.tell_kept(record["kept"], "config.json", ctx.note)
+        if record["narrow"] < FEW:
+            ctx.note(f"{record['narrow']:.1%} of the weights are left to {params.precision}")
     if not made.exists():  # nothing had to be changed
         onnxfile.copy_model(model_path, ctx.out, data, link=source.kind == "network")
     usual = ConfigureParams()
