@@ -74,6 +74,27 @@ def overflowing() -> onnx.ModelProto:
     return model(nodes, [value("x", ["n", 16])], [value("y", ["n", 16])], weights)
 
 
+def folding() -> onnx.ModelProto:
+    """x [n, 3, 6, 6] of about 2e4 -> y, by way of a BatchNormalization with a variance beyond float16.
+
+    Folded into the convolution before it, as builders do, it makes weights of 1e-7, which float16 cannot tell apart.
+    """
+    f, four, random = np.float32, np.zeros(4, np.float32), np.random.default_rng(0)
+    weights = {
+        "w": random.uniform(0.5e-3, 1e-3, (4, 3, 3, 3)).astype(f), "half": np.full((1,), 0.5, f),
+        "s": four + 1, "b": four, "m": four, "v": four + 9.8e7,
+        "w2": random.uniform(10, 20, (2, 4, 1, 1)).astype(f),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="conv"),
+        helper.make_node("Mul", ["c", "half"], ["h"], name="half"),
+        helper.make_node("BatchNormalization", ["h", "s", "b", "m", "v"], ["n"], name="norm"),
+        helper.make_node("Relu", ["n"], ["r"], name="relu"),
+        helper.make_node("Conv", ["r", "w2"], ["y"], name="last"),
+    ]
+    return model(nodes, [value("x", ["n", 3, 6, 6])], [value("y", ["n", 2, 4, 4])], weights)
+
+
 def doubling(dims: list[Any], kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
     """y = x + x."""
     return model([helper.make_node("Add", ["x", "x"], ["y"], name="add")], [value("x", dims, kind)],

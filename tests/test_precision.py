@@ -72,9 +72,24 @@ def test_where_a_runtime_picks_types_itself_the_model_stays_and_its_nodes_get_na
     made = onnxfile.load(out)
     assert types(made) == {"a": "float32", "b": "float32"}
     ops = {node.name: node.op_type for node in made.graph.node}
-    assert sorted(ops[entry["node"]] for entry in record["kept"]) == ["Div", "Mul"]
+    assert sorted(ops[entry["node"]] for entry in record["kept"]) == ["Div", "Mul", "Mul"]
     assert "y" in record["check"]["outputs"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.onnx", "model.onnx"]
+
+
+def test_a_scale_that_is_held_takes_along_the_product_that_it_will_be_folded_into(tmp_path):
+    """Builders fold a BatchNormalization into the convolution before it, and with it a variance of 9.8e7."""
+    path = models.save(models.folding(), tmp_path / "in.onnx")
+    network = onnxfile.describe(onnxfile.load(path))
+    record = precision.hold(path, tmp_path / "model.onnx", "fp16", network=network, tolerance=1.0)
+    assert {entry["node"]: entry["why"] for entry in record["kept"]} == {
+        "norm": "its weight v holds 9.8e+07, beyond float16's 65504",
+        "half": "norm is folded into it",
+        "conv": "norm is folded into it",
+    }
+    # Where types are the model's own, each node has its own, and a cast stands between.
+    alone = precision.rewrite(path, tmp_path / "model.onnx", "fp16", network=network, tolerance=1.0)
+    assert [entry["node"] for entry in alone["kept"]] == ["norm"]
 
 
 def test_where_nothing_must_be_held_no_model_is_written(tmp_path):

@@ -49,6 +49,9 @@ Source: each op tried alone on TensorRT-RTX 1.7.1; its parser or its builder ref
 NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4,
           TensorProto.UINT4, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2)  # fmt: skip
 """Types of weights that are of less than 32 bits."""
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+SCALES = ("Add", "BatchNormalization", "Div", "Mul", "Sub")
+"""Ops that, beside one constant operand, builders fold into the product before them."""
 TOLD = 5
 """Nodes left in float32 that are told one by one."""
 
@@ -120,6 +123,7 @@ def rewrite(
     samples: trial.Samples | None = None,
     method: str = "onnxruntime",
     meet_tolerance: bool = False,
+    folded: bool = False,
 ) -> dict[str, Any]:
     """Write the model at `path` in `precision` (fp16 or bf16) to `out` (a file), and check it.
 
@@ -127,6 +131,7 @@ def rewrite(
     first profile's `opt`, with a batch (axis 0, if dynamic) of at most 2; with `samples` range guard and check use
     these instead of random inputs. `method` is onnxruntime (its converter) or autocast (modelopt's). With
     `meet_tolerance`, outputs beyond the tolerance keep more and more nodes in float32 until they are within it.
+    With `folded`, what is kept because of its range takes the product before it along, into which builders fold it.
     A Q/DQ model is raised to opset 19, where scales may be half precision too. Gives the record for config.json:
     what stayed float32 and why, how much did not (`narrow`, a share of the weights), what was clamped, and the
     differences per output.
@@ -150,6 +155,8 @@ def rewrite(
         kept += _large_weights(work)
         measured = _large_activations(work, feeds if samples else feeds[:1], on="calibration data" if samples else "")
         kept += measured or ()
+    if folded:
+        kept += _folded_into(work, kept)
     unique: dict[str, Kept] = {}
     for entry in kept:
         unique.setdefault(entry.node, entry)
@@ -215,7 +222,7 @@ def hold(path: Path, out: Path, precision: str, **how: Any) -> dict[str, Any]:
     from pathlib import Path
 
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        record = rewrite(path, Path(folder) / out.name, precision, **how)
+        record = rewrite(path, Path(folder) / out.name, precision, folded=True, **how)
     if record["kept"]:
         onnxfile.save(_named(trial.whole(path)), out)
     return {name: record[name] for name in ("precision", "kept", "activations_measured", "narrow", "check")}
@@ -443,6 +450,26 @@ def _large_weights(model: onnx.ModelProto) -> list[Kept]:
                 kept.append(Kept(node.name, node.op_type, why))
                 break
     return kept
+
+
+def _folded_into(model: onnx.ModelProto, kept: Iterable[Kept]) -> list[Kept]:
+    """List the products, and the scales between, into which a builder folds kept scales.
+
+    TensorRT 8.6 folds a scale into the convolution before it whatever type the scale is to have: alone in float32, it
+    would be computed in half precision all the same, with weights and results that may not fit.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    nodes = {node.name: node for node in model.graph.node}
+    weights = {t.name for t in model.graph.initializer}
+    more: dict[str, Kept] = {}
+    for entry in kept:
+        node = nodes.get(entry.node)
+        while node is not None and node.op_type in SCALES:
+            data = [name for name in node.input if name and name not in weights]
+            node = makers.get(data[0]) if len(data) == 1 else None
+            if node is not None and node.op_type in (*SCALES, *PRODUCTS):
+                more.setdefault(node.name, Kept(node.name, node.op_type, f"{entry.node} is folded into it"))
+    return list(more.values())
 
 
 def _large_activations(

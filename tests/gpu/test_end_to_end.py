@@ -444,6 +444,22 @@ def test_an_activation_beyond_float16_is_held_in_float32(backend, tmp_path):
         session.close()
 
 
+def test_a_scale_that_is_held_is_not_folded_into_half_precision(backend, tmp_path):
+    """Each folded weight would be off by up to a quarter."""
+    shape = [8, 3, 6, 6]
+    profile = {"x": {"min": [1, *shape[1:]], "opt": shape, "max": shape}}
+    chain = Chain(  # the tolerance is for random inputs, of which next to nothing is left
+        backend, tmp_path, models.folding(), precision="fp16", tolerance=1.0, shapes={"x": shape}, profiles=[profile]
+    )
+    assert any(note.startswith("stays float32: norm [BatchNormalization]") for note in chain.notes)
+    session = chain.open()
+    try:
+        feed = {"x": np.random.default_rng(0).uniform(1e4, 3e4, shape).astype(np.float32)}
+        np.testing.assert_allclose(session.run(feed)["y"], chain.expected(feed)["y"], rtol=1e-2)
+    finally:
+        session.close()
+
+
 def test_the_timing_cache_makes_builds_equal_and_survives_damage(backend, tmp_path):
     if backend.name != "tensorrt":
         pytest.skip("TensorRT-RTX has no timing cache")
