@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from trtpipe import backends, environment, measure, stages, tensors  # noqa: E40
 from trtpipe.stage import Context, Input  # noqa: E402
 
 SIDE = 224
-USUAL_SLOTS = 2  # what `allocate` takes unless it is told
+USUAL_SLOTS = stages.get("allocate").Params().slots
 
 
 def stage(name: str, params: dict[str, Any], inputs: dict[str, Path], top: Path, backend: Any) -> Path:
@@ -225,7 +226,7 @@ def main() -> None:
     options.add_argument("--runs", type=int, default=3)
     options.add_argument("--seconds", type=float, default=2.0)
     options.add_argument("--stream", type=int, default=64, help="batches that are fed through infer")
-    options.add_argument("--slots", default="2,4", help="numbers of slots for infer; 2 is always tried")
+    options.add_argument("--slots", default="4", help="more numbers of slots for infer")
     options.add_argument("--torch", help="an interpreter that has PyTorch")
     options.add_argument("--second-build", action="store_true", help="build once more, with the timing cache")
     options.add_argument("--sweep", action="store_true", help="run infer with other numbers of threads and slots, too")
@@ -349,16 +350,16 @@ def report(result: dict[str, Any]) -> str:
     for batch, found in result["batches"].items():
         m = found["median"]
         raw = min(m.get("raw_ms", 1e9), m.get("raw_graph_ms", 1e9))
-        others = "".join(
-            f", {name[6:-3].replace('_', ' ')} {m[name]:.3f} ms = {m['device_query_ms'] / m[name]:.1%}"
+        through = ", ".join(
+            f"{name.removesuffix('_ms').replace('_', ' ')} {m[name]:.3f} ms = {m['device_query_ms'] / m[name]:.1%}"
             for name in m
-            if name.startswith("infer_") and name.endswith("_slots_ms")
+            if re.fullmatch(r"infer(_\d+_slots)?_ms", name)
         )
         lines.append(
             f"b{batch}: device {m['device_query_ms']:.3f} ms ({batch / m['device_query_ms'] * 1000:.0f} img/s), "
             f"{raw / m['device_query_ms']:.1%} of raw {raw:.3f} ms; compute p50 {m['device_compute_p50_ms']:.3f} "
             f"({m['device_compute_p50_ms'] / m['raw_graph_event_ms'] - 1:+.1%} of events round a raw loop); "
-            f"infer {m['infer_ms']:.3f} ms = {m['device_query_ms'] / m['infer_ms']:.1%} of device{others}; "
+            f"{through} of device; "
             f"TrtRunner {m['trtrunner_ms']:.3f} ms = {m['trtrunner_ms'] / m['infer_ms']:.2f}x; "
             f"build {found['build_s']:.1f} s, again {found.get('second_build_s', float('nan')):.1f} s"
         )

@@ -69,7 +69,7 @@ class Console:
         self._rows: dict[str, list[str]] = {}
         self._notes: list[tuple[str, str]] = []
         self._failures: list[events.StageFailed] = []
-        self._far: dict[str, str] = {}
+        self._far: dict[str, events.StageProgress] = {}
         """How far each stage is, for those who see lines only."""
 
     def __call__(self, event: events.Event) -> None:
@@ -115,11 +115,11 @@ class Console:
     def _StageProgress(self, event: events.StageProgress) -> None:  # noqa: N802
         if self._live:
             self._live.progress(event)
-        self._far[event.stage] = f", {far(event)}"
+        self._far[event.stage] = event
 
     def _StageRunning(self, event: events.StageRunning) -> None:  # noqa: N802
         if not self._live:  # which shows it anyway
-            how_far = self._far.get(event.stage, "")
+            how_far = f", {far(self._far[event.stage])}" if event.stage in self._far else ""
             self._line(f"      {event.stage}: still running, {seconds_text(event.seconds)}{how_far}")
 
     def _StageNote(self, event: events.StageNote) -> None:  # noqa: N802

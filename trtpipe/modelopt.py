@@ -193,7 +193,7 @@ def _exactly(name: str) -> str:
 
 def _quantised(model: onnx.ModelProto) -> set[str]:
     """Name the weighted nodes that read a dequantised weight, also through what only changes its shape or type."""
-    producers = {o: n for n in model.graph.node for o in n.output}
+    producers = onnxfile.producers(model)
     found = set()
     for node in model.graph.node:
         if node.op_type not in quantization.WEIGHTED:

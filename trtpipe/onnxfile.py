@@ -168,6 +168,11 @@ def read_names(model: onnx.ModelProto) -> set[str]:
     return names
 
 
+def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """Give the node of the main graph that makes each tensor; inputs and initialisers have none."""
+    return {name: node for node in model.graph.node for name in node.output}
+
+
 def node_label(found: Located) -> str:
     """Name a node for people: its name if it has one, else what it makes."""
     node = found.node

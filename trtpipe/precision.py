@@ -50,6 +50,7 @@ NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8, TensorPro
           TensorProto.UINT4, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2)  # fmt: skip
 """Types of weights that are of less than 32 bits."""
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Ops that multiply by weights."""
 SCALES = ("Add", "BatchNormalization", "Div", "Mul", "Sub")
 """Ops that, beside one constant operand, builders fold into the product before them."""
 TOLD = 5
@@ -458,7 +459,7 @@ def _folded_into(model: onnx.ModelProto, kept: Iterable[Kept]) -> list[Kept]:
     TensorRT 8.6 folds a scale into the convolution before it whatever type the scale is to have: alone in float32, it
     would be computed in half precision all the same, with weights and results that may not fit.
     """
-    makers = {name: node for node in model.graph.node for name in node.output}
+    producers = onnxfile.producers(model)
     nodes = {node.name: node for node in model.graph.node}
     weights = {t.name for t in model.graph.initializer}
     more: dict[str, Kept] = {}
@@ -466,7 +467,7 @@ def _folded_into(model: onnx.ModelProto, kept: Iterable[Kept]) -> list[Kept]:
         node = nodes.get(entry.node)
         while node is not None and node.op_type in SCALES:
             data = [name for name in node.input if name and name not in weights]
-            node = makers.get(data[0]) if len(data) == 1 else None
+            node = producers.get(data[0]) if len(data) == 1 else None
             if node is not None and node.op_type in (*SCALES, *PRODUCTS):
                 more.setdefault(node.name, Kept(node.name, node.op_type, f"{entry.node} is folded into it"))
     return list(more.values())

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 OPSET = 13
 """The first opset in which Q/DQ have an axis."""
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+WEIGHTED = precision.PRODUCTS
 """What is quantised: products with constant weights."""
 RESIDUAL = "Add"
 OPS = (*WEIGHTED, RESIDUAL)
@@ -160,7 +160,7 @@ def choose(
         o: patterns[f.node.name] for f in onnxfile.walk(original) if f.node.name in patterns for o in f.node.output
     }
     constants = {t.name: t for t in model.graph.initializer}
-    producers = {o: n for n in model.graph.node for o in n.output}
+    producers = onnxfile.producers(model)
     readers = Counter(i for n in model.graph.node for i in n.input)
     readers.update(v.name for v in model.graph.output)
     weighted: dict[str, str] = {}
@@ -500,7 +500,7 @@ def _only_chosen(model: onnx.ModelProto, choice: Choice) -> None:
     The quantiser puts one before every reader of a tensor that one chosen node reads; and before both branches of a
     residual addition, of which the one that ends in a convolution shall have none.
     """
-    producers = {o: n for n in model.graph.node for o in n.output}
+    producers = onnxfile.producers(model)
     for node in model.graph.node:
         if node.name in choice.weighted or node.op_type in MARKS:
             continue
@@ -538,7 +538,7 @@ def check_scales(model: onnx.ModelProto, choice: Choice | None = None) -> list[s
     for found in onnxfile.walk(model):
         if found.node.op_type == "Constant" and found.node.attribute[0].name == "value":
             constants[found.node.output[0]] = found.node.attribute[0].t
-    producers = {o: n for n in model.graph.node for o in n.output}
+    producers = onnxfile.producers(model)
     problems: list[str] = []
     scales: dict[str, tuple[str, NDArray[Any]]] = {}
     idle: list[str] = []
