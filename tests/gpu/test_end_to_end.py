@@ -419,8 +419,16 @@ def test_a_workspace_that_is_too_small_or_not_is_never_silent(backend, tmp_path)
         assert chain.plan.stat().st_size
 
 
-def test_keep_fp32_is_honoured(backend, tmp_path):
+def weights(chain):
+    """Give the types of an engine's weights, where the runtime tells them."""
+    proof = chain.manifest["precision_proof"]
+    print(json.dumps(proof))
+    return {*proof["weight_bytes"]} if chain.backend.name == "tensorrt" else None
+
+
+def test_keep_fp32_is_honoured_and_the_rest_is_half(backend, tmp_path):
     chain = Chain(backend, tmp_path, models.conv(8), precision="fp16", keep_fp32=["head"], shapes=BATCH)
+    assert weights(chain) in (None, {"float16", "float32"})
     session = chain.open()
     try:
         feed = image(8)
@@ -452,6 +460,7 @@ def test_a_scale_that_is_held_is_not_folded_into_half_precision(backend, tmp_pat
         backend, tmp_path, models.folding(), precision="fp16", tolerance=1.0, shapes={"x": shape}, profiles=[profile]
     )
     assert any(note.startswith("stays float32: norm [BatchNormalization]") for note in chain.notes)
+    assert weights(chain) in (None, {"float16", "float32"})
     session = chain.open()
     try:
         feed = {"x": np.random.default_rng(0).uniform(1e4, 3e4, shape).astype(np.float32)}

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe import environment, planheader
 from trtpipe.backends import Binding, trtrules
+from trtpipe.backends.trtrules import OBEY
 from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.store import write_file
 
@@ -317,10 +318,10 @@ class TrtBackend:
         with self._calls(f"{model.name} cannot be built"):
             parts = NetworkFromOnnxPath(str(model), strongly_typed=strong)()
             network = parts[1]
-            if "OBEY_PRECISION_CONSTRAINTS" in config["flags"]:
+            if self._asks_for_half(config):
+                self._ask_for_half(network, config["precision"], obeyed=OBEY in config["flags"])
+            if OBEY in config["flags"]:
                 self._keep_fp32(network, config["keep_fp32"], trtrules.held_nodes(config))
-            elif self._prefers_half(config):
-                self._prefer_half(network, config["precision"])
             io = self._io(network)
             self._check_shape_tensors(network)
         with self._calls(self._failed_build(model, config, network)):
@@ -361,6 +362,8 @@ class TrtBackend:
         asked = f"{model.name} cannot be built (precision {config['precision']}"
         if config["workspace"] is not None:
             asked += f"; workspace {config['workspace']} bytes: if that is too little for it, give more"
+        if OBEY in config["flags"] and self._asks_for_half(config):
+            asked += "; where it has no half kernel for a product, name that in keep_fp32"
         if self.rtx and "REFIT" in config["flags"] and not environment.gpus():
             asked += "; refit and strip_plan are known to fail on TensorRT-RTX where there is no GPU"
         if self.rtx and trtrules.parse_version(self.version) < trtrules.RTX_INT8:
@@ -417,11 +420,7 @@ class TrtBackend:
                 bf16="BF16" in flags,
                 int8="INT8" in flags,
                 fp8="FP8" in flags,
-                precision_constraints="obey"
-                if "OBEY_PRECISION_CONSTRAINTS" in flags
-                else "prefer"
-                if self._prefers_half(config)
-                else None,
+                precision_constraints="obey" if OBEY in flags else "prefer" if self._asks_for_half(config) else None,
                 **common,
             )
 
@@ -435,16 +434,15 @@ class TrtBackend:
         return configured
 
     @staticmethod
-    def _prefers_half(config: Mapping[str, Any]) -> bool:
-        return not {"INT8", "FP8", "OBEY_PRECISION_CONSTRAINTS"} & {*config["flags"]} and bool(
-            {"FP16", "BF16"} & {*config["flags"]}
-        )
+    def _asks_for_half(config: Mapping[str, Any]) -> bool:
+        return not {"INT8", "FP8"} & {*config["flags"]} and bool({"FP16", "BF16"} & {*config["flags"]})
 
-    def _prefer_half(self, network: Any, precision: str) -> None:
-        """Prefer half precision where the products are (weakly typed networks only).
+    def _ask_for_half(self, network: Any, precision: str, *, obeyed: bool) -> None:
+        """Ask for half precision where the products are (weakly typed networks only).
 
         A flag alone lets the builder take float32 where that is a little faster, so that fp16 would not mean what
-        it means where networks are strongly typed. It still may where it has no half kernel.
+        it means where networks are strongly typed. Where nodes are held in float32, all that is asked for is obeyed;
+        else it may take float32 where it has no half kernel.
         """
         half = self.trt.float16 if precision == "fp16" else self.trt.bfloat16
         kinds = self.trt.LayerType.__members__
@@ -453,7 +451,10 @@ class TrtBackend:
         ]
         for index in range(network.num_layers):
             layer = network.get_layer(index)
-            if layer.type in products and layer.get_output(0).dtype in (self.trt.float32, half):
+            if layer.type not in products or (obeyed and layer.name.startswith("(Unnamed")):
+                continue  # one without its node's name (in an LSTM, say) could not be held in float32 if it must
+            made = layer.get_output(0)
+            if made.dtype in (self.trt.float32, half) and not made.is_shape_tensor:
                 layer.precision = half
 
     def _keep_fp32(self, network: Any, names: Iterable[str], held: Iterable[str] = ()) -> None:

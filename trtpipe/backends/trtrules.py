@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 RTX = "tensorrt_rtx"
 RTX_INT8 = (1, 7)
 """The first TensorRT-RTX with int8 convolutions: 1.4 to 1.6 end in Myelin's "cudnn_impl" for any of them."""
+OBEY = "OBEY_PRECISION_CONSTRAINTS"
 TITLES = {"tensorrt": "TensorRT", RTX: "TensorRT-RTX"}
 HALF = ("float16", "bfloat16")
 QUANTISED = ("QuantizeLinear", "DequantizeLinear")
@@ -109,7 +110,7 @@ def settle(
         else:
             flags.append(precision.upper())
             if config.get("keep_fp32") or held_nodes(config):
-                flags.append("OBEY_PRECISION_CONSTRAINTS")
+                flags.append(OBEY)
     elif precision == "tf32":
         flags.append("TF32")
 
