@@ -34,7 +34,6 @@ from trtpipe import backends, environment, measure, stages, tensors  # noqa: E40
 from trtpipe.stage import Context, Input  # noqa: E402
 
 SIDE = 224
-USUAL_SLOTS = stages.get("allocate").Params().slots
 
 
 def stage(name: str, params: dict[str, Any], inputs: dict[str, Path], top: Path, backend: Any) -> Path:
@@ -226,7 +225,7 @@ def main() -> None:
     options.add_argument("--runs", type=int, default=3)
     options.add_argument("--seconds", type=float, default=2.0)
     options.add_argument("--stream", type=int, default=64, help="batches that are fed through infer")
-    options.add_argument("--slots", default="4", help="more numbers of slots for infer")
+    options.add_argument("--slots", default="2", help="more numbers of slots for infer (usual: allocate's choice)")
     options.add_argument("--torch", help="an interpreter that has PyTorch")
     options.add_argument("--second-build", action="store_true", help="build once more, with the timing cache")
     options.add_argument("--sweep", action="store_true", help="run infer with other numbers of threads and slots, too")
@@ -284,11 +283,14 @@ def one_batch(
     found["proof"] = manifest["precision_proof"]
     plan = engine / manifest["plan"]
     shape = {"shapes": {"image": [batch, 3, SIDE, SIDE]}}
-    buffers = {
-        slots: stage("allocate", {**shape, "slots": slots}, {"engine": engine}, top, backend)
-        for slots in sorted({USUAL_SLOTS, *map(int, args.slots.split(","))})
+    usual = stage("allocate", shape, {"engine": engine}, top, backend)
+    buffers = {"infer": usual} | {
+        f"infer_{slots}_slots": stage("allocate", {**shape, "slots": int(slots)}, {"engine": engine}, top, backend)
+        for slots in args.slots.split(",")
+        if slots
     }
-    record = json.loads((buffers[USUAL_SLOTS] / "buffers.json").read_text())
+    record = json.loads((usual / "buffers.json").read_text())
+    found["slots"] = record["slots"]
     feed = {"image": np.random.default_rng(0).uniform(-1, 1, (batch, 3, SIDE, SIDE)).astype(np.float32)}
     data = top / f"data{batch}"
     data.mkdir(exist_ok=True)
@@ -327,8 +329,7 @@ def one_batch(
                 add(f"{name}_enqueue_p50_ms", got["enqueue_p50_ms"])
         finally:
             session.close()
-        for slots, place in buffers.items():
-            name = "infer" if slots == USUAL_SLOTS else f"infer_{slots}_slots"
+        for name, place in buffers.items():
             steady, whole_run, slowest = through_infer(backend, engine, place, data, top)
             add(f"{name}_ms", steady)
             add(f"{name}_slowest_ms", slowest)
@@ -359,7 +360,7 @@ def report(result: dict[str, Any]) -> str:
             f"b{batch}: device {m['device_query_ms']:.3f} ms ({batch / m['device_query_ms'] * 1000:.0f} img/s), "
             f"{raw / m['device_query_ms']:.1%} of raw {raw:.3f} ms; compute p50 {m['device_compute_p50_ms']:.3f} "
             f"({m['device_compute_p50_ms'] / m['raw_graph_event_ms'] - 1:+.1%} of events round a raw loop); "
-            f"{through} of device; "
+            f"{through} of device (usual: {found['slots']} slots); "
             f"TrtRunner {m['trtrunner_ms']:.3f} ms = {m['trtrunner_ms'] / m['infer_ms']:.2f}x; "
             f"build {found['build_s']:.1f} s, again {found.get('second_build_s', float('nan')):.1f} s"
         )

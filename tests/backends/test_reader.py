@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from trtpipe import parallel
 from trtpipe.backends import Pending
-from trtpipe.backends.trtsession import Loaded, _Reader
+from trtpipe.backends.trtsession import Loaded, TrtSession, _Reader
 
 
 def session(slots=2):
@@ -85,3 +86,14 @@ def test_what_goes_wrong_comes_in_its_turn(where):
     with pytest.raises(ValueError, match="torn"):
         reader.next()
     reader.stop()
+
+
+@pytest.mark.parametrize(
+    ("size", "slots", "reading"),
+    [(600_000, 1, 1), (600_000, 2, 1), (600_000, 8, 2), (5 << 20, 2, 4), (5 << 20, 8, 4), (77 << 20, 6, 2)],
+)
+def test_the_smallest_and_the_largest_batches_are_read_by_few_at_a_time(monkeypatch, size, slots, reading):
+    monkeypatch.setattr(parallel, "threads", lambda: 8)
+    one = SimpleNamespace(host={"x": np.empty(size, np.uint8)})
+    asked = SimpleNamespace(_slots=[one] * slots, _inputs=[SimpleNamespace(name="x")])
+    assert TrtSession._reading(asked) == reading

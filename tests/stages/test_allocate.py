@@ -35,8 +35,8 @@ def test_each_binding_has_its_shape_and_bytes(tmp_path):
         {"name": "logits", "mode": "output", "dtype": "float16", "shape": [4, 10], "bytes": 80, "size": "known",
          "batch_axis": 0, "host": "pageable", "device": "cpu"},
     ]  # fmt: skip
-    assert found["totals"] == {"host": 2 * (98304 + 80), "device": 0}
-    assert (found["slots"], found["profile"], found["batch"], found["unknown"]) == (2, 0, 4, [])
+    assert found["totals"] == {"host": 98304 + 80, "device": 0}
+    assert (found["slots"], found["profile"], found["batch"], found["unknown"]) == (1, 0, 4, [])
 
 
 def test_on_a_gpu_the_memory_is_pinned_and_counted_twice(tmp_path):
@@ -45,6 +45,12 @@ def test_on_a_gpu_the_memory_is_pinned_and_counted_twice(tmp_path):
     assert found["totals"]["host"] == found["totals"]["device"] == 3 * (12288 + 20)
     plain = allocate(tmp_path, runtime="tensorrt", shapes={"image": [1, 3, 32, 32]}, host="pageable")
     assert {b["host"] for b in plain["bindings"]} == {"pageable"}
+
+
+@pytest.mark.parametrize(("rows", "slots"), [(1, 8), (2048, 8), (5000, 8), (10000, 4), (20000, 2), (100000, 2)])
+def test_on_a_gpu_there_are_as_many_slots_as_half_a_gibibyte_holds(tmp_path, rows, slots):
+    row = binding("x", "input", ["batch", 3072])
+    assert allocate(tmp_path, (row, LOGITS), (), runtime="tensorrt", shapes={"x": [rows, 3072]})["slots"] == slots
 
 
 def test_pinned_memory_on_the_cpu_is_refused(tmp_path):

@@ -343,11 +343,13 @@ class TrtSession:
         """Give how many batches are read at a time.
 
         Two, if a batch is shared out to several threads: one is begun while the last pieces of the other are still
-        being read. Smaller ones are read by one thread each, which is slower than the GPU may be: as many as there are
-        slots and threads.
+        being read. Smaller ones are read by one thread each, up to four at a time, and the smallest by one for four
+        slots: more of them wait for Python's lock (docs/benchmarks/h100.md).
         """
         largest = max((self._slots[0].host[b.name].size for b in self._inputs), default=0)
-        return 2 if parallel.shares(largest) > 1 else max(2, parallel.threads())
+        if parallel.shares(largest) > 1:
+            return 2
+        return max(1, len(self._slots) // 4) if largest < parallel.PIECE else max(2, min(4, parallel.threads()))
 
     def _ready(self) -> None:
         if self._closed:

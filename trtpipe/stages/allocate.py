@@ -21,6 +21,10 @@ BITS = {
 }  # fmt: skip
 
 
+AHEAD, LEAST_SLOTS, MOST_SLOTS = 512 << 20, 2, 8
+"""Batches that wait, read already, hide a reader that comes late. In bytes of one kind of memory, and in batches."""
+
+
 class AllocateParams(Params, frozen=True, kw_only=True):
     """Params of `allocate`."""
 
@@ -30,14 +34,12 @@ class AllocateParams(Params, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=dict)
     profile: Annotated[int, Meta(ge=0, description="Which of the engine's optimisation profiles is used, from 0.")] = 0
     slots: Annotated[
-        int,
+        Annotated[int, Meta(ge=1, le=16)] | None,
         Meta(
-            ge=1,
-            le=16,
-            description="How many batches are in flight; each has its own buffers. Batches of less than 8 MiB are read "
-            "by one thread each, as many at a time as there are slots.",
+            description="How many batches are in flight; each has its own buffers. Default: as many as 512 MiB hold, "
+            "from 2 to 8, where the engine runs on a GPU, and 1 on a CPU.",
         ),
-    ] = 2
+    ] = None
     host: Annotated[
         Literal["auto", "pageable", "pinned"],
         Meta(description="The host memory that is copied from and to; auto: pinned where the engine runs on a GPU."),
@@ -83,10 +85,11 @@ def plan_buffers(manifest: Mapping[str, Any], params: AllocateParams) -> dict[st
             }
         )  # fmt: skip
     one_slot = sum(b["bytes"] or 0 for b in bindings)
+    slots = params.slots or (max(LEAST_SLOTS, min(MOST_SLOTS, AHEAD // max(1, one_slot))) if on_gpu else 1)
     return {
         "bindings": bindings,
-        "slots": params.slots,
-        "totals": {"host": one_slot * params.slots, "device": one_slot * params.slots if on_gpu else 0},
+        "slots": slots,
+        "totals": {"host": one_slot * slots, "device": one_slot * slots if on_gpu else 0},
         "unknown": [b["name"] for b in bindings if b["bytes"] is None],
         "profile": params.profile,
         "batch": batch,
@@ -177,7 +180,7 @@ def _text(dims: Sequence[Any]) -> str:
 
 STAGE = StageType(
     name="allocate",
-    version=1,
+    version=2,
     Params=AllocateParams,
     inputs={"engine": Port(kinds=("engine",), doc="The engine whose buffers are worked out.")},
     output="buffers",
