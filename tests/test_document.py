@@ -186,6 +186,17 @@ def test_settings_reach_variables_params_and_list_items():
     assert str(found.place(("vars", "a"))) == "--set vars.a=2"
 
 
+def test_a_setting_of_a_variable_that_nothing_uses_is_an_error_and_an_idle_variable_is_not():
+    base = document.parse('vars: {batch: 8, idle: 1}\nx: "${batch}"', "p.yaml")
+    assert document.substitute(base).value["x"] == 8
+    with pytest.raises(UnknownReference) as caught:
+        document.substitute(document.override(base, ["vars.bacth=3", "vars.idle=2", "vars.batch=4"]))
+    assert caught.value.problems == (
+        '--set vars.bacth=3: nothing uses the variable bacth, did you mean "batch"?',
+        "--set vars.idle=2: nothing uses the variable idle; there is batch",
+    )
+
+
 @pytest.mark.parametrize("setting", ["vars.a", "=3", "a..b=1", "stages.s[4].x=1", "vars.a.b=1", "a[x]=1"])
 def test_a_malformed_setting_is_an_error(setting):
     base = document.parse("vars: {a: 1}\nstages: {s: [1]}", "p.yaml")

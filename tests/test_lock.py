@@ -68,7 +68,7 @@ def change_input(folder):
     [
         (change_param, ["a: params.steps[0].args.seconds: 0 → 0.5"]),
         (change_source, ["a: source step.py changed", "b: source step.py changed"]),
-        (change_input, ["e: input labels: labels.npy: labels.npy changed"]),
+        (change_input, ["e: input labels: labels.npy changed"]),
     ],
 )
 def test_drift_is_exit_5_by_name_and_nothing_is_built(locked, change, said):

@@ -72,7 +72,7 @@ def test_what_was_made_is_found_in_the_view_and_by_show(tmp_path):
     [
         (lambda f: (f / "step.py").write_text((f / "step.py").read_text() + "\n# more\n"), "source step.py changed"),
         (lambda f: __import__("numpy").savez(f / "data.npz", x=__import__("numpy").ones((4, 1), "f4")),
-         "input tensors: data.npz: data.npz changed"),
+         "input tensors: data.npz changed"),
     ],
 )  # fmt: skip
 def test_a_changed_file_reruns_the_stage_and_explain_names_it(tmp_path, change, reason):

@@ -234,8 +234,7 @@ def _forced(args: argparse.Namespace, runner: Runner) -> tuple[str, ...]:
 
 def status(args: argparse.Namespace) -> int:
     """Say what a run would do."""
-    from trtpipe.columns import table
-    from trtpipe.console import size_text
+    from trtpipe.columns import size_text, table
 
     runner = _open(args)
     found = runner.statuses(args.target, forced=_forced(args, runner))
@@ -550,8 +549,7 @@ def cache_pull(args: argparse.Namespace) -> int:
 
 def _share(args: argparse.Namespace, *, push: bool) -> int:
     from trtpipe import events, sharing
-    from trtpipe.columns import table
-    from trtpipe.console import size_text
+    from trtpipe.columns import size_text, table
 
     def emit(event: Any) -> None:
         if isinstance(event, events.Warned):

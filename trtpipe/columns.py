@@ -1,4 +1,4 @@
-"""Rows of text as aligned columns."""
+"""What people read: rows of text as aligned columns, sizes, durations."""
 
 from __future__ import annotations
 
@@ -19,3 +19,22 @@ def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), gap: str 
         .rstrip()
         for row in rows
     ]  # fmt: skip
+
+
+def size_text(size: int) -> str:
+    """Write bytes as people read them."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+def seconds_text(seconds: float) -> str:
+    """Write a duration as people read it."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"

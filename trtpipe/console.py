@@ -9,28 +9,9 @@ import sys
 from typing import Any, TextIO
 
 from trtpipe import events
-from trtpipe.columns import table
+from trtpipe.columns import seconds_text, size_text, table
 
 _COLOURS = {"hit": "2", "ran": "32", "FAILED": "1;31", "skipped": "33", "bold": "1", "dim": "2"}
-
-
-def size_text(size: int) -> str:
-    """Write bytes as people read them."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    raise AssertionError
-
-
-def seconds_text(seconds: float) -> str:
-    """Write a duration as people read it."""
-    if seconds < 10:
-        return f"{seconds:.2f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
 
 
 def far(event: events.StageProgress) -> str:

@@ -88,8 +88,7 @@ def _writable(folder: str) -> bool:
 
 
 def _text(found: dict[str, object]) -> list[str]:
-    from trtpipe.columns import table
-    from trtpipe.console import size_text
+    from trtpipe.columns import size_text, table
 
     lines = [f"trtpipe {found['trtpipe']}, Python {found['python']}", ""]
     gpus = found["gpus"]

@@ -27,6 +27,8 @@ Path = tuple["str | int", ...]
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
 _WORDS = {"null": None, "~": None, "": None, "true": True, "false": False}
+SET = "--set "
+"""How the place of what was set from outside begins."""
 _REFERENCE = re.compile(r"\$\{(?:vars\.)?([A-Za-z_][\w-]*)\}")
 _MATRIX_REFERENCE = re.compile(r"\$\{matrix\.([A-Za-z_][\w-]*)(?:\.([A-Za-z_][\w-]*))?\}")
 _SIGN = re.compile(r"\$\$\{|\$\{[^}]*\}?")
@@ -270,7 +272,7 @@ def override(document: Document, settings: Sequence[str]) -> Document:
     places = dict(document.places)
     for setting in settings:
         left, equals, right = setting.partition("=")
-        source = f"--set {setting}"
+        source = f"{SET}{setting}"
         path = tuple(int(p[1:-1]) if p[0] == "[" else p for p in re.findall(r"\[\d{1,9}\]|[^.\[\]]+", left))
         if not equals or not path or dotted(path) != left or len(path) > MAX_DEPTH:
             raise PipelineInvalid(f"{source}: expected path=value, such as vars.batch=8")
@@ -306,7 +308,8 @@ def substitute(document: Document) -> Document:
     """Put the values of `vars` in place of `${vars.x}` (or `${x}`); `$${` stands for `${`.
 
     A text that is one reference takes the variable's type; within a text it is written out. Texts of stages with
-    `${matrix.x}` become Pending. Raises UnknownReference with every unknown variable at once.
+    `${matrix.x}` become Pending. Raises UnknownReference with every unknown variable at once, and with those that were
+    set from outside and that nothing uses.
     """
     if not isinstance(document.value, dict):
         return document
@@ -314,6 +317,7 @@ def substitute(document: Document) -> Document:
     if not isinstance(variables, dict):
         variables = {}
     has_matrix = "matrix" in document.value
+    used: set[str] = set()
     problems: list[str] = []
 
     def plain(value: Any, path: Path) -> Any:
@@ -363,6 +367,7 @@ def substitute(document: Document) -> Document:
             hint = suggest(name, variables) or "; the document has no vars"
             problems.append(document.problem(path, f"unknown variable {name}{hint}"))
             return None
+        used.add(name)
         return variables[name]
 
     def walk(value: Any, path: Path) -> Any:
@@ -375,6 +380,10 @@ def substitute(document: Document) -> Document:
         return value
 
     value = {k: v if k == "vars" else walk(v, (k,)) for k, v in document.value.items()}
+    for path, place in document.places.items():
+        # In the document an unused variable is idle; whoever sets one expects it to change something.
+        if path[:1] == ("vars",) and len(path) > 1 and path[1] not in used and place.file.startswith(SET):
+            problems.append(f"{place}: nothing uses the variable {path[1]}{suggest(str(path[1]), used)}")
     if problems:
         raise UnknownReference(list(dict.fromkeys(problems))[:MAX_ERRORS])
     return Document(document.file, value, document.places)

@@ -62,6 +62,8 @@ def _files_changed(old: Side, new: Side, port: str, label: str) -> str:
     renamed = f" (was {was})" if was and was != label else ""
     if before is None or after is None:
         return f"{label}{renamed} changed"
+    if not renamed and [*before] == [*after] == [label.rsplit("/", 1)[-1]]:
+        return f"{label} changed"  # it is the file
     parts = []
     for word, names in (
         ("changed", [n for n in after if n in before and before[n] != after[n]]),

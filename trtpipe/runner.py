@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import environment, errors, events, inputs, reasons
+from trtpipe.columns import seconds_text
 from trtpipe.key import Key, difference
 from trtpipe.store import Artifact, Hit, artifact_of
 
@@ -714,7 +715,7 @@ def work(request: dict[str, Any], folder: str, tell: Callable[[str], None]) -> N
         while True:
             got = pool.next(_STILL_SECONDS)
             if got is None:
-                tell(f"{request['stage']}: still running, {time.monotonic() - begun:.0f} s")
+                tell(f"{request['stage']}: still running, {seconds_text(time.monotonic() - begun)}")
                 continue
             message = got[1]
             if message["message"] == "note":

@@ -269,8 +269,7 @@ def cache(args: argparse.Namespace) -> int:
 
 def _ls(args: argparse.Namespace, store: Store) -> int:
     from trtpipe import care
-    from trtpipe.columns import table
-    from trtpipe.console import size_text
+    from trtpipe.columns import size_text, table
 
     good, bad = care.actions(store)
     rows = [{"stage": a.label, "type": a.record["key"].get("type"), "kind": a.artifact.kind, "size": a.artifact.size,
@@ -285,8 +284,7 @@ def _ls(args: argparse.Namespace, store: Store) -> int:
 
 def _du(args: argparse.Namespace, store: Store) -> int:
     from trtpipe import care
-    from trtpipe.columns import table
-    from trtpipe.console import size_text
+    from trtpipe.columns import size_text, table
 
     found = care.usage(store)
     total = sum(one for _, one in found.values())
@@ -299,7 +297,7 @@ def _du(args: argparse.Namespace, store: Store) -> int:
 
 def _verify(args: argparse.Namespace, store: Store) -> int:
     from trtpipe import care
-    from trtpipe.console import size_text
+    from trtpipe.columns import size_text
 
     begun = time.monotonic()
     count, total, found = care.verify(store)
@@ -314,7 +312,7 @@ def _verify(args: argparse.Namespace, store: Store) -> int:
 
 def _gc(args: argparse.Namespace, store: Store) -> int:
     from trtpipe import care
-    from trtpipe.console import size_text
+    from trtpipe.columns import size_text
 
     budget = care.Budget(args.max_size, args.min_free, args.max_age)
     found = care.gc(store, budget, dry_run=args.dry_run)
