@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -350,6 +351,23 @@ def test_a_full_disk_is_exit_4_and_leaves_nothing_half_written(tmp_path):
         assert result.returncode == 4, result.stdout + result.stderr
         assert not list((disk / "tmp").iterdir())
         assert not list((disk / "actions").rglob("*.json")) if (disk / "actions").exists() else True
+    finally:
+        subprocess.run(["umount", disk], check=False)
+
+
+def test_a_copied_store_on_a_read_only_disk_gives_hits(tmp_path):
+    project(tmp_path, python_stage("a"))
+    assert run(tmp_path).returncode == 0
+    disk = tmp_path / "disk"
+    shutil.copytree(tmp_path / "artifacts", disk / "artifacts", symlinks=True, copy_function=shutil.copyfile)
+    mounted = subprocess.run(["mount", "--bind", disk, disk], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("mounting needs root")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", disk], check=True)
+        result = run(tmp_path, "--artifacts", disk / "artifacts")
+        assert result.returncode == 0
+        assert "1 hit, 0 ran" in result.stdout
     finally:
         subprocess.run(["umount", disk], check=False)
 

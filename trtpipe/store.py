@@ -588,30 +588,36 @@ class Store:
         if known is not None and known == _stamps(path, artifact):
             return path
         try:
-            self._put_edits_aside(path, artifact)
-            temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
-            os.makedirs(temporary)
-            try:
-                if os.environ.get("TRTPIPE_VIEW") == "link":
-                    self._fill(temporary, artifact)
-                else:
-                    for name, (sha256, _) in artifact.files.items():
-                        target = os.path.join(temporary, *name.split("/"))
-                        if "/" in name:
-                            os.makedirs(os.path.dirname(target), exist_ok=True)
-                        self.copy(self.blob_path(sha256), target)
-                self._swap(temporary, path, artifact)
-            except BaseException:
-                discard(temporary)
-                raise
-            if os.environ.get("TRTPIPE_VIEW") == "link":
-                self.links_changed([artifact])
+            # One that was copied here, say, has other stamps and is whole: then nothing is written, which a read-only
+            # store could not do.
+            if not self._put_edits_aside(path, artifact):
+                self._copy_shown(path, artifact)
         except OSError as error:
             raise self._error(error) from None
         stamps = _stamps(path, artifact)
         if stamps is not None:
             self.state.remember_shown(artifact.digest, stamps)
         return path
+
+    def _copy_shown(self, path: str, artifact: Artifact) -> None:
+        links = os.environ.get("TRTPIPE_VIEW") == "link"
+        temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+        os.makedirs(temporary)
+        try:
+            if links:
+                self._fill(temporary, artifact)
+            else:
+                for name, (sha256, _) in artifact.files.items():
+                    target = os.path.join(temporary, *name.split("/"))
+                    if "/" in name:
+                        os.makedirs(os.path.dirname(target), exist_ok=True)
+                    self.copy(self.blob_path(sha256), target)
+            self._swap(temporary, path, artifact)
+        except BaseException:
+            discard(temporary)
+            raise
+        if links:
+            self.links_changed([artifact])
 
     def rescue(self, artifact: Artifact) -> None:
         """Put people's changes to an artifact's files aside, before those go, and tell. Raises StoreError."""
@@ -623,25 +629,30 @@ class Store:
         except OSError as error:
             raise self._error(error) from None
 
-    def _put_edits_aside(self, path: str, artifact: Artifact, done: str = "it is restored, the other is in") -> None:
-        """Move a folder aside in which somebody changed or added a file; one that is only incomplete is replaced."""
-        edited = []
+    def _put_edits_aside(self, path: str, artifact: Artifact, done: str = "it is restored, the other is in") -> bool:
+        """Move a folder aside in which somebody changed or added a file; one that is only incomplete stays.
+
+        Tells whether it is there and whole.
+        """
+        edited, whole = [], os.path.isdir(path) and not os.path.islink(path)
         for name, (sha256, _) in artifact.files.items():
             where = os.path.join(path, *name.split("/"))
             try:
                 same = stat.S_ISREG(os.lstat(where).st_mode) and keys.digest_file(where) == sha256
             except OSError:
+                whole = False
                 continue
             if not same:
                 edited.append(name)
         edited += _others(path, artifact)
         if not edited:
-            return
+            return whole
         aside = os.path.join(self.folder, "edited", f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}")
         os.makedirs(os.path.dirname(aside), exist_ok=True)
         shutil.move(path, aside)  # the view may lie on another disk
         few = ", ".join(edited[:3]) + (f" and {len(edited) - 3} more" if len(edited) > 3 else "")
         self.told.append(f"{few} in the view is not what the stage made; {done} {aside}")
+        return False
 
     # --- errors
 
