@@ -153,6 +153,47 @@ def test_tf32_reaches_the_builder_and_is_off_otherwise(rtx, tmp_path):
     assert plans["model"] == plans["fp32"] != plans["tf32"]
 
 
+class Weak:
+    """A parsed network whose layers take a precision, as those of weakly typed networks do."""
+
+    def __init__(self, network):
+        self.layers = [Layer(network.get_layer(i)) for i in range(network.num_layers)]
+        self.num_layers = len(self.layers)
+
+    def get_layer(self, index):
+        return self.layers[index]
+
+
+class Layer:
+    def __init__(self, real):
+        self.real, self.precision, self.types = real, None, {}
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def set_output_type(self, index, dtype):
+        self.types[index] = dtype
+
+
+@needs_rtx
+@pytest.mark.parametrize(("held", "conv", "last"), [([], "half", "half"), (["conv", "norm"], "single", "half")])
+def test_products_are_asked_to_be_half_and_what_is_held_to_be_float32(rtx, tmp_path, held, conv, last):
+    from polygraphy.backend.trt import network_from_onnx_path
+
+    trt = rtx.trt
+    parts = network_from_onnx_path(str(models.save(models.folding(), tmp_path / "m.onnx")), strongly_typed=True)
+    network = Weak(parts[1])
+    rtx._ask_for_half(network, "fp16", obeyed=bool(held))
+    rtx._keep_fp32(network, [], held)
+    types = {"half": trt.float16, "single": trt.float32}
+    found = {layer.name: layer for layer in network.layers}
+    assert (found["conv"].precision, found["last"].precision) == (types[conv], types[last])
+    assert found["relu"].precision is None
+    assert found["conv"].types == ({0: trt.float32} if held else {})
+    with pytest.raises(StageFailed, match="no layer could be kept in float32 for the nodes nobody"):
+        rtx._keep_fp32(network, ["nobody"])
+
+
 @needs_rtx
 def test_settings_reach_the_builder(rtx, tmp_path, capfd):
     model = models.save(models.conv(2), tmp_path / "m.onnx")
