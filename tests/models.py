@@ -108,3 +108,19 @@ def with_external(path: Path, proto: onnx.ModelProto, location: str = "weights.b
         proto, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=location, size_threshold=0
     )
     return path
+
+
+def branching(kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """y = (x · m if any x else x) · m, with one weight in the body of an If and outside; x [n, 6]."""
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    weights = {"m": np.random.default_rng(0).standard_normal((6, 6)).astype(dtype), "z": np.zeros((), dtype)}
+    product = helper.make_graph([helper.make_node("MatMul", ["x", "m"], ["t"], name="inner")], "then", [],
+                                [value("t", None, kind)])  # fmt: skip
+    plain = helper.make_graph([helper.make_node("Identity", ["x"], ["e"])], "else", [], [value("e", None, kind)])
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["s"], keepdims=0),
+        helper.make_node("Greater", ["s", "z"], ["c"]),
+        helper.make_node("If", ["c"], ["i"], name="branch", then_branch=product, else_branch=plain),
+        helper.make_node("MatMul", ["i", "m"], ["y"], name="outer"),
+    ]
+    return model(nodes, [value("x", ["n", 6], kind)], [value("y", ["n", 6], kind)], weights)

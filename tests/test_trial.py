@@ -52,6 +52,27 @@ def test_a_state_beside_the_samples_is_fed_whole_and_a_scalar_stays(tmp_path):
     assert {int(f["rate"]) for f in feeds} == {16000}
 
 
+def test_a_scalar_a_sample_is_fed_as_an_array_without_axes(tmp_path):
+    found = samples(tmp_path, [entry("x", ["n", 2]), entry("k", [])], {"x": numbers(3), "k": np.ones(3, "f4")})
+    assert [(type(feed["k"]), feed["k"].shape) for feed in found] == [(np.ndarray, ())] * 3
+
+
+def test_a_name_of_no_input_is_an_error(tmp_path):
+    with pytest.raises(StageFailed, match=r"params.names.nosuch: the model's inputs are x"):
+        samples(tmp_path, [entry("x", ["n", 2])], {"x": numbers(3)}, names={"nosuch": "x"})
+
+
+def test_a_model_with_two_nodes_of_one_name_runs(tmp_path):
+    proto = models.conv(1)
+    for node in proto.graph.node:
+        node.name = "same"
+    feed = {"image": np.ones((1, 3, 8, 8), np.float32)}
+    path = models.save(proto, tmp_path / "m.onnx")
+    right = trial.run(models.conv(1).SerializeToString(), feed)["logits"]
+    for model in (path, proto.SerializeToString()):
+        np.testing.assert_array_equal(trial.run(model, feed)["logits"], right)
+
+
 def test_samples_are_picked_by_their_place(tmp_path):
     found = samples(tmp_path, [entry("x", ["n", 2])], {"x": numbers(9)}).pick([7, 2, 99])
     assert [feed["x"][0, 0] for feed in found] == [4, 14]

@@ -46,7 +46,7 @@ def layers(reference: Path, candidate: Path, feeds: Sequence[trial.Feed], bound:
     do not run.
     """
     right, wrong = trial.whole(reference), _candidate(candidate)
-    precision.name_nodes(right)
+    onnxfile.name_nodes(right)
     made = {o for n in wrong.graph.node for o in n.output}
     order = {o: n for n in right.graph.node if n.op_type != "Constant" for o in n.output if o and o in made}
     if not order:

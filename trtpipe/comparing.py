@@ -50,14 +50,25 @@ def mismatches(candidate: NDArray[Any], reference: NDArray[Any], tolerance: Tole
     Sources: numpy.allclose's documentation; polygraphy/comparator/compare.py (check_error_stat: elemwise).
     """
     c, r = candidate.astype(np.float64), reference.astype(np.float64)
+    error = errors(candidate, reference)
     with np.errstate(all="ignore"):
-        error = np.abs(c - r)
         if tolerance.formula == "allclose":
             beyond = ~(error <= tolerance.atol + tolerance.rtol * np.abs(r))
         else:
             beyond = ~(error <= tolerance.atol) & ~(error / np.abs(r) <= tolerance.rtol)
-    same = (c == r) | (np.isnan(c) & np.isnan(r))
+    same = (candidate == reference) | (np.isnan(c) & np.isnan(r))
     result: NDArray[np.bool_] = beyond & ~same
+    return result
+
+
+def errors(candidate: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float64]:
+    """Give |candidate - reference|, of integers exactly: beyond 2^53 float64 cannot tell neighbours apart."""
+    if candidate.dtype.kind in "iu" and candidate.dtype == reference.dtype:
+        high, low = np.maximum(candidate, reference), np.minimum(candidate, reference)
+        exact: NDArray[np.float64] = (high.astype(np.uint64) - low.astype(np.uint64)).astype(np.float64)
+        return exact
+    with np.errstate(all="ignore"):
+        result: NDArray[np.float64] = np.abs(candidate.astype(np.float64) - reference.astype(np.float64))
     return result
 
 
@@ -77,9 +88,10 @@ def output(candidate: Source, reference: Source, tolerance: Tolerance, top_k: in
     agree: list[NDArray[np.bool_]] = []
     size = max(1, BATCH_BYTES // max(1, candidate.row_bytes + reference.row_bytes))
     for pair in tensors.batches({"c": candidate, "r": reference}, size):
-        c = pair["c"].reshape(len(pair["c"]), -1).astype(np.float64)
-        r = pair["r"].reshape(len(pair["r"]), -1).astype(np.float64)
-        sums["beyond"] += int(mismatches(c, r, tolerance).sum())
+        found, wanted = (array.reshape(len(array), -1) for array in (pair["c"], pair["r"]))
+        sums["beyond"] += int(mismatches(found, wanted, tolerance).sum())
+        error = errors(found, wanted)
+        c, r = found.astype(np.float64), wanted.astype(np.float64)
         sums["size"] += c.size
         same = (c == r) | (np.isnan(c) & np.isnan(r))
         finite = np.isfinite(c) & np.isfinite(r)
@@ -88,8 +100,7 @@ def output(candidate: Source, reference: Source, tolerance: Tolerance, top_k: in
             clean = [np.where(np.isfinite(x), x, -np.inf) for x in (c, r)]
             best = [np.sort(steps.top_k(x, top_k)[0], axis=1) for x in clean]
             agree.append((best[0] == best[1]).all(axis=1) & finite.all(axis=1))
-        c, r = np.where(finite, c, 0), np.where(finite, r, 0)
-        error = np.abs(c - r)
+        c, r, error = (np.where(finite, array, 0) for array in (c, r, error))
         norms = np.linalg.norm(r, axis=1)
         lengths = np.linalg.norm(error, axis=1)
         counted = finite.sum(axis=1)
@@ -99,7 +110,8 @@ def output(candidate: Source, reference: Source, tolerance: Tolerance, top_k: in
         per["relative_l2"].append(np.where(np.isinf(relative), 1.0, relative))
         per["max_abs"].append(error.max(axis=1, initial=0.0))
         per["mean_abs"].append(error.sum(axis=1) / np.maximum(counted, 1))
-        per["cosine"].append(metrics.cosine(c, r))
+        # A sample of which nothing could be compared is like nothing.
+        per["cosine"].append(np.where((counted == 0) & (per["nan"][-1] > 0), 0.0, metrics.cosine(c, r)))
         sums["abs"] += float(error.sum())
         sums["error2"] += float(np.square(error).sum())
         sums["right2"] += float(np.square(r).sum())

@@ -125,9 +125,9 @@ def quantise(
     least = max(OPSETS[mode], opset or 0)
     work, before = precision.raise_opset(original, least)
     precision.constants_are_no_inputs(work)
-    precision.name_nodes(work)
+    onnxfile.name_nodes(work)
     work, _ = quantization.fold(work, scratch)
-    precision.name_nodes(work)
+    onnxfile.name_nodes(work)
     present = Counter(f.node.op_type for f in onnxfile.walk(work))
     if not any(present[op] for op in (ops or quantization.WEIGHTED)):
         raise PipelineInvalid(quantization.nothing(present, []))

@@ -574,3 +574,19 @@ def external_locations(path: str | Path) -> list[str]:
     except StageFailed:
         return []
     return sorted({_place(tensor)[0] for _, tensor in constants(model) if is_external(tensor)} - {""})
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a name of its own: the converter's block list works by names."""
+    taken = {found.node.name for found in walk(model)}
+    seen: set[str] = set()
+    for index, found in enumerate(walk(model)):
+        node = found.node
+        if not node.name or node.name in seen:
+            base = name = node.name or f"{node.op_type}_{index}"
+            number = 1
+            while name in taken:
+                name, number = f"{base}_{number}", number + 1
+            node.name = name
+            taken.add(name)
+        seen.add(node.name)

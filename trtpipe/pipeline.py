@@ -301,7 +301,9 @@ def _check_upstream(stage: Stage, params: dict[str, Params], variant: Variant, p
     for port, source in stage.inputs.items():
         if isinstance(source, str):
             reads.setdefault(port.partition("[")[0], []).append(Upstream(source, params[source]))
-    for inner, message in params[stage.name].mismatches(reads):
+    own = params[stage.name]
+    ports = {port.partition("[")[0] for port in stage.inputs}
+    for inner, message in (*own.missing(ports), *own.mismatches(reads)):
         problems.add(("stages", variant.stage, *_path(inner)), message, variant)
 
 

@@ -31,6 +31,8 @@ LARGEST = 65504.0
 SMALLEST = 5.96e-08
 """The smallest positive float16, and with it the converter's clamp for smaller weights."""
 SMALLEST_NORMAL = 6.104e-05
+RAISED_TOLERANCE = 1e-3
+"""How far (relative L2) a newer opset may move a model."""
 HALF_SCALES = 19
 """The first opset in which QuantizeLinear takes half precision."""
 QUANTISED_TOLERANCE = 0.2
@@ -148,9 +150,19 @@ def rewrite(
             "use precision: model, or export it in float32"
         )
     quantised = is_quantised(original)
-    work = _named(raise_opset(original, HALF_SCALES)[0] if quantised else original)
+    raised, before = raise_opset(original, HALF_SCALES) if quantised else (original, None)
+    work = _named(raised)
     kept = [Kept(n, _op(work, n), f"keep_fp32: {p}") for n, p in matching_nodes(work, keep).items()]
     feeds = trial.random_feeds(original, network["inputs"], profiles) if samples is None else samples.first(CHECKED)
+    if before is not None:
+        changed = trial.against(
+            original.SerializeToString(), raised.SerializeToString(), feeds, what=f"opset {HALF_SCALES}", plain=True
+        )
+        if problems := trial.beyond(changed, RAISED_TOLERANCE):
+            raise GateFailed(
+                f"the model is of opset {before}, and ONNX's converter changes its results on the way to {HALF_SCALES} "
+                f"(where scales may be half precision): {'; '.join(problems)}; export it with opset {HALF_SCALES}"
+            )
     measured = None
     if precision == "fp16" and method == "onnxruntime":
         kept += _large_weights(work)
@@ -234,7 +246,7 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
     work = onnxfile.copied(model)
     # Old models list their weights among the inputs; the converter would leave those float32 and cast them.
     constants_are_no_inputs(work)
-    name_nodes(work)
+    onnxfile.name_nodes(work)
     hoist_constants(work)
     return work
 
@@ -384,22 +396,6 @@ def constants_are_no_inputs(model: onnx.ModelProto) -> None:
     model.ir_version = max(model.ir_version, 4)
 
 
-def name_nodes(model: onnx.ModelProto) -> None:
-    """Give every node a name of its own: the converter's block list works by names."""
-    taken = {found.node.name for found in onnxfile.walk(model)}
-    seen: set[str] = set()
-    for index, found in enumerate(onnxfile.walk(model)):
-        node = found.node
-        if not node.name or node.name in seen:
-            base = name = node.name or f"{node.op_type}_{index}"
-            number = 1
-            while name in taken:
-                name, number = f"{base}_{number}", number + 1
-            node.name = name
-            taken.add(name)
-        seen.add(node.name)
-
-
 def hoist_constants(model: onnx.ModelProto) -> None:
     """Make initialisers of float Constant nodes, so that guard and converter see all weights in one way."""
     for _, graph in onnxfile.graphs(model):
@@ -481,10 +477,11 @@ def _large_activations(
     Gives None if this could not be measured (an op that cannot be observed so).
     """
     probe = onnxfile.copied(model)
-    tensors = [o for n in probe.graph.node for o in n.output if o]
+    tensors = [v.name for v in probe.graph.input] + [o for n in probe.graph.node for o in n.output if o]
     try:
         typed = onnx.shape_inference.infer_shapes(probe)
-        kinds = {v.name: onnxfile.value_dtype(v) for v in (*typed.graph.value_info, *typed.graph.output)}
+        values = (*typed.graph.input, *typed.graph.value_info, *typed.graph.output)
+        kinds = {v.name: onnxfile.value_dtype(v) for v in values}
     except Exception:  # noqa: BLE001 - inference of a foreign model may fail in any way
         return None
     watched = [t for t in tensors if kinds.get(t) == "float32"]
@@ -512,6 +509,15 @@ def _large_activations(
             why = f"{name} reaches {large[name]:.2g} on {on or 'a random input'}, float16 ends at {LARGEST:g}"
             kept.append(Kept(node.name, node.op_type, why))
     return kept
+
+
+def unseen(model: onnx.ModelProto) -> list[str]:
+    """Name the If, Loop and Scan nodes whose bodies compute: neither range guard nor check look at values in there."""
+    return [
+        f"{node.name or node.op_type} [{node.op_type}]"
+        for node in model.graph.node
+        if any(n.op_type not in ("Constant", "Identity", "Cast") for g in _subgraphs(node) for n in g.node)
+    ]
 
 
 # -- after the conversion ----------------------------------------------------------------------------------------

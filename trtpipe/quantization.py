@@ -22,7 +22,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from trtpipe import onnxfile, precision, trial
-from trtpipe.errors import PipelineInvalid, StageFailed
+from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +46,8 @@ FEW = 16
 """With fewer calibration samples than this the stage says so."""
 CHECKED = 8
 """Calibration runs that the result is compared on."""
+PREPARED_TOLERANCE = precision.RAISED_TOLERANCE
+"""How far a model may move (relative L2) before it is quantised, by a newer opset and folded constants."""
 TOLERANCE = 0.5
 """Largest relative L2 difference of an output, unless a tolerance is given: beyond it little of the model is left."""
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
@@ -310,7 +312,7 @@ def check_values(samples: trial.Samples) -> bool:
             first.setdefault(name, array)
     still = {f.name for f in samples.fed if f.how == "constant"}
     flat = sorted(n for n in lowest if lowest[n] == highest[n] and n not in still and first[n].dtype.kind == "f")
-    if flat:
+    if flat and len(flat) == sum(array.dtype.kind == "f" for name, array in first.items() if name not in still):
         raise PipelineInvalid(
             f"{samples.label}: every value of {', '.join(f'{n} is {lowest[n]:g}' for n in flat)}; calibration needs "
             "data like what the model will see"
@@ -378,14 +380,23 @@ def int8(
     refuse_quantised(original, path.name)
     work, before = precision.raise_opset(onnxfile.copied(original), max(OPSET, opset or 0))
     precision.constants_are_no_inputs(work)
-    precision.name_nodes(work)
+    onnxfile.name_nodes(work)
     precision.hoist_constants(work)
     for node in work.graph.node:
         if node.op_type == "Sum" and len(node.input) == 2 and not node.domain:
             node.op_type = RESIDUAL  # the same thing; only Add has a Q/DQ form
+    _plain_gemms(work)
+    feeds = samples.first(CHECKED)
+    if before is not None and (why := _changed(path, work, scratch, feeds, f"raising it to opset {OPSET}")):
+        raise GateFailed(
+            f"{path.name} is of opset {before}, and ONNX's converter changes its results on the way to "
+            f"{onnxfile.opsets(work)['ai.onnx']}: {why}; export it with opset {OPSET} or later"
+        )
     named = onnxfile.copied(work)
     work, unfolded = fold(work, scratch)
-    precision.name_nodes(work)
+    if unfolded is None and (why := _changed(path, work, scratch, feeds, "folding")):
+        work, unfolded = onnxfile.copied(named), f"it would change the results: {why}"
+    onnxfile.name_nodes(work)
     precision.hoist_constants(work)
     choice = choose(work, named, ops=ops, exclude=exclude)
     _own_biases(work, choice.weighted)
@@ -434,6 +445,55 @@ def int8(
         "left": [entry._asdict() for entry in choice.left],
         "never_active": idle,
     }  # fmt: skip
+
+
+def _plain_gemms(model: onnx.ModelProto) -> None:
+    """Give every Gemm a beta of 1, with the bias scaled instead: onnxruntime's quantiser drops beta."""
+    constants = {t.name: t for t in model.graph.initializer}
+    taken = onnxfile.read_names(model) | {o for found in onnxfile.walk(model) for o in found.node.output}
+
+    def fresh(base: str) -> str:
+        name, number = base, 1
+        while name in taken:
+            name, number = f"{base}_{number}", number + 1
+        taken.add(name)
+        return name
+
+    nodes = []
+    for node in model.graph.node:
+        beta = next((a for a in node.attribute if a.name == "beta"), None)
+        if node.op_type == "Gemm" and not node.domain and beta is not None and beta.f != 1:
+            bias = node.input[2] if len(node.input) > 2 else ""
+            factor = beta.f
+            node.attribute.remove(beta)
+            if bias and not factor:
+                del node.input[2]
+            elif bias in constants:
+                values = onnx.numpy_helper.to_array(constants[bias])
+                node.input[2] = fresh(f"{bias}_scaled")
+                scaled = np.asarray(values * values.dtype.type(factor))
+                model.graph.initializer.append(onnx.numpy_helper.from_array(scaled, node.input[2]))
+            elif bias:
+                # Any other bias is scaled by a node of its own, in the type of the product's weight.
+                kind = next((constants[i].data_type for i in node.input[:2] if i in constants), onnx.TensorProto.FLOAT)
+                by, node.input[2] = fresh(f"{bias}_beta"), fresh(f"{bias}_scaled")
+                model.graph.initializer.append(onnx.helper.make_tensor(by, kind, [], [factor]))
+                nodes.append(onnx.helper.make_node("Mul", [bias, by], [node.input[2]], name=fresh(f"{node.name}_beta")))
+        nodes.append(node)
+    onnxfile.refill(model.graph.node, nodes)
+
+
+def _changed(
+    original: Path, changed: onnx.ModelProto, scratch: Path, feeds: Sequence[trial.Feed], what: str
+) -> str | None:
+    """Say how a model that was prepared differs from the original; None if it does not."""
+    path = scratch / "prepared.onnx"
+    onnxfile.save(onnxfile.copied(changed), path)
+    try:
+        problems = trial.beyond(trial.against(original, path, feeds, what=what), PREPARED_TOLERANCE)
+    except StageFailed as error:
+        return str(error)
+    return "; ".join(problems) or None
 
 
 def _own_biases(model: onnx.ModelProto, weighted: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ from msgspec import Meta
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from trtpipe.backends import Backend
 
@@ -65,6 +65,10 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """Give what a schema cannot say as (path inside the params, `found …, expected …`)."""
+        return ()
+
+    def missing(self, ports: Collection[str]) -> Iterable[tuple[str, str]]:  # noqa: ARG002
+        """Give what these params ask of inputs that are not given, as (path inside the stage, message)."""
         return ()
 
     def entrypoints(self) -> Iterable[str]:

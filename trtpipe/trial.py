@@ -6,8 +6,10 @@ before anything is built of it.
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +19,6 @@ from trtpipe.errors import EnvironmentMissing, StageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     import onnx
     from numpy.typing import NDArray
@@ -35,6 +36,9 @@ PROVIDERS = ["CPUExecutionProvider"]
 BROKEN = "SimplifiedLayerNormFusion"
 """A fusion that ends float16 models in onnxruntime 1.23 to 1.25 at least (its issue 26717), which are all that Python
 3.10 can have. Without it nothing but a little speed is lost."""
+
+SAME_NAME = "two nodes with same node name"
+"""What onnxruntime refuses and TensorRT's parser does not."""
 
 Feed = dict[str, Any]
 
@@ -57,9 +61,15 @@ def load(model: bytes | str | Path, options: Any) -> Any:
     try:
         return make(source, options, providers=PROVIDERS)
     except Exception as error:
-        if BROKEN not in str(error):
+        if BROKEN in str(error):
+            return make(source, options, providers=PROVIDERS, disabled_optimizers=[BROKEN])
+        if SAME_NAME not in str(error):
             raise
-        return make(source, options, providers=PROVIDERS, disabled_optimizers=[BROKEN])
+    import onnx
+
+    named = onnx.load_from_string(model) if isinstance(model, bytes) else whole(Path(model))
+    onnxfile.name_nodes(named)
+    return make(named.SerializeToString(), options, providers=PROVIDERS)
 
 
 class Trial:
@@ -195,16 +205,20 @@ class Samples:
                 feed = dict(still)
                 for name, one in moving.items():
                     rows = [w[name] for w in waiting]
-                    feed[name] = rows[0][0] if one.how == "run" else np.concatenate(rows)
+                    feed[name] = np.asarray(rows[0][0]) if one.how == "run" else np.concatenate(rows)
                 waiting = []
                 yield feed
 
     def pick(self, indices: Sequence[int]) -> Samples:
-        """Give these samples alone; all others as they are if the model's batch is fixed."""
-        inside = tuple(sorted({i for i in indices if 0 <= i < self.total}))
-        if self.rows != 1 or not inside:
+        """Give these samples alone; a fixed batch is filled with the first of the others."""
+        inside = {i for i in indices if 0 <= i < self.total}
+        if not inside:
             return self
-        return replace(self, picked=inside, count=len(inside))
+        others = (i for i in range(self.total) if i not in inside)
+        inside |= set(itertools.islice(others, -len(inside) % self.rows))
+        # What is too few for a last batch is left out, as where nothing is picked.
+        picked = tuple(sorted(inside)[: len(inside) // self.rows * self.rows])
+        return replace(self, picked=picked, count=len(picked))
 
     def first(self, number: int) -> list[Feed]:
         """Give the first feeds, as a list."""
@@ -225,7 +239,8 @@ def samples(
     """
     sources = tensors.open_input(given)
     names = names or {}
-    problems = []
+    known = [entry["name"] for entry in inputs]
+    problems = [f"params.names.{n}: the model's inputs are {', '.join(known)}" for n in names if n not in known]
     fed: list[_Fed] = []
     rows = 1
     for entry in inputs:
@@ -390,6 +405,15 @@ def beyond(figures: Mapping[str, Mapping[str, Any]], limit: float) -> list[str]:
         f"{name}: relative L2 difference {f['relative_l2']:.3g}, tolerance {limit:g}"
         for name, f in figures.items()
         if f.get("relative_l2", 0.0) > limit
+    ]
+
+
+def remarks(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say which outputs that are no floats differ, and how much: no tolerance is about them."""
+    return [
+        f"{name}: {f['differing']:.1%} of its values are others than the original's, and no tolerance judges them"
+        for name, f in figures.items()
+        if f.get("differing")
     ]
 
 

@@ -157,6 +157,13 @@ def test_configure_refuses_what_only_tensorrt_knows(backend, setting, value):
         backend.configure({**PLAIN, setting: value}, {})
 
 
+def test_a_half_precision_model_is_not_passed_off_as_float32(backend):
+    half = {"dtypes": {"float16": 3}, "inputs": [], "outputs": []}
+    assert backend.configure({**PLAIN, "precision": "model"}, half)["rewrite"] is None
+    with pytest.raises(StageFailed, match="cannot honour precision fp32: the model itself holds float16"):
+        backend.configure({**PLAIN, "precision": "fp32"}, half)
+
+
 def test_all_refusals_come_at_once(backend):
     with pytest.raises(StageFailed) as caught:
         backend.configure({**PLAIN, "precision": "bf16", "refit": True}, {})
@@ -292,6 +299,11 @@ def test_a_batch_that_the_runtime_cannot_run_is_a_stage_failure(backend, tmp_pat
     session = backend.open(plan, made, buffers(made, {}), lambda _: None)
     with pytest.raises(StageFailed, match="fails to run the batch"):
         session.run({"image": np.ones((2, 1, 8, 8), np.float32)})
+
+
+def test_what_onnxruntime_makes_and_cannot_load_again_is_no_engine(backend, tmp_path):
+    with pytest.raises(StageFailed, match=r"cannot load what it made of model.onnx: .*; use precision: model here"):
+        built(backend, models.branching(TensorProto.FLOAT16), tmp_path)
 
 
 def test_threads_come_from_the_environment(backend, tmp_path, monkeypatch):

@@ -135,6 +135,41 @@ def test_without_a_reference_onnxruntime_runs_the_model_on_the_data(tmp_path):
     assert json.loads((out / "comparison.json").read_text())["samples"] == 5
 
 
+def fixed(rows, count, seed=0):
+    """A model with a fixed batch, and data of some other number of samples."""
+    weights = {"m": np.random.default_rng(1).standard_normal((6, 6)).astype(np.float32)}
+    node = onnx.helper.make_node("MatMul", ["x", "m"], ["y"], name="m")
+    proto = models.model([node], [models.value("x", [rows, 6])], [models.value("y", [rows, 6])], weights)
+    return proto, weights["m"], np.random.default_rng(seed).standard_normal((count, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("count", [4, 8, 10])
+def test_a_fixed_batch_that_the_last_samples_do_not_fill_is_no_trouble(tmp_path, count):
+    proto, weight, data = fixed(4, count)
+    inputs = {"model": models.save(proto, tmp_path / "m.onnx"), "data": save(tmp_path / "d.npz", x=data)}
+    found = compare(tmp_path, data @ weight, None, extra=inputs)
+    assert found["samples"] == count
+    assert found["metrics"]["relative_l2"] < 1e-6
+
+
+def test_outputs_that_only_the_reference_has_are_named(tmp_path):
+    notes = []
+    both = {"candidate": save(tmp_path / "c.npz", y=RIGHT), "reference": save(tmp_path / "r.npz", y=RIGHT, z=RIGHT)}
+    run_stage("compare", {}, both, tmp_path, notes=notes)
+    assert "not compared: z, which only the reference has" in notes
+
+
+def test_large_integers_that_differ_by_one_differ(tmp_path):
+    right = np.array([[2**53, -(2**63)]], np.int64)
+    found = compare(tmp_path, right + np.array([[1, 0]]), right, atol=0.0, rtol=0.0)["metrics"]
+    assert (found["mismatched"], found["max_abs"]) == (0.5, 1)
+
+
+def test_outputs_of_nothing_but_nan_are_like_nothing(tmp_path):
+    with pytest.raises(GateFailed, match="cosine = 0"):
+        compare(tmp_path, RIGHT * np.nan, require={"nan": "<= 100", "cosine": "> 0.9"})
+
+
 @pytest.mark.parametrize(
     ("candidate", "reference", "message"),
     [
@@ -206,6 +241,31 @@ def test_bisect_names_the_first_node_that_goes_wrong(tmp_path, node, with_data):
     assert any(note.startswith(f"bisect: the first node beyond 0.01 is {node} [") for note in notes)
 
 
+@pytest.mark.parametrize(("rows", "worst"), [("n", 5), ("n", 0), (4, 5)])
+def test_bisect_runs_on_the_samples_that_differ_most(tmp_path, rows, worst):
+    """Only the second of eight samples is too large for the factor that the candidate has in place of 1."""
+
+    def scaled(factor):
+        weights = {"f": np.array([factor], np.float32), "m": np.eye(6, dtype=np.float32)}
+        nodes = [onnx.helper.make_node("Mul", ["x", "f"], ["g"], name="grow"),
+                 onnx.helper.make_node("Mul", ["g", "g"], ["s"], name="square"),
+                 onnx.helper.make_node("MatMul", ["s", "m"], ["y"], name="last")]  # fmt: skip
+        return models.model(nodes, [models.value("x", [rows, 6])], [models.value("y", [rows, 6])], weights)
+
+    data = np.ones((8, 6), np.float32)
+    data[1] = 1e15
+    given = {
+        "model": models.save(scaled(1.0), tmp_path / "right.onnx"), "data": save(tmp_path / "d.npz", x=data),
+        "candidate_model": models.save(scaled(1e6), tmp_path / "wrong.onnx"),
+    }  # fmt: skip
+    with np.errstate(over="ignore"):
+        made = (data * np.float32(1e6)) ** 2
+    notes = []
+    with pytest.raises(GateFailed):
+        compare(tmp_path, made, None, extra=given, bisect=True, bound=1e12, worst=worst, notes=notes)
+    assert any("is square [Mul], 6 values not finite on s" in note for note in notes), notes
+
+
 def test_bisect_finds_nothing_between_equal_models(tmp_path):
     path = models.save(models.conv(), tmp_path / "right.onnx")
     found = compare(tmp_path, RIGHT, extra={"model": path, "candidate_model": path}, bisect=True)["bisect"]
@@ -224,6 +284,15 @@ def test_bisect_reads_rewritten_models(tmp_path, precision):
     found = compare(tmp_path, RIGHT, extra=given, bisect=True, bound=1e-9)["bisect"]
     assert found["first"]["node"] == "conv"
     assert found["first"]["relative_l2"] < 0.02
+
+
+def test_inputs_that_are_asked_for_and_not_given_are_found_before_the_run():
+    def missing(ports, **params):
+        return [path for path, _ in msgspec.convert(params, CompareParams).missing(ports)]
+
+    assert missing({"candidate", "reference"}) == missing({"candidate", "model", "data"}) == []
+    assert missing({"candidate", "model"}) == ["inputs"]
+    assert missing({"candidate", "reference", "model"}, bisect=True) == ["params.bisect"]
 
 
 def test_bisect_without_its_models_or_with_strangers_says_so(tmp_path):

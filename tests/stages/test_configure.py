@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 
 import msgspec
+import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from tests import models
 from tests.helpers import apart, run_stage
@@ -138,6 +141,31 @@ def test_profiles_are_checked_on_every_runtime(tmp_path, backend):
 
 
 @needs_rtx
+def test_nodes_without_a_name_are_kept_by_their_op(tmp_path):
+    proto = models.conv()
+    for node in proto.graph.node:
+        node.name = ""
+    _, config = configure(tmp_path, backend="onnxruntime", proto=proto, precision="fp16", keep_fp32=["MatMul"])
+    assert [k["op"] for k in config["rewrite"]["kept"]] == ["MatMul"]
+    assert config["keep_fp32"] == [config["rewrite"]["kept"][0]["node"]]
+
+
+def test_what_bodies_compute_is_said_to_be_unchecked(tmp_path):
+    notes = []
+    configure(tmp_path, backend="onnxruntime", proto=models.branching(), precision="fp16", notes=notes)
+    assert "what the bodies of branch [If] compute inside is fp16 unchecked: only what comes out was" in notes
+
+
+def test_labels_that_half_precision_changes_are_told(tmp_path):
+    weights = {"w": np.random.default_rng(0).standard_normal((6, 6)).astype("f4"), "far": np.full(6, 30000, "f4")}
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Add", ["m", "far"], ["s"])]
+    nodes += [helper.make_node("ArgMax", ["s"], ["y"], axis=1, keepdims=0)]
+    proto = models.model(nodes, [models.value("x", ["n", 6])], [models.value("y", ["n"], TensorProto.INT64)], weights)
+    notes = []
+    configure(tmp_path, backend="onnxruntime", proto=proto, precision="fp16", notes=notes)
+    assert any(re.fullmatch(r"y: .*% of its values are others than the original's.*", note) for note in notes)
+
+
 def test_keep_fp32_that_fits_nothing_fails_here(tmp_path):
     pytest.importorskip("onnxruntime")
     with pytest.raises(PipelineInvalid, match="keep_fp32: 'nowhere' fits no node's name or op"):

@@ -331,6 +331,47 @@ def test_a_quantised_model_can_have_a_half_precision_rest(tmp_path, precision):
     assert (built / "engine.plan").stat().st_size > 0
 
 
+def gemm(beta, bias):
+    """y = x · m + beta · bias; the bias a weight, or made of the input."""
+    weights = {"m": np.random.default_rng(0).standard_normal((6, 6)).astype(np.float32), "c": np.ones(6, np.float32)}
+    nodes = [helper.make_node("Gemm", ["x", "m", "made" if bias == "made" else "c"], ["y"], name="g", beta=beta)]
+    if bias == "made":
+        nodes.insert(0, helper.make_node("Add", ["x", "c"], ["made"], name="add"))
+    return models.model(nodes, [models.value("x", ["n", 6])], [models.value("y", ["n", 6])], weights)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("bias", ["weight", "made"])
+def test_a_bias_keeps_its_factor(tmp_path, beta, bias):
+    rows = np.random.default_rng(1).standard_normal((32, 6)).astype(np.float32)
+    _, record = quantize(tmp_path, gemm(beta, bias), save(tmp_path, x=rows))
+    assert record["check"]["outputs"]["y"]["relative_l2"] < 0.03
+
+
+def test_an_older_opset_that_the_converter_gets_wrong_is_refused(tmp_path):
+    """Opset 10 places Resize's samples otherwise than 11 does by default."""
+    ramp = np.broadcast_to(np.linspace(0, 1, 8, dtype=np.float32), (16, 3, 8, 8)).copy()
+    ramp *= np.arange(1, 17, dtype=np.float32)[:, None, None, None]
+    weights = {"s": np.array([1, 1, 2, 2], np.float32), "w": np.ones((8, 3, 3, 3), np.float32)}
+    nodes = [helper.make_node("Resize", ["x", "s"], ["u"], name="up", mode="linear")]
+    nodes += [helper.make_node("Conv", ["u", "w"], ["y"], name="c")]
+    sides = [models.value("x", ["n", 3, 8, 8])], [models.value("y", ["n", 8, 14, 14])]
+    proto = models.model(nodes, *sides, weights)
+    proto.opset_import[0].version = 10
+    proto.ir_version = 5
+    with pytest.raises(GateFailed, match=r"is of opset 10, and ONNX's converter changes its results.*export it with"):
+        quantize(tmp_path, proto, save(tmp_path, x=ramp))
+
+
+def test_an_input_that_is_one_value_is_no_trouble_beside_another_that_moves(tmp_path):
+    nodes = [helper.make_node("MatMul", ["x", "m"], ["p"], name="p"), helper.make_node("Mul", ["p", "scale"], ["y"])]
+    weights = {"m": np.random.default_rng(0).standard_normal((6, 6)).astype(np.float32)}
+    sides = [models.value("x", ["n", 6]), models.value("scale", ["n", 1])], [models.value("y", ["n", 6])]
+    rows = np.random.default_rng(1).standard_normal((32, 6)).astype(np.float32)
+    data = save(tmp_path, x=rows, scale=np.ones((32, 1), np.float32))
+    assert quantize(tmp_path, models.model(nodes, *sides, weights), data)[1]["quantized"] == {"MatMul": 1}
+
+
 def test_a_quantised_model_means_the_same_to_onnxruntime_with_and_without_its_fusions(tmp_path):
     model, _ = quantize(tmp_path, residual())
     feed = {"image": pictures(2)}

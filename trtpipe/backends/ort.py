@@ -19,6 +19,7 @@ import numpy as np
 
 from trtpipe import onnxfile, trial
 from trtpipe.backends import Binding, Pending
+from trtpipe.backends.trtrules import half_types
 from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.measure import Measured, Query
 
@@ -144,7 +145,7 @@ class OnnxRuntime:
         layers = Counter(found.node.op_type for found in onnxfile.walk(proto))
         return {"inputs": sides["input"], "outputs": sides["output"], "layers": dict(sorted(layers.items()))}
 
-    def configure(self, config: dict[str, Any], network: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    def configure(self, config: dict[str, Any], network: Mapping[str, Any]) -> dict[str, Any]:
         """Say how ONNX Runtime honours a config; everything that it cannot honour is refused at once."""
         problems = []
         rewrite = None
@@ -155,6 +156,11 @@ class OnnxRuntime:
             problems.append(
                 f"precision {precision}: its CPU kernels compute in no such format; "
                 f"use model, fp32 or fp16 here, or build with {_ALTERNATIVES}"
+            )
+        elif precision == "fp32" and (half := half_types(network)):
+            problems.append(
+                f"precision fp32: the model itself holds {' and '.join(half)}; use model (types as the model says), or "
+                "export the model in float32"
             )
         for name, neutral in (
             ("strip_plan", False), ("refit", False), ("weight_streaming", False), ("sparse_weights", False),
@@ -214,6 +220,15 @@ class OnnxRuntime:
         if files:
             onnxfile.inline(plan, model.parent)
         bindings = _signature(proto, session)
+        del session
+        try:
+            # Some that it has optimised it does not take back (a float16 weight that a body of an If shares).
+            trial.load(plan, _options("all" if level == "extended" else level))
+        except Exception as error:
+            raise StageFailed(
+                f"onnxruntime {self.version} cannot load what it made of {model.name}: {_reason(error)}; "
+                "use precision: model here, or another backend"
+            ) from error
         proof = precision_proof(onnxfile.load(plan))
         if proof["fp32_between_casts"]:
             note(

@@ -57,6 +57,12 @@ def held_nodes(config: Mapping[str, Any]) -> list[str]:
     return [entry["node"] for entry in config.get("hold", {}).get("kept", ())]
 
 
+def half_types(network: Mapping[str, Any]) -> list[str]:
+    """Name the half-precision types that a model holds, by its network.json."""
+    ends = (t["dtype"] for t in [*network.get("inputs", ()), *network.get("outputs", ())])
+    return sorted({*network.get("dtypes", {}), *ends} & set(HALF))
+
+
 def settle(
     flavour: str,
     version: str,
@@ -85,9 +91,7 @@ def settle(
     strong = mode == "strong" or (mode == "either" and asked is not False)
 
     precision = config["precision"]
-    half = sorted(
-        {*network.get("dtypes", {}), *(t["dtype"] for t in [*network["inputs"], *network["outputs"]])} & set(HALF)
-    )
+    half = half_types(network)
     if half and precision in ("fp32", "tf32"):
         refuse(
             f"precision: {precision}",

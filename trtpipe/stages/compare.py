@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ from trtpipe.gates import Rule, judge, malformed, unknown
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from trtpipe.comparing import Compared
     from trtpipe.tensors import Source
@@ -24,6 +25,11 @@ WIDE = 80
 """Columns of a terminal."""
 BISECTED = 2
 """Samples that the bisect runs on: those that differ most, if the data is given."""
+
+BISECT_NEEDS = "bisect needs the inputs model (the right one) and candidate_model (the one in question)"
+REFERENCE_NEEDS = (
+    "found no input reference, expected it, or model and data: then onnxruntime runs the model on the data"
+)
 
 
 class CompareParams(Params, frozen=True, kw_only=True):
@@ -78,6 +84,13 @@ class CompareParams(Params, frozen=True, kw_only=True):
                 yield f"require.{name}", unknown(name, self.overall())
         yield from malformed(self.require)
 
+    def missing(self, ports: Collection[str]) -> Iterable[tuple[str, str]]:
+        """Find inputs that are asked for and not given."""
+        if self.bisect and not {"model", "candidate_model"} <= set(ports):
+            yield "params.bisect", BISECT_NEEDS
+        if "reference" not in ports and not {"model", "data"} <= set(ports):
+            yield "inputs", REFERENCE_NEEDS
+
     def packages(self) -> Iterable[str]:
         """Name what runs the models."""
         return ("onnx", "onnxruntime")
@@ -91,10 +104,12 @@ def run(ctx: Context) -> None:
     params: CompareParams = ctx.params
     given = ctx.inputs["candidate"]
     if params.bisect and not {"model", "candidate_model"} <= ctx.inputs.keys():
-        raise StageFailed("bisect needs the inputs model (the right one) and candidate_model (the one in question)")
+        raise StageFailed(BISECT_NEEDS)
     candidate = tensors.open_input(given)
     reference = _reference(ctx)
     paired = comparing.pairs(candidate, reference, params.names)
+    if alone := sorted({*reference} - {params.names.get(name, name) for name, _, _ in paired}):
+        ctx.note(f"not compared: {', '.join(alone)}, which only the reference has")
     tolerance = comparing.Tolerance(params.rtol, params.atol, params.formula)
     compared: dict[str, Compared] = {}
     for index, (name, one, other) in enumerate(paired):
@@ -115,7 +130,8 @@ def run(ctx: Context) -> None:
         if given.kind == "tensors"
         else list(map(str, range(total)))
     )
-    worst = comparing.most_different(compared, ids, params.worst)
+    most = comparing.most_different(compared, ids, max(params.worst, BISECTED))
+    worst = most[: params.worst]
     record: dict[str, Any] = {
         "metrics": figures,
         "outputs": outputs,
@@ -129,16 +145,16 @@ def run(ctx: Context) -> None:
     for name, f in outputs.items():
         ctx.note(_line(name, f))
     if params.bisect:
-        record["bisect"] = _bisect(ctx, worst)
+        record["bisect"] = _bisect(ctx, most)
         ctx.note(_found(record["bisect"]))
     ctx.write_json("comparison.json", record)
     broken = [
-        f"{name} = {v.value:.6g}, but require says {v.rule}{_where(name, worst)}"
+        f"{name} = {v.value:.6g}, but require says {v.rule}{_where(name, most)}"
         for name, v in verdicts.items()
         if not v.passed
     ]
     if whole["nan"] and not any(name.rpartition(".")[2] == "nan" for name in params.require):
-        broken.insert(0, f"{int(whole['nan'])} values are NaN or infinite on one side alone{_where('', worst)}")
+        broken.insert(0, f"{int(whole['nan'])} values are NaN or infinite on one side alone{_where('', most)}")
     if broken:
         if params.bisect:
             broken.append(_found(record["bisect"]))
@@ -152,9 +168,7 @@ def _reference(ctx: Context) -> Mapping[str, Source]:
     if "reference" in ctx.inputs:
         return tensors.open_input(ctx.inputs["reference"])
     if not {"model", "data"} <= ctx.inputs.keys():
-        raise StageFailed(
-            "found no input reference, expected it, or model and data: then onnxruntime runs the model on the data"
-        )
+        raise StageFailed(REFERENCE_NEEDS)
     path = onnxfile.of_input(ctx.inputs["model"])
     inputs, _ = onnxfile.signature(onnxfile.load(path))
     samples = trial.samples(ctx.inputs["data"], inputs, most=1 << 62)
@@ -163,20 +177,28 @@ def _reference(ctx: Context) -> Mapping[str, Source]:
     folder.mkdir()
     outputs: dict[str, tensors.ArrayWriter] = {}
     alone = any(f.how == "run" for f in samples.fed)
+    rest = samples.total % samples.rows
+    whole, runs = samples.total - rest, samples.total // samples.rows + bool(rest)
+    # A fixed batch that the last samples do not fill: they are run with those before them, and alone written.
+    feeds = [
+        samples.pick(range(whole)),
+        *([samples.pick(range(whole + rest - samples.rows, whole + rest))] * bool(rest)),
+    ]
     with tensors.Writer(folder) as writer:
-        for number, feed in enumerate(samples):
-            ctx.progress(number, samples.runs, "reference runs")
+        for number, feed in enumerate(itertools.chain(*feeds)):
+            ctx.progress(number, runs, "reference runs")
             try:
                 made = session(feed)
             except Exception as error:
                 raise StageFailed(f"onnxruntime cannot run the reference model: {error}") from error
             for name, array in made.items():
                 batched = not alone and array.ndim and array.shape[0] == samples.rows
-                rows = array if batched else array[None]
+                rows = (array[-rest:] if rest and number == runs - 1 else array) if batched else array[None]
                 if name not in outputs:
-                    outputs[name] = writer.add(name, rows.dtype, (samples.runs * len(rows), *rows.shape[1:]))
+                    total = samples.total if batched else runs
+                    outputs[name] = writer.add(name, rows.dtype, (total, *rows.shape[1:]))
                 outputs[name].write(rows)
-    ctx.note(f"reference: onnxruntime on the CPU, {samples.runs * samples.rows} samples of {samples.label}")
+    ctx.note(f"reference: onnxruntime on the CPU, {samples.total} samples of {samples.label}")
     from trtpipe.stage import Input
 
     files = tuple(sorted(p.name for p in folder.iterdir()))
@@ -204,9 +226,13 @@ def _found(bisect: Mapping[str, Any]) -> str:
     first = bisect["first"]
     if first is None:
         return f"bisect: none of {bisect['compared']} inner tensors exceeds {bisect['bound']:g}: the models agree"
+    if first.get("not_finite"):
+        how = f"{first['not_finite']} values not finite"
+    else:
+        how = f"relative L2 {first['relative_l2']:g}"
     return (
-        f"bisect: the first node beyond {bisect['bound']:g} is {first['node']} [{first['op']}], "
-        f"relative L2 {first['relative_l2']:g} on {first['tensor']}"
+        f"bisect: the first node beyond {bisect['bound']:g} is {first['node']} [{first['op']}], {how} on "
+        f"{first['tensor']}"
     )
 
 
@@ -251,7 +277,7 @@ def _aligned(rows: list[list[str]], names: int) -> list[str]:
 
 STAGE = StageType(
     name="compare",
-    version=3,
+    version=4,
     Params=CompareParams,
     inputs={
         "candidate": Port(kinds=("tensors",), doc="The outputs in question.", outside=True),

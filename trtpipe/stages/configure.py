@@ -244,7 +244,9 @@ def run(ctx: Context) -> None:
     if params.keep_fp32:
         from trtpipe import precision
 
-        config["keep_fp32"] = sorted(precision.matching_nodes(model, params.keep_fp32))
+        named = onnxfile.copied(model)
+        onnxfile.name_nodes(named)  # those without a name fit by their op
+        config["keep_fp32"] = sorted(precision.matching_nodes(named, params.keep_fp32))
     made = ctx.out / onnxfile.MODEL
     if params.precision in ("fp16", "bf16"):
         from trtpipe import modelopt, precision, quantization, trial
@@ -268,6 +270,14 @@ def run(ctx: Context) -> None:
             # Now it is known whether there is anything to hold.
             config["flags"] = list(backend.configure(config, network)["flags"])
         precision.tell_kept(record["kept"], "config.json", ctx.note)
+        for remark in trial.remarks(record["check"]["outputs"]):
+            ctx.note(remark)
+        if inside := precision.unseen(model):
+            more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
+            ctx.note(
+                f"what the bodies of {', '.join(inside[:3])}{more} compute inside is {params.precision} unchecked: "
+                "only what comes out was"
+            )
         if record["narrow"] < FEW:
             ctx.note(f"{record['narrow']:.1%} of the weights are left to {params.precision}")
     if not made.exists():  # nothing had to be changed
@@ -282,7 +292,7 @@ def run(ctx: Context) -> None:
 
 STAGE = StageType(
     name="configure",
-    version=5,
+    version=6,
     Params=ConfigureParams,
     inputs={
         "network": Port(kinds=("network",), doc="The parsed network."),

@@ -16,7 +16,7 @@ from trtpipe.gates import Rule, Verdict, holds, judge, malformed, unknown
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
     from trtpipe.metrics import Boxes, Figure
     from trtpipe.tensors import Source
@@ -122,6 +122,17 @@ class EvaluateParams(Params, frozen=True):
             if name not in names:
                 yield f"require.{name}", unknown(name, names)
         yield from malformed(self.require)
+
+    def missing(self, ports: Collection[str]) -> Iterable[tuple[str, str]]:
+        """Find inputs that metrics read and that are not given."""
+        for index, metric in enumerate(self.metrics):
+            if isinstance(metric, Cosine):
+                reads = ["reference", "tensors" if "tensors" in ports else "results"]
+            else:
+                reads = ["labels", "tensors" if isinstance(metric, TopKAccuracy) and metric.tensor else "results"]
+            for name in reads:
+                if name not in ports:
+                    yield f"params.metrics[{index}]", f"found no input {name}, expected one: this metric reads it"
 
 
 class _Evaluation:

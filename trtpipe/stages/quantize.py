@@ -11,8 +11,13 @@ from trtpipe.errors import GateFailed, PipelineInvalid
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from pathlib import Path
+
+CALIBRATION_NEEDED = (
+    "mode {} needs the input calibration: samples of what the model will see (a tensors artifact such as preprocess "
+    "makes, or a .npz file)"
+)
 
 
 class QuantizeParams(Params, frozen=True, kw_only=True):
@@ -79,6 +84,11 @@ class QuantizeParams(Params, frozen=True, kw_only=True):
         if self.mode != "int4_weights" and self.block_size is not None:
             yield "block_size", f"found with mode {self.mode}, expected with int4_weights only"
 
+    def missing(self, ports: Collection[str]) -> Iterable[tuple[str, str]]:
+        """Find the input that is asked for and not given."""
+        if self.mode != "int4_weights" and "calibration" not in ports:
+            yield "inputs", CALIBRATION_NEEDED.format(self.mode)
+
     def packages(self) -> Iterable[str]:
         """Name what quantises."""
         return ("onnx", "onnxruntime") if self.mode == "int8" else ("onnx", "onnxruntime", "nvidia-modelopt")
@@ -104,10 +114,7 @@ def run(ctx: Context) -> None:
         for remark in quantization.check_samples(samples):
             ctx.note(remark)
     elif params.mode != "int4_weights":
-        raise PipelineInvalid(
-            f"mode {params.mode} needs the input calibration: samples of what the model will see (a tensors artifact "
-            "such as preprocess makes, or a .npz file)"
-        )
+        raise PipelineInvalid(CALIBRATION_NEEDED.format(params.mode))
     out = ctx.out / onnxfile.MODEL
     if params.mode == "int8":
         assert samples is not None  # or it would have ended above
@@ -130,6 +137,8 @@ def run(ctx: Context) -> None:
             ctx.note(
                 f"{name}: relative L2 {figures['relative_l2']:g}, cosine {figures['cosine']:g} against the original"
             )
+    for remark in trial.remarks(record["check"]["outputs"]):
+        ctx.note(remark)
     if problems := trial.beyond(record["check"]["outputs"], limit):
         raise GateFailed(
             f"{params.mode} changes the model's results too much:\n  " + "\n  ".join(problems)
@@ -163,7 +172,7 @@ def _check(source: Path, out: Path, samples: Any, inputs: list[dict[str, Any]], 
 
 STAGE = StageType(
     name="quantize",
-    version=1,
+    version=2,
     Params=QuantizeParams,
     inputs={
         "model": Port(kinds=("model",), doc="A float32 ONNX model.", outside=True),
