@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from tests import models
-from tests.helpers import PROJECT
+from tests.helpers import PROJECT, as_input
 from trtpipe import onnxfile, precision, trial
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 
@@ -154,6 +154,19 @@ def test_an_activation_beyond_float16_keeps_the_nodes_around_it_in_float32(tmp_p
     assert makers[down.input[0]].name == "over"
 
 
+def test_an_input_beyond_float16_keeps_the_node_that_reads_it(tmp_path):
+    weights = {"a": np.full((6, 6), 1e-5, np.float32), "m": np.eye(6, dtype=np.float32)}
+    nodes = [helper.make_node("MatMul", ["x", "a"], ["h"], name="first")]
+    nodes += [helper.make_node("MatMul", ["h", "m"], ["y"], name="second")]
+    proto = models.model(nodes, [models.value("x", ["n", 6])], [models.value("y", ["n", 6])], weights)
+    np.savez(tmp_path / "d.npz", x=np.full((4, 6), 2e5, np.float32))
+    inputs = [{"name": "x", "dtype": "float32", "dims": ["n", 6]}]
+    samples = trial.samples(as_input("data", tmp_path / "d.npz"), inputs)
+    record, _ = rewrite(proto, tmp_path, samples=samples)
+    assert [k["node"] for k in record["kept"]] == ["first"]
+    assert record["kept"][0]["why"].startswith("x reaches 2e+05 on calibration data")
+
+
 def test_constant_nodes_are_guarded_as_initialisers_are(tmp_path):
     big = numpy_helper.from_array(np.array([1e6], np.float32))
     nodes = [
@@ -195,6 +208,13 @@ def test_keep_fp32_takes_names_and_ops_and_wildcards(tmp_path):
     }
     assert types(made)["head"] == "float32"
     assert types(made)["w"] == "float16"
+
+
+def test_keep_fp32_takes_a_name_with_brackets_as_it_is(tmp_path):
+    proto = models.conv()
+    next(n for n in proto.graph.node if n.name == "head").name = "blocks[0]/head"
+    record, _ = rewrite(proto, tmp_path, keep=["blocks[0]/head"])
+    assert [k["node"] for k in record["kept"]] == ["blocks[0]/head"]
 
 
 def test_keep_fp32_that_fits_nothing_is_an_error_with_what_is_close(tmp_path):

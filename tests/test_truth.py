@@ -59,6 +59,7 @@ def test_labels_come_in_the_order_of_the_samples(name, content, expected, read):
         ("a.json", "{", "is no json"),
         ("a.json", [{"id": 1}], "expected objects, each with an `id`"),
         ("a.jsonl", "[]\n", "expected objects, each with an `id`"),
+        ("a.json", "[" * 100_000, "is nested too deeply"),
         ("a.md", "x", r"expected one file of \.npy"),
     ],
 )

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from trtpipe.tensors import Source
 
 BATCH_BYTES = 1 << 25
+LARGEST = 1e140
+"""Beyond it sums of squares leave float64."""
 EQUAL_DB = 200.0
 """The PSNR that stands for equal arrays, whose own is infinite; JSON knows no infinity."""
 HIGHER_IS_BETTER = ("cosine", "cosine_min", "psnr")
@@ -101,6 +103,9 @@ def output(candidate: Source, reference: Source, tolerance: Tolerance, top_k: in
             best = [np.sort(steps.top_k(x, top_k)[0], axis=1) for x in clean]
             agree.append((best[0] == best[1]).all(axis=1) & finite.all(axis=1))
         c, r, error = (np.where(finite, array, 0) for array in (c, r, error))
+        largest = max(float(np.abs(array).max(initial=0.0)) for array in (c, r))
+        if largest > LARGEST:
+            raise StageFailed(f"{candidate.label}: values of {largest:.3g} are too large: float64 cannot square them")
         norms = np.linalg.norm(r, axis=1)
         lengths = np.linalg.norm(error, axis=1)
         counted = finite.sum(axis=1)

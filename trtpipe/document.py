@@ -422,7 +422,10 @@ def violations(value: Any, schema: dict[str, Any]) -> list[tuple[Path, str]]:
             yield jsonschema.ValidationError("does not match")
 
     kind: Any = jsonschema.validators
-    validator = kind.extend(jsonschema.Draft202012Validator, {"pattern": pattern})(schema)
+    plain = jsonschema.Draft202012Validator
+    # To JSON Schema 4.0 is an integer; what reads the params wants a whole number.
+    whole = plain.TYPE_CHECKER.redefine("integer", lambda _, one: isinstance(one, int) and not isinstance(one, bool))
+    validator = kind.extend(plain, {"pattern": pattern}, type_checker=whole)(schema)
     return [found for error in validator.iter_errors(value) for found in _explain(error)]
 
 

@@ -95,7 +95,8 @@ def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 def matches(node: onnx.NodeProto, pattern: str) -> bool:
     """Tell whether a keep_fp32 pattern (shell wildcards) fits a node's name or op."""
-    return fnmatchcase(node.name, pattern) or fnmatchcase(node.op_type, pattern)
+    # A name may hold brackets, which a pattern takes for a choice of letters.
+    return node.name == pattern or fnmatchcase(node.name, pattern) or fnmatchcase(node.op_type, pattern)
 
 
 def matching_nodes(model: onnx.ModelProto, patterns: Iterable[str], param: str = "keep_fp32") -> dict[str, str]:

@@ -91,6 +91,8 @@ def _json(text: str, suffix: str, where: str) -> list[tuple[str, Any]]:
             items = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             items = json.loads(text)
+    except RecursionError:
+        raise StageFailed(f"{where} is nested too deeply") from None
     except ValueError as error:
         raise StageFailed(f"{where} is no {suffix[1:]}: {error}") from error
     if isinstance(items, dict):

@@ -165,6 +165,11 @@ def test_large_integers_that_differ_by_one_differ(tmp_path):
     assert (found["mismatched"], found["max_abs"]) == (0.5, 1)
 
 
+def test_values_whose_squares_are_beyond_float64_are_refused(tmp_path):
+    with pytest.raises(StageFailed, match="values of 1e\\+200 are too large"):
+        compare(tmp_path, np.full((2, 3), 1e200), np.full((2, 3), 1e199))
+
+
 def test_outputs_of_nothing_but_nan_are_like_nothing(tmp_path):
     with pytest.raises(GateFailed, match="cosine = 0"):
         compare(tmp_path, RIGHT * np.nan, require={"nan": "<= 100", "cosine": "> 0.9"})

@@ -125,6 +125,11 @@ def test_max_takes_the_largest(choose):
     assert selection(choose(THREE, {"objective": "max top1", "where": {"latency_p50_ms": "< 0.6"}}))["best"] == "p=int8"
 
 
+def test_a_figures_name_is_no_pattern(choose):
+    values = {name: {"accuracy": {"acc[val]": top}} for name, top in (("p=a", 0.8), ("p=b", 0.9))}
+    assert (choose(values, {"objective": "max acc[val]"}) / "engine.onnx").read_text() == "p=b"
+
+
 def test_the_order_in_which_inputs_come_changes_nothing(choose):
     first = choose(THREE, RIGHT)
     second = choose(dict(reversed(THREE.items())), RIGHT)

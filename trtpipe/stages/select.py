@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -124,11 +123,16 @@ def _aim(text: str) -> tuple[str, str]:
 def _owners(figure: str, made: Mapping[str, Iterable[str]], engine: str) -> list[str]:
     """Name the stages that make a figure; `stage.figure` names one by itself."""
     every = {engine: {PLAN_BYTES}, **made}
-    owners = [stage for stage, names in every.items() if any(fnmatchcase(figure, name) for name in names)]
+    owners = [stage for stage, names in every.items() if any(_is(figure, name) for name in names)]
     stage, _, rest = figure.partition(".")
-    if not owners and rest and any(fnmatchcase(rest, name) for name in every.get(stage, ())):
+    if not owners and rest and any(_is(rest, name) for name in every.get(stage, ())):
         return [stage]
     return owners
+
+
+def _is(figure: str, name: str) -> bool:
+    """Tell whether a figure is the one that a stage names; `*.` at the front stands for any output."""
+    return figure == name or (name.startswith("*.") and figure.endswith(name[1:]) and figure != name[1:])
 
 
 def _unknown(figure: str, known: Iterable[str]) -> str:
