@@ -450,7 +450,7 @@ def int8(
 def _plain_gemms(model: onnx.ModelProto) -> None:
     """Give every Gemm a beta of 1, with the bias scaled instead: onnxruntime's quantiser drops beta."""
     constants = {t.name: t for t in model.graph.initializer}
-    taken = onnxfile.read_names(model) | {o for found in onnxfile.walk(model) for o in found.node.output}
+    taken = {*constants, *onnxfile.read_names(model), *(o for f in onnxfile.walk(model) for o in f.node.output)}
 
     def fresh(base: str) -> str:
         name, number = base, 1
