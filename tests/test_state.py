@@ -68,6 +68,23 @@ def test_a_state_whose_pages_are_damaged_gives_no_answer_instead_of_a_wrong_one(
         assert two.resolved("new") == "{}"
 
 
+def test_a_state_with_any_one_bit_flipped_never_ends_a_run(tmp_path):
+    with State(str(tmp_path)) as state:
+        state.remember_last("p", "s", "key", 1.0)
+        state.remember_failure("key", "why")
+    path = tmp_path / "state.sqlite"
+    whole = path.read_bytes()
+    schema = whole.index(b"CREATE TABLE")
+    for place in [*range(0, 100), *range(schema, schema + 1500)]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
+        with State(str(tmp_path)) as state:
+            assert state.last("p") in ({}, {"s": ("key", 1.0)})
+            assert state.failure("key") in (None, "why")
+            state.remember_last("p", "other", "key", 2.0)
+        for file in tmp_path.glob("state.sqlite*"):
+            file.unlink()
+
+
 def test_a_state_of_another_version_is_emptied(tmp_path):
     with State(str(tmp_path)) as one:
         one.remember_resolved("k", "{}")

@@ -36,6 +36,10 @@ def stamp(status: os.stat_result) -> str:
     return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
+_BROKEN = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What sqlite3 raises on a damaged file; the latter where the damage is in the words of its message."""
+
+
 class State:
     """The run-time state of one store. Use as a context manager; writes are committed together at its end."""
 
@@ -51,7 +55,7 @@ class State:
             for attempt in range(2):
                 try:
                     return self._connect(self._path)
-                except sqlite3.DatabaseError as error:
+                except _BROKEN as error:
                     # A locked or unwritable state is not a broken one.
                     broken = not isinstance(error, sqlite3.OperationalError)
                     if attempt or not broken:
@@ -88,7 +92,7 @@ class State:
     def commit(self) -> None:
         """Write what was learnt; what cannot be written is learnt again the next time."""
         if self._database.in_transaction:
-            with contextlib.suppress(sqlite3.DatabaseError):
+            with contextlib.suppress(*_BROKEN):
                 self._database.execute("COMMIT")
 
     def file_digest(self, path: str) -> str:
@@ -208,7 +212,7 @@ class State:
             return self._database.execute(query, values).fetchall()
         except sqlite3.OperationalError:
             return []  # locked by a long writer: learn again
-        except sqlite3.DatabaseError:
+        except _BROKEN:
             self._give_up()
             return []
 
@@ -223,7 +227,7 @@ class State:
             self._database.execute(statement, values)
         except sqlite3.OperationalError:
             pass  # read-only, or locked by a long writer: this is a memory aid, so going on without is right
-        except sqlite3.DatabaseError:
+        except _BROKEN:
             self._give_up()
 
     def _give_up(self) -> None:
