@@ -75,7 +75,7 @@ def test_a_state_with_any_one_bit_flipped_never_ends_a_run(tmp_path):
     path = tmp_path / "state.sqlite"
     whole = path.read_bytes()
     schema = whole.index(b"CREATE TABLE")
-    for place in [*range(0, 100), *range(schema, schema + 1500)]:
+    for place in [*range(100), *range(schema, schema + 1500)]:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
         with State(str(tmp_path)) as state:
             assert state.last("p") in ({}, {"s": ("key", 1.0)})
