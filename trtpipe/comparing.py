@@ -46,13 +46,17 @@ class Compared(NamedTuple):
     samples: dict[str, NDArray[np.float64]]
 
 
-def mismatches(candidate: NDArray[Any], reference: NDArray[Any], tolerance: Tolerance) -> NDArray[np.bool_]:
+def mismatches(
+    candidate: NDArray[Any], reference: NDArray[Any], tolerance: Tolerance, error: NDArray[np.float64] | None = None
+) -> NDArray[np.bool_]:
     """Tell for each element whether it is beyond the tolerance; NaN where the reference has none is.
+
+    `error` is what `errors` gives, where that is known already.
 
     Sources: numpy.allclose's documentation; polygraphy/comparator/compare.py (check_error_stat: elemwise).
     """
     c, r = candidate.astype(np.float64), reference.astype(np.float64)
-    error = errors(candidate, reference)
+    error = errors(candidate, reference) if error is None else error
     with np.errstate(all="ignore"):
         if tolerance.formula == "allclose":
             beyond = ~(error <= tolerance.atol + tolerance.rtol * np.abs(r))
@@ -91,8 +95,8 @@ def output(candidate: Source, reference: Source, tolerance: Tolerance, top_k: in
     size = max(1, BATCH_BYTES // max(1, candidate.row_bytes + reference.row_bytes))
     for pair in tensors.batches({"c": candidate, "r": reference}, size):
         found, wanted = (array.reshape(len(array), -1) for array in (pair["c"], pair["r"]))
-        sums["beyond"] += int(mismatches(found, wanted, tolerance).sum())
         error = errors(found, wanted)
+        sums["beyond"] += int(mismatches(found, wanted, tolerance, error).sum())
         c, r = found.astype(np.float64), wanted.astype(np.float64)
         sums["size"] += c.size
         same = (c == r) | (np.isnan(c) & np.isnan(r))

@@ -577,16 +577,20 @@ def external_locations(path: str | Path) -> list[str]:
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
-    """Give every node a name of its own: the converter's block list works by names."""
+    """Give every node a name of its own, by which converters and runtimes know it."""
     taken = {found.node.name for found in walk(model)}
     seen: set[str] = set()
     for index, found in enumerate(walk(model)):
         node = found.node
         if not node.name or node.name in seen:
-            base = name = node.name or f"{node.op_type}_{index}"
-            number = 1
-            while name in taken:
-                name, number = f"{base}_{number}", number + 1
-            node.name = name
-            taken.add(name)
+            node.name = fresh(node.name or f"{node.op_type}_{index}", taken)
         seen.add(node.name)
+
+
+def fresh(base: str, taken: set[str], joint: str = "_") -> str:
+    """Give a name that is not taken yet, `base` if it can be, and take it."""
+    name, number = base, 1
+    while name in taken:
+        name, number = f"{base}{joint}{number}", number + 1
+    taken.add(name)
+    return name

@@ -223,14 +223,12 @@ def rewrite(
 
 def _moved(original: onnx.ModelProto, raised: onnx.ModelProto, feeds: Sequence[trial.Feed]) -> list[str]:
     """Say how a newer opset changes a Q/DQ model's results, both without fusions; nothing if it does not run."""
+    models = original.SerializeToString(), raised.SerializeToString()
     try:
-        one, other = (trial.Trial(model.SerializeToString(), plain=True) for model in (original, raised))
-        differences = trial.Differences()
-        for feed in feeds:
-            differences.add(one(feed), other(feed))
-    except Exception:  # noqa: BLE001 - the check of the result that follows says so
-        return []
-    return trial.beyond(differences.figures(), RAISED_TOLERANCE)
+        figures = trial.against(*models, feeds, what=f"opset {HALF_SCALES}", plain=True, both=True)
+    except StageFailed:
+        return []  # the check of the result that follows says so
+    return trial.beyond(figures, RAISED_TOLERANCE)
 
 
 def hold(path: Path, out: Path, precision: str, **how: Any) -> dict[str, Any]:

@@ -46,8 +46,6 @@ FEW = 16
 """With fewer calibration samples than this the stage says so."""
 CHECKED = 8
 """Calibration runs that the result is compared on."""
-PREPARED_TOLERANCE = precision.RAISED_TOLERANCE
-"""How far a model may move (relative L2) before it is quantised, by a newer opset and folded constants."""
 TOLERANCE = 0.5
 """Largest relative L2 difference of an output, unless a tolerance is given: beyond it little of the model is left."""
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
@@ -311,8 +309,9 @@ def check_values(samples: trial.Samples) -> bool:
                 moved = moved or bool((array[1:] != array[:1]).any())
             first.setdefault(name, array)
     still = {f.name for f in samples.fed if f.how == "constant"}
-    flat = sorted(n for n in lowest if lowest[n] == highest[n] and n not in still and first[n].dtype.kind == "f")
-    if flat and len(flat) == sum(array.dtype.kind == "f" for name, array in first.items() if name not in still):
+    floats = sorted(n for n in lowest if n not in still and first[n].dtype.kind == "f")
+    flat = [n for n in floats if lowest[n] == highest[n]]
+    if flat and flat == floats:  # one among others may be a factor that is always 1
         raise PipelineInvalid(
             f"{samples.label}: every value of {', '.join(f'{n} is {lowest[n]:g}' for n in flat)}; calibration needs "
             "data like what the model will see"
@@ -448,37 +447,22 @@ def int8(
 
 
 def _plain_gemms(model: onnx.ModelProto) -> None:
-    """Give every Gemm a beta of 1, with the bias scaled instead: onnxruntime's quantiser drops beta."""
+    """Give every Gemm a beta of 1, with the bias scaled before it: onnxruntime's quantiser drops beta."""
     constants = {t.name: t for t in model.graph.initializer}
     taken = {*constants, *onnxfile.read_names(model), *(o for f in onnxfile.walk(model) for o in f.node.output)}
-
-    def fresh(base: str) -> str:
-        name, number = base, 1
-        while name in taken:
-            name, number = f"{base}_{number}", number + 1
-        taken.add(name)
-        return name
-
     nodes = []
     for node in model.graph.node:
         beta = next((a for a in node.attribute if a.name == "beta"), None)
         if node.op_type == "Gemm" and not node.domain and beta is not None and beta.f != 1:
-            bias = node.input[2] if len(node.input) > 2 else ""
-            factor = beta.f
             node.attribute.remove(beta)
-            if bias and not factor:
+            bias = node.input[2] if len(node.input) > 2 else ""
+            if bias and not beta.f:
                 del node.input[2]
-            elif bias in constants:
-                values = onnx.numpy_helper.to_array(constants[bias])
-                node.input[2] = fresh(f"{bias}_scaled")
-                scaled = np.asarray(values * values.dtype.type(factor))
-                model.graph.initializer.append(onnx.numpy_helper.from_array(scaled, node.input[2]))
-            elif bias:
-                # Any other bias is scaled by a node of its own, in the type of the product's weight.
-                kind = next((constants[i].data_type for i in node.input[:2] if i in constants), onnx.TensorProto.FLOAT)
-                by, node.input[2] = fresh(f"{bias}_beta"), fresh(f"{bias}_scaled")
-                model.graph.initializer.append(onnx.helper.make_tensor(by, kind, [], [factor]))
-                nodes.append(onnx.helper.make_node("Mul", [bias, by], [node.input[2]], name=fresh(f"{node.name}_beta")))
+            elif bias:  # folding makes one constant of it, if it can
+                kind = next((constants[i].data_type for i in node.input if i in constants), onnx.TensorProto.FLOAT)
+                by, node.input[2] = onnxfile.fresh(f"{bias}_beta", taken), onnxfile.fresh(f"{bias}_scaled", taken)
+                model.graph.initializer.append(onnx.helper.make_tensor(by, kind, [], [beta.f]))
+                nodes.append(onnx.helper.make_node("Mul", [bias, by], [node.input[2]], name=node.input[2]))
         nodes.append(node)
     onnxfile.refill(model.graph.node, nodes)
 
@@ -490,7 +474,7 @@ def _changed(
     path = scratch / "prepared.onnx"
     onnxfile.save(onnxfile.copied(changed), path)
     try:
-        problems = trial.beyond(trial.against(original, path, feeds, what=what), PREPARED_TOLERANCE)
+        problems = trial.beyond(trial.against(original, path, feeds, what=what), precision.RAISED_TOLERANCE)
     except StageFailed as error:
         return str(error)
     return "; ".join(problems) or None
@@ -507,13 +491,9 @@ def _own_biases(model: onnx.ModelProto, weighted: Mapping[str, str]) -> None:
             continue
         name = node.input[2]
         if name in seen:
-            number = 1
-            while f"{name}__{number}" in taken:
-                number += 1
             copy = model.graph.initializer.add()
             copy.CopyFrom(constants[name])
-            copy.name = node.input[2] = f"{name}__{number}"
-            taken.add(copy.name)
+            copy.name = node.input[2] = onnxfile.fresh(name, taken, "__")
         seen.add(name)
 
 

@@ -184,11 +184,13 @@ class Samples:
     label: str
     picked: tuple[int, ...] = ()
     """Instead of an even choice: these samples, in rising order."""
+    filled: bool = False
+    """Whether a last batch that is not full is fed, filled with its last sample."""
 
     @property
     def runs(self) -> int:
         """How many feeds there are."""
-        return self.count // self.rows
+        return -(-self.count // self.rows)
 
     def __iter__(self) -> Iterator[Feed]:
         """Give the feeds; the arrays are their own."""
@@ -201,6 +203,8 @@ class Samples:
             if index not in wanted:
                 continue
             waiting.append({n: a.copy() for n, a in row.items()})
+            if self.filled and index == self.total - 1:
+                waiting += waiting[-1:] * (self.rows - len(waiting))
             if len(waiting) == self.rows:
                 feed = dict(still)
                 for name, one in moving.items():
@@ -208,6 +212,10 @@ class Samples:
                     feed[name] = np.asarray(rows[0][0]) if one.how == "run" else np.concatenate(rows)
                 waiting = []
                 yield feed
+
+    def all(self) -> Samples:
+        """Give every sample in order; what is too few for a fixed batch is filled up."""
+        return replace(self, picked=(), count=self.total, filled=True)
 
     def pick(self, indices: Sequence[int]) -> Samples:
         """Give these samples alone; a fixed batch is filled with the first of the others."""
@@ -363,16 +371,23 @@ class Differences:
 
 
 def against(
-    original: bytes | str | Path, changed: bytes | str | Path, feeds: Iterable[Feed], *, what: str, plain: bool = False
+    original: bytes | str | Path,
+    changed: bytes | str | Path,
+    feeds: Iterable[Feed],
+    *,
+    what: str,
+    plain: bool = False,
+    both: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Run two models on the same feeds; give the differences an output.
 
     Raises StageFailed if one does not run, or the changed one has other outputs or makes NaN or infinities where the
-    original makes none. `what` names the change, for messages.
+    original makes none. `what` names the change, for messages; `plain` is the changed one's, and with `both` the
+    original's too.
     """
     differences = Differences()
     try:
-        right = Trial(original)
+        right = Trial(original, plain=plain and both)
     except Exception as error:
         raise StageFailed(f"onnxruntime cannot load the original model to check against: {error}") from error
     try:

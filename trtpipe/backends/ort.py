@@ -77,9 +77,12 @@ def _options(level: str) -> Any:
     return options
 
 
-def _run_level(manifest: Mapping[str, Any]) -> str:
-    level = str(manifest.get("target", {}).get("graph_optimization", "extended"))
-    return "all" if level == "extended" else level
+def _run_level(built: str) -> str:
+    return "all" if built == "extended" else built
+
+
+def _level(manifest: Mapping[str, Any]) -> str:
+    return _run_level(str(manifest.get("target", {}).get("graph_optimization", "extended")))
 
 
 def _reason(error: BaseException) -> str:
@@ -223,7 +226,7 @@ class OnnxRuntime:
         del session
         try:
             # Some that it has optimised it does not take back (a float16 weight that a body of an If shares).
-            trial.load(plan, _options("all" if level == "extended" else level))
+            trial.load(plan, _options(_run_level(level)))
         except Exception as error:
             raise StageFailed(
                 f"onnxruntime {self.version} cannot load what it made of {model.name}: {_reason(error)}; "
@@ -250,7 +253,7 @@ class OnnxRuntime:
         shared: Path | None = None,  # noqa: ARG002
     ) -> OrtSession:
         """Load an optimised model; layouts for this machine's CPU are chosen now."""
-        options = _options(_run_level(manifest))
+        options = _options(_level(manifest))
         try:
             session = trial.load(plan, options)
         except Exception as error:
@@ -263,7 +266,7 @@ class OrtSession:
 
     def __init__(self, session: Any, manifest: Mapping[str, Any], buffers: Mapping[str, Any], plan: Path) -> None:
         self._plan = plan
-        self._level = _run_level(manifest)
+        self._level = _level(manifest)
         self.bindings: Sequence[Binding] = [
             Binding(
                 name=b["name"], mode=b["mode"], dtype=b["dtype"], shape=tuple(b["shape"]), dims=tuple(b["dims"])

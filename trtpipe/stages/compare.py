@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,11 +24,6 @@ WIDE = 80
 """Columns of a terminal."""
 BISECTED = 2
 """Samples that the bisect runs on: those that differ most, if the data is given."""
-
-BISECT_NEEDS = "bisect needs the inputs model (the right one) and candidate_model (the one in question)"
-REFERENCE_NEEDS = (
-    "found no input reference, expected it, or model and data: then onnxruntime runs the model on the data"
-)
 
 
 class CompareParams(Params, frozen=True, kw_only=True):
@@ -87,9 +81,11 @@ class CompareParams(Params, frozen=True, kw_only=True):
     def missing(self, ports: Collection[str]) -> Iterable[tuple[str, str]]:
         """Find inputs that are asked for and not given."""
         if self.bisect and not {"model", "candidate_model"} <= set(ports):
-            yield "params.bisect", BISECT_NEEDS
+            needed = "the inputs model (the right one) and candidate_model (the one in question)"
+            yield "params.bisect", f"bisect needs {needed}"
         if "reference" not in ports and not {"model", "data"} <= set(ports):
-            yield "inputs", REFERENCE_NEEDS
+            needed = "expected it, or model and data: then onnxruntime runs the model on the data"
+            yield "inputs", f"found no input reference, {needed}"
 
     def packages(self) -> Iterable[str]:
         """Name what runs the models."""
@@ -103,8 +99,8 @@ def run(ctx: Context) -> None:
 
     params: CompareParams = ctx.params
     given = ctx.inputs["candidate"]
-    if params.bisect and not {"model", "candidate_model"} <= ctx.inputs.keys():
-        raise StageFailed(BISECT_NEEDS)
+    for _, message in params.missing(ctx.inputs.keys()):
+        raise StageFailed(message)
     candidate = tensors.open_input(given)
     reference = _reference(ctx)
     paired = comparing.pairs(candidate, reference, params.names)
@@ -167,35 +163,26 @@ def _reference(ctx: Context) -> Mapping[str, Source]:
 
     if "reference" in ctx.inputs:
         return tensors.open_input(ctx.inputs["reference"])
-    if not {"model", "data"} <= ctx.inputs.keys():
-        raise StageFailed(REFERENCE_NEEDS)
     path = onnxfile.of_input(ctx.inputs["model"])
     inputs, _ = onnxfile.signature(onnxfile.load(path))
-    samples = trial.samples(ctx.inputs["data"], inputs, most=1 << 62)
+    samples = trial.samples(ctx.inputs["data"], inputs).all()
     session = trial.Trial(path)
     folder = ctx.scratch / "reference"
     folder.mkdir()
     outputs: dict[str, tensors.ArrayWriter] = {}
     alone = any(f.how == "run" for f in samples.fed)
-    rest = samples.total % samples.rows
-    whole, runs = samples.total - rest, samples.total // samples.rows + bool(rest)
-    # A fixed batch that the last samples do not fill: they are run with those before them, and alone written.
-    feeds = [
-        samples.pick(range(whole)),
-        *([samples.pick(range(whole + rest - samples.rows, whole + rest))] * bool(rest)),
-    ]
     with tensors.Writer(folder) as writer:
-        for number, feed in enumerate(itertools.chain(*feeds)):
-            ctx.progress(number, runs, "reference runs")
+        for number, feed in enumerate(samples):
+            ctx.progress(number, samples.runs, "reference runs")
             try:
                 made = session(feed)
             except Exception as error:
                 raise StageFailed(f"onnxruntime cannot run the reference model: {error}") from error
             for name, array in made.items():
                 batched = not alone and array.ndim and array.shape[0] == samples.rows
-                rows = (array[-rest:] if rest and number == runs - 1 else array) if batched else array[None]
+                rows = array[: samples.total - number * samples.rows] if batched else array[None]
                 if name not in outputs:
-                    total = samples.total if batched else runs
+                    total = samples.total if batched else samples.runs
                     outputs[name] = writer.add(name, rows.dtype, (total, *rows.shape[1:]))
                 outputs[name].write(rows)
     ctx.note(f"reference: onnxruntime on the CPU, {samples.total} samples of {samples.label}")

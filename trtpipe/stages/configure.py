@@ -241,16 +241,12 @@ def run(ctx: Context) -> None:
         "runtime": backend.name,
         "runtime_version": backend.version,
     }
-    if params.keep_fp32:
-        from trtpipe import precision
-
-        named = onnxfile.copied(model)
-        onnxfile.name_nodes(named)  # those without a name fit by their op
-        config["keep_fp32"] = sorted(precision.matching_nodes(named, params.keep_fp32))
     made = ctx.out / onnxfile.MODEL
     if params.precision in ("fp16", "bf16"):
         from trtpipe import modelopt, precision, quantization, trial
 
+        onnxfile.name_nodes(model)  # those without a name fit by their op
+        config["keep_fp32"] = sorted(precision.matching_nodes(model, params.keep_fp32))
         if params.method == "autocast" and wanted is not None:
             modelopt.require()
         samples = None

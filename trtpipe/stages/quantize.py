@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
-CALIBRATION_NEEDED = (
-    "mode {} needs the input calibration: samples of what the model will see (a tensors artifact such as preprocess "
-    "makes, or a .npz file)"
-)
-
 
 class QuantizeParams(Params, frozen=True, kw_only=True):
     """What is quantised, and how its ranges are found."""
@@ -87,7 +82,8 @@ class QuantizeParams(Params, frozen=True, kw_only=True):
     def missing(self, ports: Collection[str]) -> Iterable[tuple[str, str]]:
         """Find the input that is asked for and not given."""
         if self.mode != "int4_weights" and "calibration" not in ports:
-            yield "inputs", CALIBRATION_NEEDED.format(self.mode)
+            needed = "samples of what the model will see (a tensors artifact such as preprocess makes, or a .npz file)"
+            yield "inputs", f"mode {self.mode} needs the input calibration: {needed}"
 
     def packages(self) -> Iterable[str]:
         """Name what quantises."""
@@ -113,8 +109,8 @@ def run(ctx: Context) -> None:
         samples = trial.samples(data, inputs, names=params.names, most=params.samples)
         for remark in quantization.check_samples(samples):
             ctx.note(remark)
-    elif params.mode != "int4_weights":
-        raise PipelineInvalid(CALIBRATION_NEEDED.format(params.mode))
+    for _, message in params.missing(ctx.inputs.keys()):
+        raise PipelineInvalid(message)
     out = ctx.out / onnxfile.MODEL
     if params.mode == "int8":
         assert samples is not None  # or it would have ended above
