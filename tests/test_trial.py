@@ -43,6 +43,12 @@ def test_one_fixed_batch_is_its_samples(tmp_path):
     assert [feed["x"].shape for feed in found] == [(4, 2)]
 
 
+def test_one_fixed_batch_beside_a_constant_is_its_samples(tmp_path):
+    inputs = [entry("x", [4, 2]), entry("y", [4, 2]), entry("k", [7])]
+    found = samples(tmp_path, inputs, {"x": numbers(4), "y": numbers(4), "k": np.ones(7, "f4")})
+    assert [{n: a.shape for n, a in feed.items()} for feed in found] == [{"x": (4, 2), "y": (4, 2), "k": (7,)}]
+
+
 def test_a_state_beside_the_samples_is_fed_whole_and_a_scalar_stays(tmp_path):
     inputs = [entry("x", ["n", 2]), entry("state", [2, "n", 3]), entry("rate", [], "int64")]
     arrays = {"x": numbers(3)[:, None], "state": np.zeros((3, 2, 1, 3), np.float32), "rate": np.array(16000)}
@@ -85,6 +91,7 @@ def test_samples_are_picked_by_their_place(tmp_path):
         ([entry("x", ["n", 2])], {"x": numbers(2).astype(np.float16)}, "found float16, expected float32"),
         ([entry("x", ["n", 3])], {"x": numbers(2)}, r"found shape \[2, 2\], expected \[samples, 3\]"),
         ([entry("x", ["n", 2]), entry("z", ["n", 2])], {"x": numbers(2), "z": numbers(3)}, "differ in their number"),
+        ([entry("x", [4, 2]), entry("z", [4, 2])], {"x": numbers(20), "z": numbers(4)}, "x.* 20, .*z.* 4"),
         ([entry("x", [4, 2])], {"x": numbers(3)}, "found 3 samples, expected at least 4: the model's batch is fixed"),
     ],
 )

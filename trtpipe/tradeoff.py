@@ -100,7 +100,7 @@ class _Scale:
         step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough)
         first = math.ceil(self.low / step)
         count = math.floor(self.high / step) - first + 1
-        return [round((first + i) * step, 12) for i in range(count)]
+        return [float(f"{(first + i) * step:.12g}") for i in range(count)]
 
     def text(self, value: float) -> str:
         """Write a tick with just the digits that tell it from its neighbours."""

@@ -250,7 +250,7 @@ def samples(
     known = [entry["name"] for entry in inputs]
     problems = [f"params.names.{n}: the model's inputs are {', '.join(known)}" for n in names if n not in known]
     fed: list[_Fed] = []
-    rows = 1
+    rows, fixed = 1, _fixed_batch(inputs)
     for entry in inputs:
         name, dims = entry["name"], entry["dims"]
         source = sources.get(names.get(name, name))
@@ -267,7 +267,7 @@ def samples(
         if dims is None:
             pass
         elif not dims or (len(source.shape) == len(dims) and _fits(source.shape, dims) and isinstance(dims[0], int)):
-            how = "constant" if source.shape == () or len(inputs) > 1 else "batch"
+            how = "batch" if dims and dims[0] == fixed else "constant"
             if not dims and source.shape:
                 how = "run"
         elif len(source.shape) == len(dims) + 1 and _fits(source.shape[1:], dims):
@@ -281,9 +281,6 @@ def samples(
         fed.append(_Fed(name, how, source))
     if problems:
         raise StageFailed("\n".join(problems))
-    if all(f.how == "constant" for f in fed):  # a static batch of which there is one: it is the samples
-        fed = [f._replace(how="batch") if f.source.shape else f for f in fed]
-        rows = next((f.source.shape[0] for f in fed if f.source.shape), 1)
     counts = {f.source.label: f.source.shape[0] for f in fed if f.how != "constant"}
     if len(set(counts.values())) > 1:
         text = ", ".join(f"{label} {count}" for label, count in counts.items())
@@ -295,6 +292,12 @@ def samples(
         raise StageFailed(f"{given.label}: found {total} samples, expected at least {rows}: the model's batch is fixed")
     count = min(most, total) // rows * rows or (rows if total else 0)
     return Samples(tuple(fed), total, count, rows, given.label)
+
+
+def _fixed_batch(inputs: Sequence[Mapping[str, Any]]) -> int | None:
+    """Give the size of a batch that is fixed: the first axis of the first input that has one, as `allocate` has it."""
+    first = [entry["dims"][0] for entry in inputs if entry["dims"]]
+    return first[0] if first and not any(isinstance(dim, str) for dim in first) else None
 
 
 def _fits(shape: Sequence[int], dims: Sequence[Any]) -> bool:
