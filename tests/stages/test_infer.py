@@ -114,6 +114,23 @@ def test_data_that_does_not_fit_is_named_with_found_and_expected(tmp_path, array
         infer(engine(models.conv(), tmp_path), {"image": [2, 3, 8, 8]}, save(tmp_path, **arrays), tmp_path)
 
 
+def test_a_batch_that_has_two_names_is_explained_and_one_name_helps(tmp_path):
+    def summing(x, y):
+        nodes = [helper.make_node("Add", ["x", "y"], ["sum"])]
+        return models.model(
+            nodes, [models.value("x", [x, 3]), models.value("y", [y, 3])], [models.value("sum", [x, 3])]
+        )
+
+    x = np.arange(15, dtype=np.float32).reshape(5, 3)
+    data, shapes = save(tmp_path, x=x, y=x), {"x": [2, 3], "y": [2, 3]}
+    with pytest.raises(
+        StageFailed, match=r"y\]: found .*; its first axis is rows and the batch n: give them one name in"
+    ):
+        infer(engine(summing("n", "rows"), tmp_path, name="two"), shapes, data, tmp_path)
+    out = infer(engine(summing("n", "n"), tmp_path, name="one"), shapes, data, tmp_path)
+    np.testing.assert_array_equal(read(out, "sum"), x + x)
+
+
 def test_nan_names_the_tensor_and_the_sample(tmp_path):
     x = pictures(7)
     x[5, 1, 2, 3] = np.nan

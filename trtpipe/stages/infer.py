@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import types
 from collections import deque
 from contextlib import ExitStack
 from functools import partial
@@ -51,7 +52,8 @@ def run(ctx: Context) -> None:
     data = ctx.inputs["data"]
     plan, manifest, buffers = preflight.engine(ctx)
     sources = tensors.open_input(data)
-    feeds = match(buffers, sources, params.names, data.label)
+    dims = {b["name"]: b["dims"] for b in manifest["bindings"]}
+    feeds = match(buffers, sources, params.names, data.label, dims)
     ignored = sorted(sources.keys() - {f.source.name for f in feeds})
     if ignored:
         ctx.note(f"{data.label} also holds {', '.join(ignored)}, which the engine does not read")
@@ -74,10 +76,18 @@ def run(ctx: Context) -> None:
 
 
 def match(
-    buffers: Mapping[str, Any], sources: Mapping[str, Source], names: Mapping[str, str], label: str
+    buffers: Mapping[str, Any],
+    sources: Mapping[str, Source],
+    names: Mapping[str, str],
+    label: str,
+    dims: Mapping[str, Sequence[Any]] = types.MappingProxyType({}),
 ) -> list[Feed]:
-    """Match the data with the engine's inputs. Raises StageFailed that lists every mismatch: found, expected."""
+    """Match the data with the engine's inputs. Raises StageFailed that lists every mismatch: found, expected.
+
+    With the engine's `dims` it also tells of a first axis that is not the batch only because its name is another.
+    """
     shapes = {b["name"]: b for b in buffers["bindings"] if b["mode"] == "input"}
+    batch = next((dims[n][0] for n, b in shapes.items() if b["batch_axis"] == 0 and dims.get(n)), None)
     problems = [
         f"params.names.{name}: the engine's inputs are {', '.join(shapes)}" for name in names if name not in shapes
     ]
@@ -103,9 +113,13 @@ def match(
             found = list(source.shape)
             rank = "" if len(found) == len(expected) else f"rank {len(found)}, "
             wants = f"rank {len(expected)}, " if rank else ""
+            own = (dims.get(name) or [None])[0]
+            hint = ""
+            if b["batch_axis"] is None and isinstance(own, str) and source.shape[1:] == shape[1:]:
+                hint = f"; its first axis is {own} and the batch {batch}: give them one name in parse's params.dims"
             problems.append(
                 f"{source.label}: found {rank}shape {found}, "
-                f"expected {wants}shape [{', '.join(str(n) for n in expected)}]"
+                f"expected {wants}shape [{', '.join(str(n) for n in expected)}]{hint}"
             )
     if problems:
         raise StageFailed("\n".join(problems))
