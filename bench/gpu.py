@@ -143,7 +143,7 @@ def through_infer(backend: Any, engine: Path, buffers: Path, data: Path, top: Pa
     record = json.loads((buffers / "buffers.json").read_text())
     given = Input(name="data", kind="folder", folder=data, files=("image.npy",), label="data")
     sources = tensors.open_input(given)
-    feeds = infer.match(record, sources, {}, "data")
+    feeds = infer.match(record, manifest, sources, {}, "data")
     session = backend.open(engine / manifest["plan"], manifest, record, print, top / "timing")
     timed = Timed(session)
     out = Path(tempfile.mkdtemp(dir=top))

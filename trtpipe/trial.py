@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from trtpipe import onnxfile, tensors
+from trtpipe.backends import batch_dim
 from trtpipe.errors import EnvironmentMissing, StageFailed
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def samples(
     known = [entry["name"] for entry in inputs]
     problems = [f"params.names.{n}: the model's inputs are {', '.join(known)}" for n in names if n not in known]
     fed: list[_Fed] = []
-    rows, fixed = 1, _fixed_batch(inputs)
+    rows, batch = 1, batch_dim(inputs)
     for entry in inputs:
         name, dims = entry["name"], entry["dims"]
         source = sources.get(names.get(name, name))
@@ -267,7 +268,7 @@ def samples(
         if dims is None:
             pass
         elif not dims or (len(source.shape) == len(dims) and _fits(source.shape, dims) and isinstance(dims[0], int)):
-            how = "batch" if dims and dims[0] == fixed else "constant"
+            how = "batch" if dims and dims[0] == batch else "constant"
             if not dims and source.shape:
                 how = "run"
         elif len(source.shape) == len(dims) + 1 and _fits(source.shape[1:], dims):
@@ -292,12 +293,6 @@ def samples(
         raise StageFailed(f"{given.label}: found {total} samples, expected at least {rows}: the model's batch is fixed")
     count = min(most, total) // rows * rows or (rows if total else 0)
     return Samples(tuple(fed), total, count, rows, given.label)
-
-
-def _fixed_batch(inputs: Sequence[Mapping[str, Any]]) -> int | None:
-    """Give the size of a batch that is fixed: the first axis of the first input that has one, as `allocate` has it."""
-    first = [entry["dims"][0] for entry in inputs if entry["dims"]]
-    return first[0] if first and not any(isinstance(dim, str) for dim in first) else None
 
 
 def _fits(shape: Sequence[int], dims: Sequence[Any]) -> bool:

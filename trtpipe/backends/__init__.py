@@ -31,6 +31,15 @@ class Binding:
     """The shape with the ONNX names of its dynamic axes."""
 
 
+def batch_dim(inputs: Iterable[Mapping[str, Any]]) -> int | str | None:
+    """Give the dim of the batch axis by the inputs' records: the first axis of the first input where that is dynamic.
+
+    Where no input begins with a dynamic axis, the first axis of the first input that has one.
+    """
+    firsts = [entry["dims"][0] for entry in inputs if entry["dims"]]
+    return next((dim for dim in firsts if isinstance(dim, str)), firsts[0] if firsts else None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pending:
     """An input that is not in memory yet: a session says where it shall be read to.

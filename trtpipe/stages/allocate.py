@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from trtpipe.backends import batch_dim
 from trtpipe.errors import StageFailed
 from trtpipe.stage import Context, Params, Port, StageType
 
@@ -64,7 +65,7 @@ def plan_buffers(manifest: Mapping[str, Any], params: AllocateParams) -> dict[st
     host = ("pinned" if on_gpu else "pageable") if params.host == "auto" else params.host
     shapes, sizes = _input_shapes(manifest, params)
     inputs = [b for b in manifest["bindings"] if b["mode"] == "input"]
-    batch_dim, batch = _batch(inputs, shapes)
+    batch = batch_dim(inputs)
     bindings = []
     for b in manifest["bindings"]:
         shape = shapes[b["name"]] if b["mode"] == "input" else _output_shape(b, sizes)
@@ -79,7 +80,7 @@ def plan_buffers(manifest: Mapping[str, Any], params: AllocateParams) -> dict[st
                                                           for d in b["dims"] or ()],
                 "bytes": count,
                 "size": "known" if count is not None else "data-dependent",
-                "batch_axis": 0 if first is not None and first == batch_dim else None,
+                "batch_axis": 0 if first is not None and first == batch else None,
                 "host": host,
                 "device": "cuda:0" if on_gpu else "cpu",
             }
@@ -92,7 +93,7 @@ def plan_buffers(manifest: Mapping[str, Any], params: AllocateParams) -> dict[st
         "totals": {"host": one_slot * slots, "device": one_slot * slots if on_gpu else 0},
         "unknown": [b["name"] for b in bindings if b["bytes"] is None],
         "profile": params.profile,
-        "batch": batch,
+        "batch": sizes[batch] if isinstance(batch, str) else 1 if batch is None else batch,
     }
 
 
@@ -145,20 +146,6 @@ def _input_shapes(manifest: Mapping[str, Any], params: AllocateParams) -> tuple[
     if problems:
         raise StageFailed("\n".join(problems))
     return shapes, sizes
-
-
-def _batch(inputs: Sequence[Mapping[str, Any]], shapes: Mapping[str, Sequence[int]]) -> tuple[Any, int]:
-    """Give the dim and the size of the batch axis: the first axis of the first input where that is dynamic.
-
-    Where no input begins with a dynamic axis, the first axis of the first input that has one.
-    """
-    for b in inputs:
-        if b["dims"] and isinstance(b["dims"][0], str):
-            return b["dims"][0], shapes[b["name"]][0]
-    for b in inputs:
-        if b["dims"]:
-            return b["dims"][0], shapes[b["name"]][0]
-    return None, 1
 
 
 def _output_shape(binding: Mapping[str, Any], sizes: Mapping[str, int]) -> list[int] | None:

@@ -84,7 +84,7 @@ def run(ctx: Context) -> None:
         profile=params.profile,
         **{name: usual[name] if value is None else value for name, value in asked.items()},
     )
-    feed = _feed(ctx, buffers, params)
+    feed = _feed(ctx, manifest, buffers)
     session = ctx.backend().open(plan, manifest, buffers, ctx.note, ctx.shared)
     try:
         before = _device(ctx.backend_name)
@@ -121,7 +121,7 @@ def run(ctx: Context) -> None:
     (ctx.out / "table.txt").write_text(table(record), "utf-8")
 
 
-def _feed(ctx: Context, buffers: Mapping[str, Any], params: BenchmarkParams) -> dict[str, NDArray[Any]]:
+def _feed(ctx: Context, manifest: Mapping[str, Any], buffers: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Give one batch: the data's first, or random values (seeded) of the buffers' shapes."""
     import numpy as np
 
@@ -131,7 +131,7 @@ def _feed(ctx: Context, buffers: Mapping[str, Any], params: BenchmarkParams) -> 
 
         given = ctx.inputs["data"]
         feed = {}
-        for one in match(buffers, tensors.open_input(given), params.names, given.label):
+        for one in match(buffers, manifest, tensors.open_input(given), ctx.params.names, given.label):
             if one.how == "constant":
                 feed[one.name] = one.source.read()
                 continue

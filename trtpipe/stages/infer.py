@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import types
 from collections import deque
 from contextlib import ExitStack
 from functools import partial
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from trtpipe.backends import batch_dim
 from trtpipe.errors import StageFailed
 from trtpipe.stage import Context, Params, Port, StageType
 
@@ -52,8 +52,7 @@ def run(ctx: Context) -> None:
     data = ctx.inputs["data"]
     plan, manifest, buffers = preflight.engine(ctx)
     sources = tensors.open_input(data)
-    dims = {b["name"]: b["dims"] for b in manifest["bindings"]}
-    feeds = match(buffers, sources, params.names, data.label, dims)
+    feeds = match(buffers, manifest, sources, params.names, data.label)
     ignored = sorted(sources.keys() - {f.source.name for f in feeds})
     if ignored:
         ctx.note(f"{data.label} also holds {', '.join(ignored)}, which the engine does not read")
@@ -77,17 +76,14 @@ def run(ctx: Context) -> None:
 
 def match(
     buffers: Mapping[str, Any],
+    manifest: Mapping[str, Any],
     sources: Mapping[str, Source],
     names: Mapping[str, str],
     label: str,
-    dims: Mapping[str, Sequence[Any]] = types.MappingProxyType({}),
 ) -> list[Feed]:
-    """Match the data with the engine's inputs. Raises StageFailed that lists every mismatch: found, expected.
-
-    With the engine's `dims` it also tells of a first axis that is not the batch only because its name is another.
-    """
+    """Match the data with the engine's inputs. Raises StageFailed that lists every mismatch: found, expected."""
     shapes = {b["name"]: b for b in buffers["bindings"] if b["mode"] == "input"}
-    batch = next((dims[n][0] for n, b in shapes.items() if b["batch_axis"] == 0 and dims.get(n)), None)
+    inputs = {b["name"]: b for b in manifest["bindings"] if b["mode"] == "input"}
     problems = [
         f"params.names.{name}: the engine's inputs are {', '.join(shapes)}" for name in names if name not in shapes
     ]
@@ -113,9 +109,9 @@ def match(
             found = list(source.shape)
             rank = "" if len(found) == len(expected) else f"rank {len(found)}, "
             wants = f"rank {len(expected)}, " if rank else ""
-            own = (dims.get(name) or [None])[0]
-            hint = ""
+            own, hint = next(iter(inputs[name]["dims"]), None), ""
             if b["batch_axis"] is None and isinstance(own, str) and source.shape[1:] == shape[1:]:
+                batch = batch_dim(inputs.values())
                 hint = f"; its first axis is {own} and the batch {batch}: give them one name in parse's params.dims"
             problems.append(
                 f"{source.label}: found {rank}shape {found}, "
