@@ -33,7 +33,7 @@ def machine() -> str:
 
 def io_threads(count: int | str | None) -> None:
     """Let trtpipe read with so many threads; None: with as many as it would take."""
-    from trtpipe import parallel
+    from trtpipe.data import parallel
 
     os.environ[parallel.THREADS] = str(count or "")
     parallel.threads.cache_clear()

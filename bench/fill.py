@@ -22,7 +22,8 @@ import common
 import numpy as np
 
 sys.path.insert(0, str(common.PROJECT))
-from trtpipe import environment, parallel, tensors
+from trtpipe import environment
+from trtpipe.data import parallel, tensors
 from trtpipe.stage import Input
 
 GOAL = 1.25
@@ -32,7 +33,7 @@ SIDE = 224
 def target(size: int) -> Any:
     """Give memory to fill: page-locked where that can be had."""
     if environment.gpus():
-        from trtpipe.backends.cuda import Runtime
+        from trtpipe.backends.trt.cuda import Runtime
 
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(Runtime().malloc_host(size)))
     return np.frombuffer(mmap.mmap(-1, size), np.uint8)

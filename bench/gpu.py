@@ -30,7 +30,10 @@ import numpy as np
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-from trtpipe import backends, environment, measure, stages, tensors  # noqa: E402
+from trtpipe import backends, environment, stages  # noqa: E402
+from trtpipe.backends import measure  # noqa: E402
+from trtpipe.data import tensors  # noqa: E402
+from trtpipe.runtime import Settings  # noqa: E402
 from trtpipe.stage import Context, Input  # noqa: E402
 
 SIDE = 224
@@ -53,6 +56,7 @@ def stage(name: str, params: dict[str, Any], inputs: dict[str, Path], top: Path,
             stage=name, params=msgspec.convert(params, kind.Params), inputs=given, out=out, scratch=out, root=top,
             sources={}, key=name.ljust(64, "0"), backend_name=backend.name, backend=lambda: backend,
             progress=lambda *_: None, note=lambda text: print(f"  note: {text}", flush=True), shared=shared,
+            load=lambda _: print,
         )
     )  # fmt: skip
     return out
@@ -60,7 +64,7 @@ def stage(name: str, params: dict[str, Any], inputs: dict[str, Path], top: Path,
 
 def raw_loop(backend: Any, plan: Path, batch: int, *, seconds: float, graph: bool) -> tuple[float, float]:
     """Enqueue the plan again and again, with nothing else; give (wall ms, CUDA-event ms) a batch."""
-    from trtpipe.backends.cuda import Runtime
+    from trtpipe.backends.trt.cuda import Runtime
 
     cuda, trt = Runtime(), backend.trt
     runtime = trt.Runtime(backend.logger)
@@ -182,7 +186,7 @@ def copy_speed() -> dict[str, float]:
     """Give the link's speed, GB/s, with page-locked memory: what the floor of transfers is counted with."""
     import ctypes
 
-    from trtpipe.backends.cuda import Runtime
+    from trtpipe.backends.trt.cuda import Runtime
 
     cuda = Runtime()
     size = 256 << 20
@@ -321,7 +325,7 @@ def one_batch(
                 ("device_plain", False, False),
                 ("host", False, True),
             ):
-                settings = measure.Settings(
+                settings = Settings(
                     duration_ms=args.seconds * 1000, cuda_graph=graph, transfers=transfers, spin_wait=graph
                 )
                 got = measure.summary(session.measure(feed, settings), settings, batch, [99])["metrics"]

@@ -19,7 +19,7 @@ import common
 
 sys.path.insert(0, str(common.PROJECT))
 from trtpipe import key
-from trtpipe.state import State
+from trtpipe.store.state import State
 
 GOAL = 0.85
 RACY_SECONDS = 2.5

@@ -56,7 +56,8 @@ def main() -> None:
     import numpy as np
     import onnxruntime
 
-    from trtpipe import backends, tensors
+    from trtpipe import backends
+    from trtpipe.data import tensors
     from trtpipe.stage import Input
     from trtpipe.stages import infer
 

@@ -69,16 +69,16 @@ def task_stage():
 def populate(document: Path, artifacts: Path) -> None:
     """Put an artifact for every stage of a document into the store, each file with a content of its own."""
     sys.path.insert(0, str(common.PROJECT))
-    from trtpipe import pipeline
     from trtpipe.environment import choose
-    from trtpipe.runner import Runner
-    from trtpipe.state import State
-    from trtpipe.store import Store
+    from trtpipe.pipeline import loading
+    from trtpipe.run.runner import Runner
+    from trtpipe.store.state import State
+    from trtpipe.store.store import Store
 
     os.chdir(document.parent)
     Store.make(str(artifacts))
     with State(str(artifacts)) as state:
-        loaded = pipeline.load(document.name, [], state)
+        loaded = loading.load(document.name, [], state)
         store = Store(str(artifacts), state)
         runner = Runner(loaded, store, choose("onnxruntime"))
         made = {}

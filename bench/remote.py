@@ -19,12 +19,13 @@ import common
 
 sys.path.insert(0, str(common.PROJECT))
 from tests import s3
-from trtpipe import signing
 from trtpipe.key import Key
-from trtpipe.remote import Remote, Settings, _blob
-from trtpipe.state import State
-from trtpipe.store import Artifact, Store
-from trtpipe.transport import Access
+from trtpipe.remote import signing
+from trtpipe.remote.settings import Settings
+from trtpipe.remote.signed_store import Remote, _blob
+from trtpipe.remote.transport import Access
+from trtpipe.store.state import State
+from trtpipe.store.store import Artifact, Store
 
 GOAL = 0.80
 RECORD = {"seconds": 1.0, "finished": "2026-01-01T00:00:00Z", "environment": {}}

@@ -71,15 +71,16 @@ def big(folder: Path) -> None:
     """Put a stage's artifact of 1 GiB into the store under the key that the runner works out."""
     document = one_stage(folder, 0)
     sys.path.insert(0, str(common.PROJECT))
-    from trtpipe import environment, pipeline
-    from trtpipe.runner import Runner
-    from trtpipe.state import State
-    from trtpipe.store import Store
+    from trtpipe import environment
+    from trtpipe.pipeline import loading
+    from trtpipe.run.runner import Runner
+    from trtpipe.store.state import State
+    from trtpipe.store.store import Store
 
     os.chdir(folder)
     Store.make("artifacts")
     with State("artifacts") as state:
-        loaded = pipeline.load(document.name, [], state)
+        loaded = loading.load(document.name, [], state)
         store = Store("artifacts", state)
         runner = Runner(loaded, store, environment.choose("onnxruntime"))
         stage = loaded.stages["a"]

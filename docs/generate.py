@@ -14,7 +14,8 @@ sys.path.insert(0, str(PROJECT))
 
 def pages() -> dict[str, str]:
     """Give each page's text by its file name."""
-    from trtpipe import reference, stages
+    from trtpipe import stages
+    from trtpipe.cli import reference
 
     table = stages.table().values()
     index = ["# Stage types", "", "Written from the code by `make schemas`; `trtpipe stages TYPE` shows the same.", ""]

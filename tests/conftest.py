@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from trtpipe.state import State
-from trtpipe.store import Store
+from trtpipe.store.state import State
+from trtpipe.store.store import Store
 
 # A process inherits what is ignored: under nohup, or in the background of a shell without job control, Ctrl-C would not
 # reach the commands that the tests start.

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from trtpipe import backends, entrypoint, stages
-from trtpipe.stage import Context, Input
+from trtpipe import backends, stages
+from trtpipe.run import entrypoint
+from trtpipe.stage import Context, Input, is_file, split_entrypoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +62,7 @@ def run_stage(
     for part in ("out", "scratch", "shared"):
         (folder / part).mkdir(parents=True)
     root = root or tmp_path
-    names = [*typed.files(), *(entrypoint.split(e)[0] for e in typed.entrypoints() if entrypoint.is_file(e))]
+    names = [*typed.files(), *(split_entrypoint(e)[0] for e in typed.entrypoints() if is_file(e))]
     stage_type.run(
         Context(
             stage=type_name,
@@ -75,6 +76,7 @@ def run_stage(
             key="0" * 64,
             backend_name=backend,
             backend=lambda: backends.load(backend),
+            load=lambda name: entrypoint.load({n: root / n for n in names}, name),
             progress=lambda *_: None,
             note=(notes if notes is not None else []).append,
             failed=failed or {},

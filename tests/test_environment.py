@@ -98,7 +98,7 @@ def test_rtx_supports_what_was_measured(capability, new, old):
 def test_looking_around_imports_no_runtime():
     code = """
 import sys
-from trtpipe import doctor
+from trtpipe.cli import doctor
 doctor.examine(".")
 heavy = {"torch", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "onnx", "onnxruntime", "numpy"}
 print(sorted(heavy & set(sys.modules)))

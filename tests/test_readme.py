@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from tests.helpers import PROJECT, run_stage, trtpipe
-from trtpipe import cli, stages
+from trtpipe import stages
+from trtpipe.cli import main
 
 PAGES = [PROJECT / "README.md", PROJECT / "artifacts" / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -45,7 +46,7 @@ def test_every_command_on_a_page_parses(path, capsys):
         if "," in arguments[0] or "--help" in arguments:
             continue
         try:
-            cli.parser().parse_args([PLACEHOLDERS.get(a, a) for a in arguments])
+            main.parser().parse_args([PLACEHOLDERS.get(a, a) for a in arguments])
         except SystemExit:
             pytest.fail(f"trtpipe {shlex.join(arguments)}: {capsys.readouterr().err}")
 

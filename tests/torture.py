@@ -32,10 +32,16 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.helpers import PROJECT, project, python_stage
-from trtpipe import care, cli, environment, errors, lock, locks, pipeline, runner, upkeep  # noqa: F401 — loaded before forks
+from trtpipe import environment, errors
+from trtpipe.cli import main as cli
+from trtpipe.cli import upkeep  # noqa: F401 — loaded before forks
 from trtpipe.key import Key
-from trtpipe.state import State
-from trtpipe.store import Hit, Miss, Store
+from trtpipe.pipeline import loading
+from trtpipe.run import runner  # noqa: F401 — loaded before forks
+from trtpipe.store import gc, locks  # noqa: F401 — loaded before forks
+from trtpipe.store.state import State
+from trtpipe.store.store import Hit, Miss, Store
+from trtpipe.trust import lockfile
 
 KNOWN = {0, 1, 2, 3, 4, 5, 10}
 HANG_SECONDS = 10.0
@@ -167,7 +173,7 @@ def kills(top: Path, count: int, rng: random.Random, seconds: float) -> Row:
             lost.append(f"after {killed} kills: {problem}")
             break
     with State(str(folder / "artifacts")) as state:
-        care.gc(Store(str(folder / "artifacts"), state), care.Budget())
+        gc.gc(Store(str(folder / "artifacts"), state), gc.Budget())
     left = [
         *os.listdir(folder / "artifacts" / "tmp"),
         *(n for n in os.listdir(folder / "artifacts" / "locks") if n != "gc"),
@@ -186,7 +192,7 @@ def _after_kills(folder: Path, arguments: tuple[str, ...], seed: int) -> str | N
     if [r["made"] for r in rows] != [n * seed for n in range(4)]:
         return f"the next run made {rows}"
     with State(str(folder / "artifacts")) as state:
-        _, _, found = care.verify(Store(str(folder / "artifacts"), state))
+        _, _, found = gc.verify(Store(str(folder / "artifacts"), state))
     return f"cache verify: {found}" if found else None
 
 
@@ -366,7 +372,7 @@ def _one_fault(folder: Path, number: int, code: int, lasting: bool, how: collect
         view = store.view_path("p", "s")
         if _content(os.path.realpath(view)) != FILES:
             return f"the next commit shows {sorted(_content(view))}"
-        _, _, found = care.verify(store)
+        _, _, found = gc.verify(store)
         return f"verify: {found}" if found else None
 
 
@@ -379,7 +385,7 @@ def flips(top: Path, count: int, rng: random.Random) -> list[Row]:
     network = "  n: {type: parse, inputs: {model: {file: m.onnx}}}\n"
     reads_it = python_stage("a", "times", by=2).replace("{tensors:", "{network: n, tensors:")
     project(folder, network + reads_it, code="print('a line for the log')\n" + TIMES)
-    from tests.models import conv, with_external
+    from tests.onnx_models import conv, with_external
 
     with_external(folder / "m.onnx", conv())
     backend = ("--backend", "onnxruntime")
@@ -536,9 +542,12 @@ def subjects(top: Path) -> list[Subject]:
     """Make what is to be mutated, from real files."""
     import numpy as np
 
-    from tests import models
+    from tests import onnx_models as models
     from tests.helpers import run_stage
-    from trtpipe import document, onnxfile, planheader, schema, tensors
+    from trtpipe.backends import plan_header
+    from trtpipe.data import tensors
+    from trtpipe.models import onnxfile
+    from trtpipe.pipeline import checking, document, schema, variables
     from trtpipe.stage import Input
 
     work = top / "mutations"
@@ -549,9 +558,9 @@ def subjects(top: Path) -> list[Subject]:
     def read_document(data: bytes, place: Path) -> None:
         path = place / "p.yaml"
         path.write_bytes(data)
-        parsed = document.substitute(document.parse(document.read(str(path)), "p.yaml"))
-        document.check(parsed, wanted)
-        pipeline.load(str(path), [], None)
+        parsed = variables.substitute(document.parse(document.read(str(path)), "p.yaml"))
+        checking.check(parsed, wanted)
+        loading.load(str(path), [], None)
 
     def read_onnx(data: bytes, place: Path) -> None:
         path = place / "m.onnx"
@@ -584,7 +593,7 @@ def subjects(top: Path) -> list[Subject]:
             path.write_bytes(data)
             if not isinstance(one.lookup(KEY.digest), Miss):
                 raise AssertionError("a hit without content")  # noqa: TRY004
-            care.actions(one)
+            gc.actions(one)
         return "a miss"
 
     onnx = [models.conv().SerializeToString(), models.doubling(["n", 4]).SerializeToString()]
@@ -606,7 +615,7 @@ def subjects(top: Path) -> list[Subject]:
         with contextlib.suppress(errors.StageFailed):
             path = place / "engine.plan"
             path.write_bytes(data)
-            planheader.read_header(path)
+            plan_header.read_header(path)
         target = place / "engine"
         shutil.copytree(engine, target)
         (target / "engine.onnx").chmod(0o644)
@@ -617,21 +626,21 @@ def subjects(top: Path) -> list[Subject]:
     def read_lock(data: bytes, place: Path) -> None:
         path = place / "p.lock"
         path.write_bytes(data)
-        lock.read(str(path))
+        lockfile.read(str(path))
 
-    entry = lock.Entry(("here",), KEY, _artifact(record))
+    entry = lockfile.Entry(("here",), KEY, _artifact(record))
     return [
         Subject("documents", documents, read_document),
         Subject("ONNX files", onnx, read_onnx),
         Subject("npz files", [(work / "a.npz").read_bytes(), (work / "b.npz").read_bytes()], read_npz),
         Subject("action records", [record], read_record),
-        Subject("lock files", [lock.text(lock.Lock("p", {"s": (entry,)}), "p.yaml").encode()], read_lock),
+        Subject("lock files", [lockfile.text(lockfile.Lock("p", {"s": (entry,)}), "p.yaml").encode()], read_lock),
         Subject("plans", [plan, rtx], read_plan),
     ]
 
 
 def _artifact(record: bytes) -> Any:
-    from trtpipe.store import artifact_of
+    from trtpipe.store.store import artifact_of
 
     return artifact_of(json.loads(record))
 

@@ -8,9 +8,9 @@ import sys
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
-        from trtpipe import cli
+        from trtpipe.cli import main
 
-        code = cli.main(sys.argv[1:])
+        code = main.main(sys.argv[1:])
     except KeyboardInterrupt:  # before there was anything to tidy
         code = 130
     sys.exit(code)

@@ -18,7 +18,7 @@ from trtpipe.errors import StageFailed
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from trtpipe.backends import Backend
+    from trtpipe.runtime import Backend
 
 _Value = TypeVar("_Value")
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -34,6 +34,17 @@ Entrypoint = Annotated[
     ),
 ]
 SourcePath = Annotated[str, Meta(min_length=1, description="A file beside the document; its content is in the key.")]
+
+
+def split_entrypoint(entrypoint: str) -> tuple[str, str]:
+    """Split `file.py:callable` or `package.module:callable` at its last colon."""
+    where, _, name = entrypoint.rpartition(":")
+    return where, name
+
+
+def is_file(entrypoint: str) -> bool:
+    """Tell whether the entrypoint names a file beside the document, not an importable module."""
+    return split_entrypoint(entrypoint)[0].endswith(".py")
 
 
 def size_in_bytes(size: str) -> int:
@@ -172,7 +183,8 @@ class Context:
     """What a stage's body gets. It writes files below `out`, and nothing elsewhere but in `scratch`.
 
     `sources` maps each declared source path to the file on disk; `root` is the document's folder.
-    `backend` is a function, so that a body that needs no runtime imports none.
+    `backend` is a function, so that a body that needs no runtime imports none. `load` imports what an entrypoint names
+    and gives the callable; it raises StageFailed.
     """
 
     stage: str
@@ -185,6 +197,7 @@ class Context:
     key: str
     backend_name: str
     backend: Callable[[], Backend]
+    load: Callable[[str], Callable[..., Any]]
     progress: Callable[[int, int | None, str], None]
     note: Callable[[str], None]
     shared: Path = field(default_factory=Path)

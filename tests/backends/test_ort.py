@@ -10,11 +10,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from tests import models
+from tests import onnx_models as models
 from tests.helpers import PROJECT
-from trtpipe import backends, onnxfile
+from trtpipe import backends
 from trtpipe.backends import ort
 from trtpipe.errors import EnvironmentMissing, StageFailed
+from trtpipe.models import onnxfile
 
 PLAIN = {
     "precision": "model",

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from tests import models
+from tests import onnx_models as models
 from tests.helpers import flip_everywhere, inference, project, run_stage, trtpipe
-from trtpipe import backends, environment, planheader
-from trtpipe.backends import trtproof
+from trtpipe import backends, environment
+from trtpipe.backends import plan_header
+from trtpipe.backends.trt import proof
 from trtpipe.errors import StageFailed
 from trtpipe.stages.build import check_precision
 
@@ -99,7 +100,7 @@ BATCH = {"image": [8, 3, 8, 8]}
 
 
 def free_memory():
-    from trtpipe.backends.cuda import Runtime
+    from trtpipe.backends.trt.cuda import Runtime
 
     return Runtime().free_memory()[0]
 
@@ -223,10 +224,10 @@ def test_what_tensorrt_rtx_compiled_is_kept_for_the_next_start(backend, tmp_path
 
 def test_the_plan_says_who_built_it(backend, tmp_path):
     chain = Chain(backend, tmp_path, models.conv(2))
-    header = planheader.read_header(chain.plan)
+    header = plan_header.read_header(chain.plan)
     assert header["flavour"] == backend.name
     assert header["version"].startswith(".".join(backend.version.split(".")[:3]))
-    planheader.check(chain.plan, backend.name, backend.version)
+    plan_header.check(chain.plan, backend.name, backend.version)
     if backend.name == "tensorrt":
         assert chain.manifest["target"]["gpu"] == environment.gpus()[0].name
 
@@ -549,7 +550,7 @@ def test_an_engine_of_a_model_that_was_to_be_half_is_half(backend, tmp_path):
         pytest.skip("a TensorRT-RTX plan is compiled when it is loaded")
     chain = Chain(backend, tmp_path, models.conv(8), precision="fp16", shapes=BATCH)
     print(json.dumps(chain.manifest["precision_proof"]))
-    assert trtproof.low_share(chain.manifest["precision_proof"]) >= 0.5
+    assert proof.low_share(chain.manifest["precision_proof"]) >= 0.5
     config = json.loads((chain.config / "config.json").read_text())
     config["flags"] = []
     backend.build(chain.config / "model.onnx", config, tmp_path / "fp32.plan", tmp_path / "timing", print)
@@ -558,7 +559,7 @@ def test_an_engine_of_a_model_that_was_to_be_half_is_half(backend, tmp_path):
 
 
 def test_no_free_device_memory_is_told_with_the_numbers_and_nothing_stays_allocated(backend, tmp_path):
-    from trtpipe.backends.cuda import Runtime
+    from trtpipe.backends.trt.cuda import Runtime
 
     chain = Chain(backend, tmp_path, models.conv(8), shapes=BATCH, slots=2)
     chain.open().close()

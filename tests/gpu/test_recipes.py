@@ -19,7 +19,7 @@ import yaml
 
 from tests.helpers import PROJECT, trtpipe
 from trtpipe import environment
-from trtpipe.backends import trtrules
+from trtpipe.backends.trt import rules
 
 pytestmark = [
     pytest.mark.gpu,
@@ -136,9 +136,9 @@ def test_the_fastest_engine_that_is_still_right_is_chosen(recipe, artifacts):
 @pytest.mark.parametrize("recipe", ["text-det-fp16"], indirect=True)
 def test_the_maps_of_text_stay_within_a_thousandth_of_fp32_where_there_is_fp32(recipe, artifacts):
     name = backend()
-    if name != trtrules.RTX or not environment.rtx_rounds(environment.gpus()[0].compute_capability):
+    if name != rules.RTX or not environment.rtx_rounds(environment.gpus()[0].compute_capability):
         # Its own gate says so. Kernels that sum in float16, as 8.6 takes, round more than the recipe expects.
-        weak = trtrules.typing(name, trtrules.parse_version(environment.runtime_version(name))) == "weak"
+        weak = rules.typing(name, rules.parse_version(environment.runtime_version(name))) == "weak"
         run(recipe, artifacts, name, *(["--set", "vars.rounding=5e-4"] if weak else []))
         return
     # What stays float32 is multiplied in TF32, which rounds as float16 does: the gate must see it.
@@ -152,8 +152,8 @@ def test_the_maps_of_text_stay_within_a_thousandth_of_fp32_where_there_is_fp32(r
 @pytest.mark.parametrize("recipe", ["digits-int8"], indirect=True)
 def test_digits_are_read_in_int8_or_it_is_said_why_not(recipe, artifacts):
     name = backend()
-    version = trtrules.parse_version(environment.runtime_version(name) or "")
-    if name != trtrules.RTX or version >= trtrules.RTX_INT8:
+    version = rules.parse_version(environment.runtime_version(name) or "")
+    if name != rules.RTX or version >= rules.RTX_INT8:
         run(recipe, artifacts, name)  # its own gates say so
         return
     done = trtpipe("run", recipe, "--backend", name, "--artifacts", artifacts, cwd=recipe.parent)

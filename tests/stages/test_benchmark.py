@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import models
+from tests import onnx_models as models
 from tests.helpers import events, project, run_stage, trtpipe
 from tests.stages.test_infer import engine
 from trtpipe.errors import StageFailed

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from tests import models
+from tests import onnx_models as models
 from tests.helpers import run_stage
-from trtpipe import comparing
-from trtpipe.comparing import Tolerance, mismatches
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
+from trtpipe.models import comparing
+from trtpipe.models.comparing import Tolerance, mismatches
 from trtpipe.stages.compare import CompareParams
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'trtpipe[cpu]'")
@@ -124,7 +124,7 @@ def test_mismatches_agree_with_numpys_allclose(pairs, rtol, atol):
 
 
 def test_without_a_reference_onnxruntime_runs_the_model_on_the_data(tmp_path):
-    from trtpipe import trial
+    from trtpipe.models import trial
 
     path = models.save(models.conv(), tmp_path / "model.onnx")
     data = np.random.default_rng(0).standard_normal((5, 3, 8, 8)).astype(np.float32)
@@ -279,8 +279,8 @@ def test_bisect_finds_nothing_between_equal_models(tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_bisect_reads_rewritten_models(tmp_path, precision):
-    from trtpipe import onnxfile
-    from trtpipe.precision import rewrite
+    from trtpipe.models import onnxfile
+    from trtpipe.models.precision import rewrite
 
     path = models.save(models.conv(), tmp_path / "right.onnx")
     network = onnxfile.describe(onnxfile.load(path))

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from tests import models
+from tests import onnx_models as models
 from tests.helpers import apart, run_stage
-from trtpipe import backends, onnxfile
-from trtpipe.backends import trtrules
+from trtpipe import backends
+from trtpipe.backends.trt import rules
 from trtpipe.errors import EnvironmentMissing, GateFailed, PipelineInvalid, StageFailed
+from trtpipe.models import onnxfile
 from trtpipe.stages.configure import ConfigureParams, check_profiles
 
 RTX = any(importlib.util.find_spec(m) for m in ("tensorrt_rtx", "tensorrt_rtx_bindings"))
@@ -335,7 +336,7 @@ class Weak:
     name, version = "tensorrt", "8.6.0"
 
     def configure(self, config, network):
-        return trtrules.settle(self.name, self.version, config, network)
+        return rules.settle(self.name, self.version, config, network)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import run_stage
-from trtpipe import tensors
+from trtpipe.data import tensors
 from trtpipe.errors import GateFailed, StageFailed
 from trtpipe.stages import evaluate
 

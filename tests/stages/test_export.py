@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 
 from tests.helpers import PROJECT, run_stage
-from trtpipe import onnxfile
 from trtpipe.errors import StageFailed
+from trtpipe.models import onnxfile
 
 pytest.importorskip("torch")
 

@@ -10,9 +10,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from tests import models
+from tests import onnx_models as models
 from tests.helpers import PROJECT, run_stage
-from trtpipe import backends, tensors
+from trtpipe import backends
+from trtpipe.data import tensors
 from trtpipe.errors import StageFailed
 
 

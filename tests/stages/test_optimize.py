@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from tests import models
+from tests import onnx_models as models
 from tests.helpers import run_stage
-from trtpipe import trial
 from trtpipe.errors import EnvironmentMissing, StageFailed
+from trtpipe.models import trial
 from trtpipe.stages.optimize import OptimizeParams
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'trtpipe[cpu]'")

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests import models
+from tests import onnx_models as models
 from tests.helpers import run_stage
 from trtpipe.errors import StageFailed
 from trtpipe.stage import Input

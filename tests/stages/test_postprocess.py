@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers import run_stage
-from trtpipe import pictures, tensors
+from trtpipe.data import pictures, tensors
 from trtpipe.errors import StageFailed
 from trtpipe.stages import postprocess
 

@@ -15,10 +15,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests import models
+from tests import onnx_models as models
 from tests.helpers import PROJECT, apart, run_stage, trtpipe
-from trtpipe import trial
 from trtpipe.errors import EnvironmentMissing, GateFailed, PipelineInvalid, StageFailed
+from trtpipe.models import trial
 from trtpipe.stages.quantize import QuantizeParams
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'trtpipe[cpu]'")

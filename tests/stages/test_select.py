@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 
-from tests import models
+from tests import onnx_models as models
 from tests.helpers import events, run_stage, trtpipe
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 from trtpipe.stage import Input

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from trtpipe import onnxfile, trial
-from trtpipe.backends import Binding, Pending
-from trtpipe.backends.trtrules import half_types
+from trtpipe.backends.trt.rules import half_types
 from trtpipe.errors import EnvironmentMissing, StageFailed
-from trtpipe.measure import Measured, Query
+from trtpipe.models import onnxfile, trial
+from trtpipe.runtime import Binding, Measured, Pending, Query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from trtpipe.measure import Settings
+    from trtpipe.runtime import Settings
 
 try:
     import onnxruntime
@@ -125,7 +124,7 @@ def _signature(model: onnx.ModelProto, session: Any) -> list[Binding]:
 
 
 class OnnxRuntime:
-    """The backend `onnxruntime`; see trtpipe.backends.Backend."""
+    """The backend `onnxruntime`; see trtpipe.runtime.Backend."""
 
     name = "onnxruntime"
     version = str(onnxruntime.__version__)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from trtpipe.backends import batch_dim
 from trtpipe.errors import StageFailed
+from trtpipe.runtime import batch_dim
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:

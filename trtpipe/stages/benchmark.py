@@ -71,13 +71,14 @@ class BenchmarkParams(Params, frozen=True, kw_only=True):
 
 def run(ctx: Context) -> None:
     """Write `benchmark.json`, `times.json`, `table.txt` and, if asked for, `profile.json`."""
-    from trtpipe import measure, preflight
+    from trtpipe.backends import measure, preflight
+    from trtpipe.runtime import Settings
 
     params: BenchmarkParams = ctx.params
     plan, manifest, buffers = preflight.engine(ctx)
     usual = measure.PRESETS[params.preset]
     asked = {name: getattr(params, name) for name in usual}
-    settings = measure.Settings(
+    settings = Settings(
         warm_up_ms=params.warm_up,
         iterations=params.iterations,
         duration_ms=params.duration * 1000,
@@ -126,7 +127,7 @@ def _feed(ctx: Context, manifest: Mapping[str, Any], buffers: Mapping[str, Any])
     import numpy as np
 
     if "data" in ctx.inputs:
-        from trtpipe import tensors
+        from trtpipe.data import tensors
         from trtpipe.stages.infer import match
 
         given = ctx.inputs["data"]

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from trtpipe.backends import plan_name
 from trtpipe.errors import StageFailed
+from trtpipe.runtime import plan_name
 from trtpipe.stage import Context, Params, Port, StageType
 
 MOSTLY = 0.5
@@ -87,9 +87,9 @@ def check_precision(proof: dict[str, Any], config: dict[str, Any]) -> None:
     Mostly is said of what `configure` left to half precision: nodes that it keeps in float32 do not count. Raises
     StageFailed with the table of what its layers are. An engine that does not tell is left unproven.
     """
-    from trtpipe.backends import trtproof
+    from trtpipe.backends.trt.proof import low_share, text
 
-    share = trtproof.low_share(proof)
+    share = low_share(proof)
     asked = config["precision"]
     could = (config.get("rewrite") or config.get("hold") or {}).get("narrow", 1.0)
     if asked not in ("fp16", "bf16") or share is None or could < LITTLE or share >= MOSTLY * could:
@@ -97,7 +97,7 @@ def check_precision(proof: dict[str, Any], config: dict[str, Any]) -> None:
     of = "" if could == 1 else f", and {could:.0%} of the weights were to be"
     raise StageFailed(
         f"precision: {asked} was asked for, and the engine is mostly float32: {share:.0%} of it is of less than 32 "
-        f"bits{of}\n{trtproof.text(proof)}\nuse precision: fp32 if float32 is as fast for this model, or keep_fp32 to "
+        f"bits{of}\n{text(proof)}\nuse precision: fp32 if float32 is as fast for this model, or keep_fp32 to "
         "say which nodes may stay float32"
     )
 

@@ -16,8 +16,8 @@ from trtpipe.stage import Context, Params, Port, StageType
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from trtpipe.comparing import Compared
-    from trtpipe.tensors import Source
+    from trtpipe.data.tensors import Source
+    from trtpipe.models.comparing import Compared
 
 FIGURES = ("max_abs", "mean_abs", "relative_l2", "cosine", "cosine_min", "psnr", "mismatched", "nan")
 WIDE = 80
@@ -94,8 +94,9 @@ class CompareParams(Params, frozen=True, kw_only=True):
 
 def run(ctx: Context) -> None:
     """Write comparison.json. Raises GateFailed where figures are not what they must be, and for NaN."""
-    from trtpipe import comparing, tensors
-    from trtpipe.working import samples_of
+    from trtpipe.data import tensors
+    from trtpipe.data.working_set import samples_of
+    from trtpipe.models import comparing
 
     params: CompareParams = ctx.params
     given = ctx.inputs["candidate"]
@@ -159,7 +160,8 @@ def run(ctx: Context) -> None:
 
 def _reference(ctx: Context) -> Mapping[str, Source]:
     """Give the reference's tensors: the input, or what the model makes of the data in onnxruntime."""
-    from trtpipe import onnxfile, tensors, trial
+    from trtpipe.data import tensors
+    from trtpipe.models import onnxfile, trial
 
     if "reference" in ctx.inputs:
         return tensors.open_input(ctx.inputs["reference"])
@@ -194,7 +196,7 @@ def _reference(ctx: Context) -> Mapping[str, Source]:
 
 def _bisect(ctx: Context, worst: list[dict[str, Any]]) -> dict[str, Any]:
     """Compare the two models' inner tensors, on the samples that differ most."""
-    from trtpipe import bisection, onnxfile, trial
+    from trtpipe.models import bisection, onnxfile, trial
 
     params: CompareParams = ctx.params
     right, wrong = onnxfile.of_input(ctx.inputs["model"]), onnxfile.of_input(ctx.inputs["candidate_model"])

@@ -199,7 +199,7 @@ def _verbosity(params: ConfigureParams, runtime: str) -> str:
 
 def run(ctx: Context) -> None:
     """Check the settings against the network and the runtime; rewrite the model where its types are the precision."""
-    from trtpipe import onnxfile
+    from trtpipe.models import onnxfile
 
     params: ConfigureParams = ctx.params
     source = ctx.inputs["network"]
@@ -243,7 +243,7 @@ def run(ctx: Context) -> None:
     }
     made = ctx.out / onnxfile.MODEL
     if params.precision in ("fp16", "bf16"):
-        from trtpipe import modelopt, precision, quantization, trial
+        from trtpipe.models import modelopt, precision, quantization, trial
 
         onnxfile.name_nodes(model)  # those without a name fit by their op
         config["keep_fp32"] = sorted(precision.matching_nodes(model, params.keep_fp32))

@@ -18,8 +18,8 @@ from trtpipe.stage import Context, Params, Port, StageType
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
-    from trtpipe.metrics import Boxes, Figure
-    from trtpipe.tensors import Source
+    from trtpipe.data.metrics import Boxes, Figure
+    from trtpipe.data.tensors import Source
 
 BATCH_BYTES = 1 << 25
 
@@ -173,15 +173,15 @@ class _Evaluation:
 
     def truth(self, ids: Sequence[str]) -> list[Any]:
         """Give what is right for each sample, as the labels file has it."""
-        from trtpipe import truth
+        from trtpipe.data import labels
 
-        return truth.read(self._input("labels"), ids)
+        return labels.read(self._input("labels"), ids)
 
     def labels(self, ids: Sequence[str], *what: str) -> list[Any]:
         """Give the right number or text for each sample."""
-        from trtpipe import truth
+        from trtpipe.data import labels
 
-        return [self._named(i, truth.label, value, what) for i, value in zip(ids, self.truth(ids), strict=True)]
+        return [self._named(i, labels.label, value, what) for i, value in zip(ids, self.truth(ids), strict=True)]
 
     def _named(self, identity: str, function: Any, *args: Any) -> Any:
         try:
@@ -191,7 +191,7 @@ class _Evaluation:
 
     def tensor(self, name: str | None, role: str = "tensors") -> Source:
         """Give a tensor of an input by name, or the only one."""
-        from trtpipe import tensors
+        from trtpipe.data import tensors
 
         given = self._input(role)
         if given.kind == "results" and tensors.INDEX not in given.files:
@@ -208,7 +208,7 @@ class _Evaluation:
 
     def top_k(self, metric: TopKAccuracy) -> list[Figure]:
         """Count the samples whose right class is among the best k."""
-        from trtpipe.metrics import counted
+        from trtpipe.data.metrics import counted
 
         (name,) = metric.figures()
         right_ones: Sequence[Hashable]
@@ -234,8 +234,8 @@ class _Evaluation:
 
     def _best(self, metric: TopKAccuracy) -> tuple[list[str], list[list[int]]]:
         """Read the best k classes off a tensor, batch by batch."""
-        from trtpipe import steps, tensors
-        from trtpipe.working import samples_of
+        from trtpipe.data import steps, tensors
+        from trtpipe.data.working_set import samples_of
 
         source = self.tensor(metric.tensor)
         if len(source.shape) != 2 or source.shape[1] < metric.k or source.dtype.kind not in "biuf":
@@ -268,7 +268,7 @@ class _Evaluation:
 
     def exact_match(self, metric: ExactMatch) -> list[Figure]:
         """Count the samples whose field is right, whole."""
-        from trtpipe.metrics import counted
+        from trtpipe.data.metrics import counted
 
         ids, found = self.column(metric.field)
         expected = self.labels(ids, "text", "label", "class")
@@ -291,11 +291,11 @@ class _Evaluation:
         """Give what was found and what is true, with classes of one kind."""
         import numpy as np
 
-        from trtpipe import truth
-        from trtpipe.metrics import Boxes
+        from trtpipe.data import labels
+        from trtpipe.data.metrics import Boxes
 
         ids, values = self.column(field)
-        true = [self._named(i, truth.boxes, value) for i, value in zip(ids, self.truth(ids), strict=True)]
+        true = [self._named(i, labels.boxes, value) for i, value in zip(ids, self.truth(ids), strict=True)]
         kinds = {kind for corners, _, kind in true if corners}
         if not kinds:
             raise StageFailed(f"input labels ({self._inputs['labels'].label}) has no boxes, expected some")
@@ -315,14 +315,14 @@ class _Evaluation:
 
     def mean_iou(self, metric: MeanIou) -> list[Figure]:
         """Measure how well the true boxes are met."""
-        from trtpipe.metrics import Figure, mean_iou
+        from trtpipe.data.metrics import Figure, mean_iou
 
         value, total = mean_iou(*self.boxes(metric.field))
         return [Figure(metric.figures()[0], value, total, "box")]
 
     def average_precision(self, metric: AveragePrecision) -> list[Figure]:
         """Measure how many boxes are found, and how many beside them."""
-        from trtpipe.metrics import Figure, average_precision
+        from trtpipe.data.metrics import Figure, average_precision
 
         value, total = average_precision(*self.boxes(metric.field), metric.iou_threshold)
         return [Figure(metric.figures()[0], value, total, "box")]
@@ -331,8 +331,8 @@ class _Evaluation:
         """Compare a tensor with the reference's, row by row."""
         import numpy as np
 
-        from trtpipe import metrics, tensors
-        from trtpipe.working import samples_of
+        from trtpipe.data import metrics, tensors
+        from trtpipe.data.working_set import samples_of
 
         role = "tensors" if "tensors" in self._inputs else "results"
         one = self.tensor(metric.tensor, role)

@@ -31,7 +31,7 @@ Dtype = Literal["float32", "float16", "float64", "int64", "int32", "int8", "uint
 SIZES = (2, 3)
 """The two sizes of a dynamic axis unless the document says others; PyTorch treats 0 and 1 specially."""
 NEWEST_EXACT = 18
-"""The opset that the dynamo exporter writes by itself; 17 is made from it by trtpipe.lower."""
+"""The opset that the dynamo exporter writes by itself; 17 is made from it by trtpipe.models.opset."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,8 +139,6 @@ class ExportParams(Params, frozen=True, kw_only=True):
 
 def run(ctx: Context) -> None:
     """Export, name, check and compare; write `model.onnx` and `export.json`."""
-    from trtpipe import entrypoint
-
     params: ExportParams = ctx.params
     try:
         import torch
@@ -152,10 +150,10 @@ def run(ctx: Context) -> None:
         raise EnvironmentMissing(
             f"export compares its result with PyTorch in onnxruntime ({error}): pip install 'trtpipe[torch]'"
         ) from error
-    from trtpipe import onnxfile
+    from trtpipe.models import onnxfile
 
     torch.manual_seed(params.seed)
-    make = entrypoint.load(ctx, params.entrypoint)
+    make = ctx.load(params.entrypoint)
     try:
         module = make(**params.kwargs)
     except Exception as error:
@@ -351,7 +349,7 @@ def _export(
     import onnx
     import torch
 
-    from trtpipe import lower, onnxfile
+    from trtpipe.models import onnxfile, opset
 
     path = ctx.scratch / onnxfile.MODEL
     tensors = {name: torch.from_numpy(arrays[name].copy()) for name in order}
@@ -375,7 +373,7 @@ def _export(
     found = onnxfile.opsets(proto).get("ai.onnx")
     if found == NEWEST_EXACT and params.opset == 17:
         try:
-            lower.to_opset_17(proto)
+            opset.to_opset_17(proto)
         except StageFailed as error:
             raise StageFailed(
                 f"the exporter {params.exporter} writes opset 18, and opset 17 was asked for; {error}\n"
@@ -443,7 +441,7 @@ def _dynamo(
 
 
 def _large(module: Any) -> bool:
-    from trtpipe import onnxfile
+    from trtpipe.models import onnxfile
 
     tensors = itertools.chain(module.parameters(), module.buffers())
     total = sum(int(t.numel()) * int(t.element_size()) for t in tensors)
@@ -467,7 +465,7 @@ def _name(
     reason: str,
 ) -> None:
     """Give inputs and outputs exactly the dims asked for. Raises StageFailed for an axis that was baked in."""
-    from trtpipe import onnxfile
+    from trtpipe.models import onnxfile
 
     names = [value.name for value in proto.graph.input]
     outputs = [value.name for value in proto.graph.output]
@@ -511,7 +509,7 @@ def _set_shape(value: onnx.ValueInfoProto, dims: Sequence[int | str]) -> None:
 
 def _clean(proto: onnx.ModelProto, params: ExportParams) -> None:
     """Drop what differs from machine to machine: stack traces, paths, versions (they are in the key)."""
-    from trtpipe import onnxfile
+    from trtpipe.models import onnxfile
 
     proto.ir_version = params.ir_version
     proto.producer_name = "pytorch"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from trtpipe.backends import batch_dim
 from trtpipe.errors import StageFailed
+from trtpipe.runtime import batch_dim
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from trtpipe.backends import Pending
-    from trtpipe.tensors import ArrayWriter, Reader, Source, Writer
+    from trtpipe.data.tensors import ArrayWriter, Reader, Source, Writer
+    from trtpipe.runtime import Pending
 
 PROGRESS_SECONDS = 0.2
 
@@ -46,7 +46,8 @@ class Feed(NamedTuple):
 
 def run(ctx: Context) -> None:
     """Write a `tensors` artifact with the engine's outputs, one row a sample."""
-    from trtpipe import preflight, tensors
+    from trtpipe.backends import preflight
+    from trtpipe.data import tensors
 
     params: InferParams = ctx.params
     data = ctx.inputs["data"]
@@ -157,7 +158,7 @@ class Batches:
         """Give the feeds, to be read by whoever runs them. Filling raises StageFailed where NaN is found."""
         import numpy as np
 
-        from trtpipe.backends import Pending
+        from trtpipe.runtime import Pending
 
         moving = {f.name: f for f in self._feeds if f.how != "constant"}
         still = {f.name: f.source.read() for f in self._feeds if f.how == "constant"}

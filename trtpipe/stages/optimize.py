@@ -63,7 +63,7 @@ class OptimizeParams(Params, frozen=True, kw_only=True):
 
 def run(ctx: Context) -> None:
     """Write model.onnx and optimize.json. Raises GateFailed where a step changes the results."""
-    from trtpipe import onnxfile, precision, quantization, trial
+    from trtpipe.models import onnxfile, precision, quantization, trial
 
     params: OptimizeParams = ctx.params
     source, label, _, _ = onnxfile.open_input(ctx.inputs["model"])
@@ -107,7 +107,7 @@ def run(ctx: Context) -> None:
 
 
 def _counts(model: onnx.ModelProto) -> dict[str, int]:
-    from trtpipe import onnxfile
+    from trtpipe.models import onnxfile
 
     return dict(sorted(Counter(f.node.op_type for f in onnxfile.walk(model)).items()))
 
@@ -121,7 +121,7 @@ class _Checker:
 
     def step(self, name: str, model: onnx.ModelProto) -> dict[str, Any]:
         """Check one step. Gives its record."""
-        from trtpipe import onnxfile, trial
+        from trtpipe.models import onnxfile, trial
 
         path = self._scratch / f"after-{name}.onnx"
         onnxfile.save(onnxfile.copied(model), path)
@@ -146,7 +146,7 @@ class _Checker:
 
 def _refuses(path: Path, feed: Any) -> str | None:
     """Say why a model does not take these inputs; None if it does."""
-    from trtpipe import trial
+    from trtpipe.models import trial
 
     try:
         trial.run(path, feed)

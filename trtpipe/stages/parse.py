@@ -57,7 +57,7 @@ def dim_problems(declared: Mapping[str, Sequence[int | str]]) -> Iterable[tuple[
 
 def run(ctx: Context) -> None:
     """Lint, parse, and write `network.json` beside the model."""
-    from trtpipe import onnxfile
+    from trtpipe.models import onnxfile
 
     params: ParseParams = ctx.params
     given = ctx.inputs["model"]
@@ -104,7 +104,7 @@ def _join(ours: list[dict[str, Any]], theirs: Sequence[Mapping[str, Any]], side:
 
 
 def _lint_types(model: onnx.ModelProto, runtime: str) -> list[str]:
-    from trtpipe import onnxfile
+    from trtpipe.models import onnxfile
 
     found = []
     values = [("input", v) for v in onnxfile.graph_inputs(model)] + [("output", v) for v in model.graph.output]
@@ -121,7 +121,7 @@ def _lint_types(model: onnx.ModelProto, runtime: str) -> list[str]:
 
 
 def _lint_weights(model: onnx.ModelProto, folder: Any) -> list[str]:
-    from trtpipe import onnxfile
+    from trtpipe.models import onnxfile
 
     found = []
     for name, tensor in onnxfile.constants(model):
@@ -136,7 +136,7 @@ def _lint_weights(model: onnx.ModelProto, folder: Any) -> list[str]:
 
 
 def _lint_dims(model: onnx.ModelProto, declared: Mapping[str, Sequence[Any]]) -> list[str]:
-    from trtpipe import onnxfile
+    from trtpipe.models import onnxfile
 
     found = []
     for value in onnxfile.graph_inputs(model):

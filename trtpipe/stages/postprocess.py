@@ -16,8 +16,8 @@ from trtpipe.stage import Context, Entrypoint, Params, Port, SourcePath, StageTy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from trtpipe.tensors import Source
-    from trtpipe.working import Work
+    from trtpipe.data.tensors import Source
+    from trtpipe.data.working_set import Work
 
 BATCH_BYTES = 1 << 26
 """So many bytes of tensors are in memory at a time (at least one sample)."""
@@ -252,7 +252,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def _transform(step: Softmax | Sigmoid | L2Normalize | MeanPool, work: Work) -> None:
-    from trtpipe import steps
+    from trtpipe.data import steps
 
     name, value = work.tensor(step.tensor)
     with work.about(name, value):
@@ -268,7 +268,7 @@ def _transform(step: Softmax | Sigmoid | L2Normalize | MeanPool, work: Work) -> 
 
 
 def _argmax(step: Argmax, work: Work) -> None:
-    from trtpipe import steps
+    from trtpipe.data import steps
 
     name, value = work.tensor(step.tensor)
     with work.about(name, value):
@@ -276,7 +276,7 @@ def _argmax(step: Argmax, work: Work) -> None:
 
 
 def _top_k(step: TopK, work: Work) -> None:
-    from trtpipe import steps
+    from trtpipe.data import steps
 
     name, value = work.tensor(step.tensor)
     with work.about(name, value):
@@ -291,7 +291,7 @@ def _top_k(step: TopK, work: Work) -> None:
 
 
 def _threshold(step: Threshold, work: Work) -> None:
-    from trtpipe import steps
+    from trtpipe.data import steps
 
     value = work.tensor(step.tensor)[1]
     over = steps.threshold(value, step.at)
@@ -309,7 +309,7 @@ def _threshold(step: Threshold, work: Work) -> None:
 def _labels(step: Labels, work: Work, names: Sequence[str]) -> None:
     import numpy as np
 
-    from trtpipe import steps
+    from trtpipe.data import steps
 
     field = step.field or work.decided
     if field is None:
@@ -343,7 +343,7 @@ def _detections(step: Nms, sample: dict[str, Any], boxes: Any, scores: Any, clas
     """Give one sample's entries: boxes [m, 4], scores [m] or [m, classes], classes [m] or None."""
     import numpy as np
 
-    from trtpipe import steps
+    from trtpipe.data import steps
 
     count = len(boxes)
     if boxes.size == 0:
@@ -399,7 +399,7 @@ def _known(sample: dict[str, Any], *names: str) -> Any:
 def _ctc_decode(step: CtcDecode, work: Work, names: Sequence[str]) -> None:
     import numpy as np
 
-    from trtpipe import steps
+    from trtpipe.data import steps
 
     name, value = work.tensor(step.tensor)
     with work.about(name, value):
@@ -425,10 +425,8 @@ def _python(step: PythonStep, work: Work, function: Callable[..., Any]) -> None:
 
 def _runner(ctx: Context, step: Step) -> Callable[[Work], None]:
     """Bind a step to what it needs from the context."""
-    from trtpipe import entrypoint
-
     if isinstance(step, PythonStep):
-        function = entrypoint.load(ctx, step.entrypoint)
+        function = ctx.load(step.entrypoint)
         return lambda work: _python(step, work, function)
     if isinstance(step, Labels | CtcDecode):
         names = label_names(ctx, step.names)
@@ -443,7 +441,7 @@ def _runner(ctx: Context, step: Step) -> Callable[[Work], None]:
 
 def _sources(ctx: Context) -> tuple[dict[str, Source], list[str]]:
     """Give the arrays to read by name, and the names of all in the input `tensors`."""
-    from trtpipe import tensors
+    from trtpipe.data import tensors
 
     main = tensors.open_input(ctx.inputs["tensors"])
     extra = tensors.open_input(ctx.inputs["data"]) if "data" in ctx.inputs else {}
@@ -472,7 +470,7 @@ def _fields(work: Work, params: PostprocessParams) -> tuple[list[str], list[str]
 
 
 def _records(work: Work, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
-    from trtpipe.readable import json_value
+    from trtpipe.data.readable import json_value
 
     for index, sample in enumerate(work.samples):
         record = {"id": sample["id"]}
@@ -486,8 +484,8 @@ def _records(work: Work, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 def run(ctx: Context) -> None:
     """Run the steps batch by batch; write results.jsonl, table.txt, the arrays asked for and the pictures."""
-    from trtpipe import readable, tensors
-    from trtpipe.working import Work, samples_of
+    from trtpipe.data import readable, tensors
+    from trtpipe.data.working_set import Work, samples_of
 
     params: PostprocessParams = ctx.params
     sources, given = _sources(ctx)
@@ -558,7 +556,7 @@ class _Painter:
 
     def draw(self, sample: dict[str, Any], record: dict[str, Any], index: int) -> None:
         """Write `pictures/<id>.png`. Raises StageFailed if the sample's picture is not in the input."""
-        from trtpipe import draw, pictures, readable
+        from trtpipe.data import draw, pictures, readable
 
         name = sample.get("source")
         if name is None:

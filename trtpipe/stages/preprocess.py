@@ -272,7 +272,7 @@ def _pictures(source: Input, params: PreprocessParams) -> list[str]:
             f"input images ({source.label}) is a list; the pictures that it names would not be in the stage's key. "
             f"Give the folder as the input, and the list's path in it as params.list"
         )
-    from trtpipe.pictures import SUFFIXES
+    from trtpipe.data.pictures import SUFFIXES
 
     patterns = [p.lower() for p in params.patterns] or [f"*{suffix}" for suffix in SUFFIXES]
     found = [f for f in source.files if any(_matches(f.lower(), p) for p in patterns)]
@@ -324,7 +324,7 @@ def _identities(names: Sequence[str]) -> list[str]:
 
 def _plan(source: Input, names: Sequence[str], params: PreprocessParams) -> list[tuple[str, int, Fit]]:
     """Find from the files' headers alone where each sample will lie, as (file, turn, fit); all get one shape."""
-    from trtpipe import pictures
+    from trtpipe.data import pictures
 
     plan: list[tuple[str, int, Fit]] = []
     for name in names:
@@ -359,7 +359,7 @@ def prepare(image: Any, place: Fit, params: PreprocessParams) -> np.ndarray:
     """Resize, pad, crop and normalise one upright RGB `PIL.Image`; gives one sample in the layout and dtype asked."""
     import numpy as np
 
-    from trtpipe.pictures import pillow
+    from trtpipe.data.pictures import pillow
 
     if params.color == "L":
         image = image.convert("L")
@@ -403,10 +403,10 @@ def _samples(
     """Give each sample's line and its tensors by name."""
     import numpy as np
 
-    from trtpipe import entrypoint, pictures
+    from trtpipe.data import pictures
 
     params: PreprocessParams = ctx.params
-    hooks = [(hook, entrypoint.load(ctx, hook.entrypoint)) for hook in params.python]
+    hooks = [(hook, ctx.load(hook.entrypoint)) for hook in params.python]
     marked = params.rotations != (0,)
     current, upright = "", None
     for name, turn, place in plan:
@@ -454,7 +454,7 @@ def _described(value: Any) -> str:
 
 def run(ctx: Context) -> None:
     """Write the tensors and samples.jsonl, one picture in memory at a time."""
-    from trtpipe import readable, tensors
+    from trtpipe.data import readable, tensors
 
     source = ctx.inputs["images"]
     names = _pictures(source, ctx.params)

@@ -95,7 +95,7 @@ def run(ctx: Context) -> None:
 
     Raises PipelineInvalid for data and models that it cannot work with, GateFailed for a result that is too far off.
     """
-    from trtpipe import modelopt, onnxfile, quantization, trial
+    from trtpipe.models import modelopt, onnxfile, quantization, trial
 
     params: QuantizeParams = ctx.params
     if params.mode != "int8":
@@ -144,7 +144,7 @@ def run(ctx: Context) -> None:
 
 
 def _tell(ctx: Context, record: dict[str, Any]) -> None:
-    from trtpipe import precision
+    from trtpipe.models import precision
 
     counts = ", ".join(f"{n} {op}" for op, n in record["quantized"].items())
     ctx.note(f"quantised: {counts}")
@@ -154,7 +154,7 @@ def _tell(ctx: Context, record: dict[str, Any]) -> None:
 
 
 def _check(source: Path, out: Path, samples: Any, inputs: list[dict[str, Any]], mode: str) -> dict[str, Any]:
-    from trtpipe import onnxfile, quantization, trial
+    from trtpipe.models import onnxfile, quantization, trial
 
     if samples is not None:
         feeds = samples.first(quantization.CHECKED)

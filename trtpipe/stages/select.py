@@ -464,7 +464,7 @@ def _picture(stage: str, rows: Sequence[Row], params: SelectParams, margin: floa
 
     With `margin`, what lies so near the best that it ties is tinted.
     """
-    from trtpipe import tradeoff
+    from trtpipe.data import tradeoff
 
     def axis(goal: str, name: str) -> tradeoff.Axis:
         rule = re.match(gates.RULE, params.where.get(name, ""))

@@ -1,0 +1,87 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trtpipe.data import readable
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
+def test_float32_is_written_so_that_it_reads_back_as_the_same(value):
+    found = json.loads(json.dumps(readable.json_value(np.float32(value))))
+    assert np.float32(found) == np.float32(value)
+
+
+def test_float32_is_written_shortly():
+    assert json.dumps(readable.json_value(np.array([0.1, 1 / 3], np.float32))) == "[0.1, 0.33333334]"
+    assert json.dumps(readable.json_value(np.array([[0.1]], np.float16))) == "[[0.1]]"
+    assert json.dumps(readable.json_value(np.float32(1e-20))) == "1e-20"
+
+
+def test_nested_values_become_plain():
+    value = {"a": (np.int64(3), [np.bool_(True), None, "x", 1.5]), "b": np.array(["t"])}
+    assert readable.json_value(value) == {"a": [3, [True, None, "x", 1.5]], "b": ["t"]}
+
+
+@pytest.mark.parametrize("value", [float("nan"), np.float32("inf"), [np.array([1, np.nan])]])
+def test_what_json_cannot_hold_is_refused(value):
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        readable.json_value(value)
+
+
+@pytest.mark.parametrize("value", [object(), {1: 2}, np.array([None]), {"a": {1, 2}}, b"x"])
+def test_what_is_no_result_is_refused(value):
+    with pytest.raises(TypeError, match="expected"):
+        readable.json_value(value)
+
+
+@given(st.text())
+def test_a_record_is_one_line_for_every_reader(value):
+    line = readable.json_line({"t": value})
+    assert len(line.splitlines()) == 1
+    assert json.loads(line) == {"t": value}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.123456, "0.1235"),
+        (123456.7, "123457"),
+        (1e-9, "1e-09"),
+        (3, "3"),
+        (True, "yes"),
+        (None, "-"),
+        ("a\nb", r"a\nb"),
+        ([], "none"),
+        ([1.0, [2, 3]], "[1 [2 3]]"),
+        ([{"class": 3, "score": 0.98123}], "3 0.9812"),
+        ([{"class": 3, "score": 0.5, "label": "cat", "box": [1.25, 2.0, 3.0, 1234.5]}], "cat 0.5 [1.25 2 3 1234]"),
+        ([{"class": i, "score": 0.5} for i in range(5)], "0 0.5, 1 0.5, 2 0.5 (+2)"),
+        ({"x": 1, "y": "z"}, "x=1 y=z"),
+    ],
+)
+def test_values_in_one_line(value, expected):
+    assert readable.text(value) == expected
+
+
+def test_amounts_in_words():
+    words = [readable.count(1, "box"), readable.count(2, "box"), readable.count(0, "sample")]
+    assert words == ["1 box", "2 boxes", "0 samples"]
+
+
+def test_a_table_is_aligned_and_says_what_it_leaves_out():
+    records = [{"id": "a", "n": 5, "t": "\u4f60\u597d"}, {"id": "bcd", "n": 1000, "t": "x", "u": 1.0}]
+    assert readable.table(records, total=9).splitlines() == [
+        "id      n  t     u",
+        "---  ----  ----  -",
+        "a       5  \u4f60\u597d  -",
+        "bcd  1000  x     1",
+        "… and 7 more",
+    ]
+
+
+def test_long_cells_are_cut():
+    line = readable.table([{"id": "x" * 500}], total=1).splitlines()[2]
+    assert line == "x" * 59 + "…"

@@ -1,0 +1,218 @@
+"""Events → what people see: a live display on a terminal, plain lines elsewhere, or JSON lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from typing import Any, TextIO
+
+from trtpipe.columns import seconds_text, size_text, table
+from trtpipe.run import events
+
+_COLOURS = {"hit": "2", "ran": "32", "FAILED": "1;31", "skipped": "33", "bold": "1", "dim": "2"}
+
+
+def far(event: events.StageProgress) -> str:
+    """Give how far a stage is, such as `64 of 128 samples`."""
+    of = f" of {event.total}" if event.total is not None else ""
+    return f"{event.done}{of} {event.unit}"
+
+
+def has_colour(stream: TextIO) -> bool:
+    """Tell whether a stream is a terminal that wants colours (NO_COLOR is honoured)."""
+    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+class JsonLines:
+    """Writes each event as one JSON line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, event: events.Event) -> None:
+        """Write one event."""
+        self._stream.write(json.dumps(events.to_dict(event)) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """End; there is nothing to tidy."""
+
+
+class Console:
+    """Plain lines as things happen and a closing table; on a terminal, a live display of what runs."""
+
+    def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
+        self._stream, self._quiet = stream, quiet
+        self._colour = has_colour(stream)
+        self._live = _Live() if stream is sys.stdout and self._colour and not quiet else None
+        self._rows: dict[str, list[str]] = {}
+        self._notes: list[tuple[str, str]] = []
+        self._failures: list[events.StageFailed] = []
+        self._far: dict[str, events.StageProgress] = {}
+        """How far each stage is, for those who see lines only."""
+
+    def __call__(self, event: events.Event) -> None:
+        """Show one event."""
+        handler = getattr(self, f"_{type(event).__name__}", None)
+        if handler:
+            handler(event)
+
+    def close(self) -> None:
+        """Take the live display off the screen; safe to call twice."""
+        if self._live:
+            with contextlib.suppress(OSError):  # a terminal that is gone must not hide why this ends
+                self._live.close()
+
+    def _paint(self, text: str, how: str) -> str:
+        return f"\033[{_COLOURS[how]}m{text}\033[0m" if self._colour and how in _COLOURS else text
+
+    def _line(self, text: str) -> None:
+        if self._quiet:
+            return
+        if self._live and self._live.shown:
+            self._live.line(text)
+        else:
+            self._stream.write(text + "\n")
+            self._stream.flush()
+
+    def _PipelineStarted(self, event: events.PipelineStarted) -> None:  # noqa: N802 — named after the event
+        name = self._paint(event.pipeline, "bold")
+        count = f"{len(event.stages)} stage{'s' if len(event.stages) != 1 else ''}"
+        self._line(f"{name} · {event.backend} ({event.backend_reason}) · {count}")
+
+    def _StageCached(self, event: events.StageCached) -> None:  # noqa: N802
+        self._rows[event.stage] = [event.stage, event.type, "hit", "", size_text(event.size), event.artifact[:12]]
+        self._notes += [(event.stage, note) for note in event.notes]
+
+    def _StageStarted(self, event: events.StageStarted) -> None:  # noqa: N802
+        why = "; ".join(event.reasons)
+        last = f", took {seconds_text(event.expected_seconds)} last time" if event.expected_seconds is not None else ""
+        self._line(f"  {self._paint('run', 'bold')} {event.stage} ({event.type}): {why}{self._paint(last, 'dim')}")
+        if self._live:
+            self._live.started(event)
+
+    def _StageProgress(self, event: events.StageProgress) -> None:  # noqa: N802
+        if self._live:
+            self._live.progress(event)
+        self._far[event.stage] = event
+
+    def _StageRunning(self, event: events.StageRunning) -> None:  # noqa: N802
+        if not self._live:  # which shows it anyway
+            how_far = f", {far(self._far[event.stage])}" if event.stage in self._far else ""
+            self._line(f"      {event.stage}: still running, {seconds_text(event.seconds)}{how_far}")
+
+    def _StageNote(self, event: events.StageNote) -> None:  # noqa: N802
+        self._line(f"      {event.stage}: {event.message}")
+
+    def _Warned(self, event: events.Warned) -> None:  # noqa: N802
+        text = f"{self._paint('warning', 'skipped')}: {event.message}"
+        if self._live and self._live.shown:
+            self._live.line(text)
+        else:
+            self._stream.flush()
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+    def _StageFinished(self, event: events.StageFinished) -> None:  # noqa: N802
+        self._rows[event.stage] = [
+            event.stage, event.type, "ran", seconds_text(event.seconds), size_text(event.size), event.artifact[:12],
+        ]  # fmt: skip
+        if self._live:
+            self._live.finished(event.stage)
+
+    def _StageFailed(self, event: events.StageFailed) -> None:  # noqa: N802
+        self._rows[event.stage] = [event.stage, event.type, "FAILED", seconds_text(event.seconds), "", ""]
+        self._failures.append(event)
+        if self._live:
+            self._live.finished(event.stage)
+        self._line(f"  {self._paint('FAILED', 'FAILED')} {event.stage} ({event.type})")
+
+    def _StageSkipped(self, event: events.StageSkipped) -> None:  # noqa: N802
+        self._rows[event.stage] = [event.stage, event.type, "skipped", "", "", f"because {event.because} failed"]
+
+    def _PipelineFinished(self, event: events.PipelineFinished) -> None:  # noqa: N802
+        self.close()
+        rows = [["stage", "type", "result", "time", "size", "artifact"], *self._rows.values()]
+        lines = table(rows, right=(3, 4))
+        self._line("")
+        self._line(self._paint(lines[0], "dim"))
+        for line, row in zip(lines[1:], rows[1:], strict=True):
+            self._line(self._paint(line, row[2]) if row[2] != "ran" else line)
+        shown = dict.fromkeys(f"  {stage}: {note}" for stage, note in self._notes)
+        if shown:
+            self._line("")
+            for text in shown:
+                self._line(text)
+        counts = [f"{event.hit} hit", f"{event.ran} ran"]
+        counts += [f"{event.failed} failed"] if event.failed else []
+        counts += [f"{event.skipped} skipped"] if event.skipped else []
+        self._line(f"\n{', '.join(counts)} in {seconds_text(event.seconds)}")
+        for failure in self._failures:
+            if failure.stage in event.lost:
+                text = f"{failure.stage} failed, and the run went on without it: {failure.message}"
+                sys.stderr.write(f"\n{self._paint('note', 'skipped')}: {text}\n")
+                continue
+            sys.stderr.write(f"\n{self._paint('error', 'FAILED')}: stage {failure.stage}: {failure.message}\n")
+            sys.stderr.write(f"  the stage: {failure.place}\n")
+            if failure.log:
+                sys.stderr.write(f"  its whole log: {os.path.relpath(failure.log)}\n")
+        sys.stderr.flush()
+
+
+class _Live:
+    """A line for each running stage: what runs, for how long, how far, and what it took last time."""
+
+    def __init__(self) -> None:
+        self._progress: Any = None
+        self._tasks: dict[str, Any] = {}
+
+    @property
+    def shown(self) -> bool:
+        """Whether the display is on the screen."""
+        return self._progress is not None
+
+    def _start(self) -> Any:
+        if self._progress is None:
+            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[detail]}", style="dim"),
+                TimeElapsedColumn(),
+                transient=True,
+            )
+            self._progress.start()
+        return self._progress
+
+    def line(self, text: str) -> None:
+        """Print a line above the display."""
+        from rich.text import Text
+
+        self._progress.console.print(Text.from_ansi(text), soft_wrap=True)
+
+    def started(self, event: events.StageStarted) -> None:
+        """Add a running stage."""
+        last = f"last time {seconds_text(event.expected_seconds)}" if event.expected_seconds is not None else ""
+        label = f"{event.stage} ({event.type})"
+        self._tasks[event.stage] = self._start().add_task(label, total=None, detail=last)
+
+    def progress(self, event: events.StageProgress) -> None:
+        """Show how far a stage is."""
+        if event.stage in self._tasks:
+            self._progress.update(self._tasks[event.stage], completed=event.done, total=event.total, detail=far(event))
+
+    def finished(self, stage: str) -> None:
+        """Take a stage off the display, and the display off the screen with the last one."""
+        task = self._tasks.pop(stage, None)
+        if task is not None:
+            self._progress.remove_task(task)
+
+    def close(self) -> None:
+        """Take the display off the screen."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

@@ -1,0 +1,1 @@
+"""ONNX files, and what is done to them before a runtime sees them."""

@@ -1,0 +1,82 @@
+"""Which node of a changed ONNX model is the first whose result is wrong: all tensors of both models, side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from trtpipe.errors import StageFailed
+from trtpipe.models import onnxfile, precision, trial
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+CHUNK = 64
+"""Tensors that are held in memory at a time."""
+SHOWN = 20
+
+
+def _marked(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
+    """Give the model with these tensors as its outputs."""
+    copy = onnxfile.copied(model)
+    copy.graph.ClearField("output")
+    known = {v.name: v for v in (*model.graph.output, *model.graph.value_info)}
+    for name in names:
+        # onnxruntime infers the type of an output that does not say it.
+        copy.graph.output.append(known.get(name, onnx.ValueInfoProto(name=name)))
+    return bytes(copy.SerializeToString())
+
+
+def _candidate(path: Path) -> onnx.ModelProto:
+    model = trial.whole(path)
+    outside = {v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)}
+    for narrow in (onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT16):
+        if narrow not in outside and any(t.data_type == narrow for t in onnxfile.initializers(model)):
+            return onnx.load_model_from_string(precision.emulated(path, narrow)[0])
+    return model
+
+
+def layers(reference: Path, candidate: Path, feeds: Sequence[trial.Feed], bound: float) -> dict[str, Any]:
+    """Compare every tensor that both models make, in the reference's order.
+
+    Gives `first` (the first node whose relative L2 error exceeds `bound`, or None), `jump` (the node with which the
+    error grows most), `compared`, and `layers`, the worst ones. Raises StageFailed if the models share no tensor or
+    do not run.
+    """
+    right, wrong = trial.whole(reference), _candidate(candidate)
+    onnxfile.name_nodes(right)
+    made = {o for n in wrong.graph.node for o in n.output}
+    order = {o: n for n in right.graph.node if n.op_type != "Constant" for o in n.output if o and o in made}
+    if not order:
+        raise StageFailed("the two models share no tensor by name: the bisect compares a model with its own rewrite")
+    found: list[dict[str, Any]] = []
+    names = list(order)
+    for start in range(0, len(names), CHUNK):
+        part = names[start : start + CHUNK]
+        try:
+            # Fusions would change what lies between; the int8 kernels of a CPU saturate on some.
+            one, other = (trial.Trial(_marked(m, part), plain=True) for m in (right, wrong))
+            differences = trial.Differences()
+            for feed in feeds:
+                differences.add(one(feed), other(feed))
+        except Exception as error:
+            text = " ".join(str(error).split())
+            raise StageFailed(
+                f"the bisect cannot run the models with their inner tensors as outputs: {text}"
+            ) from error
+        figures = differences.figures()
+        for name in part:
+            if "relative_l2" in figures.get(name, {}):
+                node = order[name]
+                found.append({"tensor": name, "node": node.name, "op": node.op_type, **figures[name]})
+    first = next((entry for entry in found if entry["relative_l2"] > bound or entry.get("not_finite")), None)
+    errors = {entry["tensor"]: entry["relative_l2"] for entry in found}
+    jump, growth = None, 0.0
+    for entry in found:
+        before = max((errors.get(i, 0.0) for i in order[entry["tensor"]].input), default=0.0)
+        if entry["relative_l2"] - before > growth:
+            jump, growth = entry, entry["relative_l2"] - before
+    worst = sorted(found, key=lambda entry: -entry["relative_l2"])[:SHOWN]
+    return {"bound": bound, "compared": len(found), "first": first, "jump": jump, "layers": worst}

@@ -1,0 +1,210 @@
+"""How far one runtime's or one precision's outputs are from another's: figures an output, and a sample."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from trtpipe.data import metrics, steps, tensors
+from trtpipe.errors import StageFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from trtpipe.data.tensors import Source
+
+BATCH_BYTES = 1 << 25
+LARGEST = 1e140
+"""Beyond it sums of squares leave float64."""
+EQUAL_DB = 200.0
+"""The PSNR that stands for equal arrays, whose own is infinite; JSON knows no infinity."""
+HIGHER_IS_BETTER = ("cosine", "cosine_min", "psnr")
+"""Of these, and of top-k agreement, the least over the outputs is the whole's figure; of all others the largest."""
+FORMULAS = {
+    "allclose": "numpy.allclose: an element is beyond it if |candidate - reference| > atol + rtol * |reference|",
+    "both": "Polygraphy's elemwise check: an element is beyond it if its absolute error exceeds atol and its relative "
+    "error exceeds rtol",
+}
+
+
+class Tolerance(NamedTuple):
+    """What counts as a mismatch, element by element; `formula` is a key of FORMULAS."""
+
+    rtol: float
+    atol: float
+    formula: str
+
+
+class Compared(NamedTuple):
+    """One output's figures over all samples, and arrays of one value a sample."""
+
+    figures: dict[str, float]
+    samples: dict[str, NDArray[np.float64]]
+
+
+def mismatches(
+    candidate: NDArray[Any], reference: NDArray[Any], tolerance: Tolerance, error: NDArray[np.float64] | None = None
+) -> NDArray[np.bool_]:
+    """Tell for each element whether it is beyond the tolerance; NaN where the reference has none is.
+
+    `error` is what `errors` gives, where that is known already.
+
+    Sources: numpy.allclose's documentation; polygraphy/comparator/compare.py (check_error_stat: elemwise).
+    """
+    c, r = candidate.astype(np.float64), reference.astype(np.float64)
+    error = errors(candidate, reference) if error is None else error
+    with np.errstate(all="ignore"):
+        if tolerance.formula == "allclose":
+            beyond = ~(error <= tolerance.atol + tolerance.rtol * np.abs(r))
+        else:
+            beyond = ~(error <= tolerance.atol) & ~(error / np.abs(r) <= tolerance.rtol)
+    same = (candidate == reference) | (np.isnan(c) & np.isnan(r))
+    result: NDArray[np.bool_] = beyond & ~same
+    return result
+
+
+def errors(candidate: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float64]:
+    """Give |candidate - reference|, of integers exactly: beyond 2^53 float64 cannot tell neighbours apart."""
+    if candidate.dtype.kind in "iu" and candidate.dtype == reference.dtype:
+        high, low = np.maximum(candidate, reference), np.minimum(candidate, reference)
+        exact: NDArray[np.float64] = (high.astype(np.uint64) - low.astype(np.uint64)).astype(np.float64)
+        return exact
+    with np.errstate(all="ignore"):
+        result: NDArray[np.float64] = np.abs(candidate.astype(np.float64) - reference.astype(np.float64))
+    return result
+
+
+def output(candidate: Source, reference: Source, tolerance: Tolerance, top_k: int | None) -> Compared:
+    """Compare two arrays [samples, …] batch by batch.
+
+    max_abs, mean_abs; relative_l2 |c - r| / |r| over everything; cosine (mean over samples) and cosine_min; psnr in
+    dB against the reference's largest magnitude; mismatched, the share of elements beyond the tolerance; nan, the
+    elements that are not finite in one and not the same in the other: they count in no other figure. For [samples,
+    classes] with more than `top_k` classes: topK_agreement, the share of samples whose best k classes are the same
+    set.
+    """
+    total = candidate.shape[0]
+    per: dict[str, list[NDArray[np.float64]]] = {k: [] for k in ("max_abs", "mean_abs", "relative_l2", "cosine", "nan")}
+    sums = {"abs": 0.0, "error2": 0.0, "right2": 0.0, "beyond": 0, "size": 0, "counted": 0, "peak": 0.0}
+    ranked = top_k is not None and len(candidate.shape) == 2 and candidate.shape[1] > top_k
+    agree: list[NDArray[np.bool_]] = []
+    size = max(1, BATCH_BYTES // max(1, candidate.row_bytes + reference.row_bytes))
+    for pair in tensors.batches({"c": candidate, "r": reference}, size):
+        found, wanted = (array.reshape(len(array), -1) for array in (pair["c"], pair["r"]))
+        error = errors(found, wanted)
+        sums["beyond"] += int(mismatches(found, wanted, tolerance, error).sum())
+        c, r = found.astype(np.float64), wanted.astype(np.float64)
+        sums["size"] += c.size
+        same = (c == r) | (np.isnan(c) & np.isnan(r))
+        finite = np.isfinite(c) & np.isfinite(r)
+        per["nan"].append((~finite & ~same).sum(axis=1).astype(np.float64))
+        if ranked and top_k is not None:
+            clean = [np.where(np.isfinite(x), x, -np.inf) for x in (c, r)]
+            best = [np.sort(steps.top_k(x, top_k)[0], axis=1) for x in clean]
+            agree.append((best[0] == best[1]).all(axis=1) & finite.all(axis=1))
+        c, r, error = (np.where(finite, array, 0) for array in (c, r, error))
+        largest = max(float(np.abs(array).max(initial=0.0)) for array in (c, r))
+        if largest > LARGEST:
+            raise StageFailed(f"{candidate.label}: values of {largest:.3g} are too large: float64 cannot square them")
+        norms = np.linalg.norm(r, axis=1)
+        lengths = np.linalg.norm(error, axis=1)
+        counted = finite.sum(axis=1)
+        with np.errstate(all="ignore"):
+            relative = np.where(norms > 0, lengths / norms, np.where(lengths > 0, np.inf, 0.0))
+        # A sample whose reference is nothing but zeros has no relative error of its own: 1 says "as large as all".
+        per["relative_l2"].append(np.where(np.isinf(relative), 1.0, relative))
+        per["max_abs"].append(error.max(axis=1, initial=0.0))
+        per["mean_abs"].append(error.sum(axis=1) / np.maximum(counted, 1))
+        # A sample of which nothing could be compared is like nothing.
+        per["cosine"].append(np.where((counted == 0) & (per["nan"][-1] > 0), 0.0, metrics.cosine(c, r)))
+        sums["abs"] += float(error.sum())
+        sums["error2"] += float(np.square(error).sum())
+        sums["right2"] += float(np.square(r).sum())
+        sums["counted"] += int(counted.sum())
+        sums["peak"] = max(sums["peak"], float(np.abs(r).max(initial=0.0)))
+    samples = {name: np.concatenate(parts) if parts else np.zeros(0) for name, parts in per.items()}
+    right = math.sqrt(sums["right2"])
+    figures = {
+        "max_abs": float(samples["max_abs"].max(initial=0.0)),
+        "mean_abs": sums["abs"] / max(sums["counted"], 1),
+        "relative_l2": math.sqrt(sums["error2"]) / right if right else float(sums["error2"] > 0),
+        "cosine": float(samples["cosine"].mean()) if total else 1.0,
+        "cosine_min": float(samples["cosine"].min(initial=1.0)),
+        "psnr": _psnr(sums["error2"] / max(sums["counted"], 1), sums["peak"]),
+        "mismatched": sums["beyond"] / max(sums["size"], 1),
+        "nan": float(samples["nan"].sum()),
+    }
+    if ranked:
+        figures[f"top{top_k}_agreement"] = float(np.concatenate(agree).mean()) if agree else 1.0
+    return Compared(figures, samples)
+
+
+def _psnr(mean_square: float, peak: float) -> float:
+    if not mean_square:
+        return EQUAL_DB
+    if not peak:
+        return 0.0
+    return min(EQUAL_DB, 20 * math.log10(peak) - 10 * math.log10(mean_square))
+
+
+def pairs(
+    candidate: Mapping[str, Source], reference: Mapping[str, Source], names: Mapping[str, str]
+) -> list[tuple[str, Source, Source]]:
+    """Pair outputs by name; `names` gives the reference's name of a candidate's.
+
+    Raises StageFailed that lists what has no partner, no equal shape, or no numbers.
+    """
+    problems = []
+    found = []
+    for name, one in candidate.items():
+        partner = reference.get(names.get(name, name))
+        if partner is None:
+            problems.append(f"the reference has no {names.get(name, name)}; it has {', '.join(reference)}")
+        elif one.shape != partner.shape or not one.shape:
+            problems.append(
+                f"{one.label} is {list(one.shape)}, {partner.label} {list(partner.shape)}; expected the same"
+            )
+        elif one.dtype.kind not in "biuf" or partner.dtype.kind not in "biuf":
+            problems.append(f"{one.label} is {one.dtype}, {partner.label} {partner.dtype}; expected numbers")
+        else:
+            found.append((name, one, partner))
+    problems += [f"names: the candidate has no {n}; it has {', '.join(candidate)}" for n in names if n not in candidate]
+    if problems:
+        raise StageFailed("\n".join(problems))
+    if not found or not found[0][1].shape[0]:
+        raise StageFailed("there is nothing to compare: no outputs, or no samples")
+    return found
+
+
+def overall(outputs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Give the worst of each figure over the outputs."""
+    names = list(dict.fromkeys(name for figures in outputs.values() for name in figures))
+    worst = {}
+    for name in names:
+        values = [figures[name] for figures in outputs.values() if name in figures]
+        better = name in HIGHER_IS_BETTER or name.endswith("_agreement")
+        worst[name] = min(values) if better else max(values)
+    return worst
+
+
+def most_different(compared: Mapping[str, Compared], ids: Sequence[str], number: int) -> list[dict[str, Any]]:
+    """List the samples that differ most: NaN first, then by relative L2 over the outputs."""
+    if not number:
+        return []
+    names = list(compared)
+    nan = np.max([compared[n].samples["nan"] for n in names], axis=0)
+    relative = np.stack([compared[n].samples["relative_l2"] for n in names])
+    order = np.lexsort((np.arange(len(nan)), -relative.max(axis=0), -nan))[:number]
+    result = []
+    for index in order.tolist():
+        name = names[int(relative[:, index].argmax())]
+        figures = compared[name].samples
+        result.append(
+            {"index": index, "id": ids[index], "output": name}
+            | {key: float(figures[key][index]) for key in ("relative_l2", "max_abs", "mean_abs", "cosine", "nan")}
+        )
+    return result

@@ -1,0 +1,231 @@
+"""NVIDIA's modelopt, an optional extra: fp8 and int4 Q/DQ models, and AutoCast's mixed precision.
+
+It wants PyTorch, and prints and keeps files as it works: here it works in a scratch folder, quietly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import logging
+import random
+import re
+import warnings
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trtpipe.errors import EnvironmentMissing, PipelineInvalid, StageFailed, TrtpipeError
+from trtpipe.models import onnxfile, precision, quantization, trial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    import onnx
+
+SEED = 20240229
+OPSETS = {"fp8": 19, "int4_weights": 21}
+"""The first opsets whose QuantizeLinear knows the type (and for int4, blocks)."""
+
+
+def require() -> None:
+    """Raise EnvironmentMissing if modelopt is not installed."""
+    if importlib.util.find_spec("modelopt") is None:
+        raise EnvironmentMissing(
+            "modelopt is not installed: pip install 'trtpipe[modelopt]' (with PyTorch's CPU build installed first, "
+            "the CPU is enough)"
+        )
+
+
+def _module(name: str) -> Any:
+    require()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(name)
+    except ImportError as error:
+        raise EnvironmentMissing(
+            f"modelopt is installed, but fails to import ({error}): pip install 'trtpipe[modelopt]'"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Hold back what it prints and logs, and give its random choices a seed."""
+    root = logging.getLogger()
+    level = root.level
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002  it draws from the old global generator
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            root.setLevel(logging.ERROR)
+            yield
+    finally:
+        root.setLevel(level)
+
+
+def _called(what: str, call: Callable[[], Any]) -> Any:
+    try:
+        with _quietly():
+            return call()
+    except TrtpipeError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise StageFailed(f"modelopt's {what} fails on this model ({type(error).__name__}: {text})") from error
+
+
+class _Reader:
+    """Feeds modelopt's calibration from the start as often as it likes."""
+
+    def __init__(self, samples: trial.Samples) -> None:
+        self._samples = samples
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Begin again."""
+        self._feeds = iter(self._samples)
+
+    def get_next(self) -> trial.Feed | None:
+        """Give the next feed, None at the end."""
+        return next(self._feeds, None)
+
+    def get_first(self) -> trial.Feed:
+        """Give the first feed, wherever the reader is."""
+        return next(iter(self._samples))
+
+    def __iter__(self) -> Iterator[trial.Feed]:
+        return iter(self._samples)
+
+
+def quantise(
+    path: Path,
+    out: Path,
+    scratch: Path,
+    mode: str,
+    samples: trial.Samples | None,
+    *,
+    method: str = "minmax",
+    ops: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    opset: int | None = None,
+    block_size: int = 128,
+) -> dict[str, Any]:
+    """Write the model at `path` in fp8 or with int4 weights to `out` (a file). Gives the record for quantize.json.
+
+    Raises StageFailed for what modelopt cannot do, EnvironmentMissing without it.
+    """
+    library = _module("modelopt.onnx.quantization")
+    original = trial.whole(path)
+    least = max(OPSETS[mode], opset or 0)
+    work, before = precision.raise_opset(original, least)
+    precision.constants_are_no_inputs(work)
+    onnxfile.name_nodes(work)
+    work, _ = quantization.fold(work, scratch)
+    onnxfile.name_nodes(work)
+    present = Counter(f.node.op_type for f in onnxfile.walk(work))
+    if not any(present[op] for op in (ops or quantization.WEIGHTED)):
+        raise PipelineInvalid(quantization.nothing(present, []))
+    patterns = precision.matching_nodes(work, exclude, "exclude")
+    source, target = scratch / "float.onnx", scratch / "quantised.onnx"
+    onnxfile.save(work, source)
+    settings: dict[str, Any] = {
+        "quantize_mode": "int4" if mode == "int4_weights" else mode,
+        "calibration_method": "rtn_dq" if mode == "int4_weights" else {"minmax": "max", "entropy": "entropy"}[method],
+        "calibration_eps": ["cpu"],
+        "high_precision_dtype": "fp32",
+        "output_path": str(target),
+        "log_level": "ERROR",
+        "opset": max(least, onnxfile.opsets(work).get("ai.onnx", 0)),
+        "nodes_to_exclude": [_exactly(n) for n in sorted(patterns)],
+        "op_types_to_quantize": list(ops) or None,
+    }
+    if mode == "int4_weights":
+        settings["block_size"] = block_size
+    if samples is not None:
+        settings["calibration_data_reader"] = _Reader(samples)
+    _called(f"{mode} quantisation", lambda: library.quantize(str(source), **settings))
+    if not target.exists():
+        raise PipelineInvalid(
+            f"modelopt found nothing to quantise in {mode}: the model has {quantization.counts(present)}"
+        )
+    result = trial.whole(target)
+    quantised = _quantised(result)
+    if not quantised:
+        raise PipelineInvalid(
+            f"modelopt quantised nothing in {mode}: the model has {quantization.counts(present)}"
+            + (
+                f"; int4 wants weights whose rows are a multiple of block_size ({block_size})"
+                if samples is None
+                else ""
+            )
+        )
+    quantization.restore(result, original)
+    quantization.check_scales(result)
+    onnxfile.save(result, out)
+    nodes = {n.name: n.op_type for n in result.graph.node}
+    left = [
+        quantization.Left(n, op, f"exclude: {patterns[n]}" if n in patterns else "modelopt leaves it")._asdict()
+        for n, op in nodes.items()
+        if op in quantization.WEIGHTED and n not in quantised
+    ]
+    return {
+        "mode": mode,
+        "method": settings["calibration_method"],
+        "opset": {"before": before or onnxfile.opsets(original).get("ai.onnx"),
+                  "after": onnxfile.opsets(result).get("ai.onnx")},
+        "quantized": dict(sorted(Counter(nodes[n] for n in quantised).items())),
+        "nodes": sorted(quantised),
+        "left": left,
+        **({"block_size": block_size} if mode == "int4_weights" else {}),
+    }  # fmt: skip
+
+
+def _exactly(name: str) -> str:
+    """Give a pattern for one node: modelopt reads names as regular expressions."""
+    return f"^{re.escape(name)}$"
+
+
+def _quantised(model: onnx.ModelProto) -> set[str]:
+    """Name the weighted nodes that read a dequantised weight, also through what only changes its shape or type."""
+    producers = onnxfile.producers(model)
+    found = set()
+    for node in model.graph.node:
+        if node.op_type not in quantization.WEIGHTED:
+            continue
+        made = producers.get(node.input[1])
+        while made is not None and made.op_type in ("Cast", "Reshape", "Transpose", "Identity") and made.input:
+            made = producers.get(made.input[0])
+        if made is not None and made.op_type == "DequantizeLinear":
+            found.add(node.name)
+    return found
+
+
+def autocast(
+    path: Path, target: Path, kind: str, *, keep: Sequence[str] = (), feed: trial.Feed | None = None
+) -> onnx.ModelProto:
+    """Give the model in mixed precision (`fp16` or `bf16`) as AutoCast writes it; `keep` are node names.
+
+    `target` is a scratch folder; with `feed` its range rule sees these values. Inputs and outputs keep their types.
+    """
+    library = _module("modelopt.onnx.autocast")
+    data = None
+    if feed is not None:
+        data = target / "calibration.npz"
+        np.savez(data, **feed)
+    model: onnx.ModelProto = _called(
+        "AutoCast",
+        lambda: library.convert_to_mixed_precision(
+            str(path),
+            low_precision_type=kind,
+            keep_io_types=True,
+            nodes_to_exclude=[_exactly(n) for n in keep] or None,
+            calibration_data=None if data is None else str(data),
+        ),
+    )
+    return model

@@ -1,0 +1,241 @@
+"""Inputs from outside the pipeline: found, checked at the door, digested."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from trtpipe import environment
+from trtpipe.errors import EnvironmentMissing, PipelineInvalid, StoreError
+from trtpipe.store.store import Artifact
+
+if TYPE_CHECKING:
+    from trtpipe.pipeline.graph import Pipeline, Source, Stage
+    from trtpipe.store.state import State
+    from trtpipe.store.store import Store
+
+MAX_FILES = 200_000
+
+
+class Found(NamedTuple):
+    """An input from outside as it is now. `folder` is None for a url whose content is not in the store yet."""
+
+    artifact: Artifact
+    folder: str | None
+
+
+def check(pipeline: Pipeline, stages: tuple[str, ...], *, allow_outside: bool) -> None:
+    """Check before anything runs that every file is there and none leaves the document's folder.
+
+    Raises PipelineInvalid with every missing or outside file, EnvironmentMissing for a package that is absent.
+    """
+    problems: list[str] = []
+    missing: dict[str, None] = {}
+    for name in stages:
+        stage = pipeline.stages[name]
+        for source in stage.inputs.values():
+            if isinstance(source, str):
+                continue
+            if source.file is not None:
+                problems += file_problems(pipeline.root, source.file, source.place, allow_outside)
+            elif source.package is not None and environment.find_file(source.package) is None:
+                missing[f"{source.place}: {_package_missing(source.package)}"] = None
+        for file in stage.sources:
+            place = f"{stage.place}.params"
+            found = file_problems(pipeline.root, file, place, allow_outside)
+            if not found and os.path.isdir(os.path.join(pipeline.root, file)):
+                found = [f"{place}: found the folder {file}, expected files"]
+            problems += found
+        for module in stage.modules:
+            if module_files(module) is None:
+                top = module.split(".", 1)[0]
+                missing[f"{stage.place}.params: the module {module} is not there: pip install {top}"] = None
+    if problems:
+        raise PipelineInvalid(list(dict.fromkeys(problems)))
+    if missing:
+        raise EnvironmentMissing("\n".join(missing))
+
+
+def file_problems(root: str, file: str, place: str, allow_outside: bool) -> list[str]:
+    """Say what is wrong with a path in a document: outside of the document's folder, or not there."""
+    path = os.path.join(root, file)
+    if "\0" in file:
+        return [f"{place}: found a path with a null character"]
+    if not allow_outside:
+        top = os.path.realpath(root)
+        real = os.path.realpath(path)
+        if real != top and not real.startswith(_below(top)):
+            how = "through a link" if ".." not in file.split("/") and not os.path.isabs(file) else "to"
+            shown = f"{how} {real}" if how == "to" else how
+            return [f"{place}: {file} leads out of the document's folder {shown}; allow it with --allow-outside"]
+    if not os.path.exists(path):
+        if os.path.islink(path):
+            return [f"{place}: {file} is a link, and what it leads to is not there"]
+        from trtpipe.words import nearest
+
+        folder = os.path.dirname(path)
+        close = nearest(os.path.basename(path), os.listdir(folder) if os.path.isdir(folder) else [])
+        # As it should stand in the document, with its folder.
+        hint = f', did you mean "{os.path.join(os.path.dirname(file), close)}"?' if close else ""
+        return [f"{place}: there is no file {file} beside the document{hint}"]
+    if not os.path.isfile(path) and not os.path.isdir(path):
+        return [f"{place}: {file} is neither a file nor a folder"]  # who knows whether a pipe or device ever ends
+    return []
+
+
+def _below(folder: str) -> str:
+    """Give what the real paths of all that lies in a folder start with, which may be `/` itself."""
+    return os.path.join(os.path.realpath(folder), "")
+
+
+def _package_missing(package: str) -> str:
+    top = package.split("/", 1)[0]
+    if environment.find_file(top) is None:
+        return f"the package {top}, which has {package}, is not installed: pip install {top}"
+    return f"the package {top} is installed, but has no file {package}; another version may"
+
+
+def find(source: Source, root: str, store: Store) -> Found:
+    """Give an input from outside with its digest. Raises StoreError if it changes while it is read."""
+    if source.url is not None:
+        assert source.sha256 is not None
+        blob = store.blob_path(source.sha256)
+        there = os.path.exists(blob)
+        artifact = Artifact("file", {_url_name(source.url): (source.sha256, os.path.getsize(blob) if there else 0)})
+        return Found(artifact, store.tree(artifact) if there else None)
+    if source.file is not None:
+        path = os.path.join(root, source.file)
+    else:
+        assert source.package is not None
+        found = environment.find_file(source.package)
+        if found is None:
+            raise EnvironmentMissing(_package_missing(source.package))
+        path = found
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise PipelineInvalid(f"{source.place}: {source.label} is neither a file nor a folder")
+    try:
+        return _folder(path, store) if os.path.isdir(path) else _file(path, source.model, store.state)
+    except OSError as error:
+        raise PipelineInvalid(f"{source.place}: {source.label} cannot be read: {error.strerror}") from None
+
+
+def _file(path: str, is_model: bool, state: State) -> Found:
+    folder, name = os.path.split(os.path.abspath(path))
+    sha256 = state.file_digest(os.path.join(folder, name))
+    files = {name: (sha256, os.path.getsize(path))}
+    if is_model and name.endswith(".onnx"):
+        for location in _external(os.path.join(folder, name), sha256, state):
+            beside = os.path.join(folder, *location.split("/"))
+            inside = os.path.realpath(beside).startswith(_below(folder))
+            # What is missing, or lies outside, is for the stage's body to refuse with the model's name.
+            if inside and os.path.isfile(beside):
+                files[location] = (state.file_digest(beside), os.path.getsize(beside))
+    return Found(Artifact("file", dict(sorted(files.items()))), folder)
+
+
+def _external(path: str, sha256: str, state: State) -> list[str]:
+    """Give the locations of an ONNX file's external data; onnx is imported only for a file not seen before."""
+    if known := state.external(sha256):
+        return [str(location) for location in json.loads(known)]
+    from trtpipe.models import onnxfile
+
+    locations = onnxfile.external_locations(path)
+    state.remember_external(sha256, json.dumps(locations))
+    return locations
+
+
+def _folder(path: str, store: Store) -> Found:
+    """Digest a folder: every file but hidden ones and the store's, by name; links are followed only inside it."""
+    top = os.path.abspath(path)
+    real = _below(top)
+    state = store.state
+    files: dict[str, tuple[str, int]] = {}
+    for folder, names, here in os.walk(top):
+        names[:] = sorted(n for n in names if not n.startswith(".") and os.path.join(folder, n) != store.folder)
+        for name in sorted(here):
+            full = os.path.join(folder, name)
+            if not _is_utf8(full):
+                raise PipelineInvalid(f"{path}: found a file called {os.fsencode(name)!r}, expected names in UTF-8")
+            if name.startswith(".") or not os.path.realpath(full).startswith(real) or not os.path.isfile(full):
+                continue
+            files[os.path.relpath(full, top).replace(os.sep, "/")] = (state.file_digest(full), os.path.getsize(full))
+            if len(files) > MAX_FILES:
+                raise StoreError(f"{path} has more than {MAX_FILES} files, which is more than an input may have")
+    return Found(Artifact("folder", dict(sorted(files.items()))), top)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def sources(stage: Stage, root: str, state: State) -> dict[str, str]:
+    """Give the content digests of a stage's own source files and modules, by name."""
+    found = {file: state.file_digest(os.path.abspath(os.path.join(root, file))) for file in stage.sources}
+    for module in stage.modules:
+        for name, path in (module_files(module) or {}).items():
+            found[name] = state.file_digest(path)
+    return found
+
+
+def module_files(module: str) -> dict[str, str] | None:
+    """Give every file of the top-level package that a module belongs to, without importing it."""
+    top = module.split(".", 1)[0]
+    single = environment.find_file(f"{top}.py")
+    package = environment.find_file(top)
+    if package is None or not os.path.isdir(package):
+        return {f"{top}.py": os.path.abspath(single)} if single and "." not in module else None
+    parts = os.path.join(os.path.dirname(package), *module.split("."))
+    if not os.path.isdir(parts) and not os.path.exists(parts + ".py"):
+        return None
+    files = {}
+    for folder, names, here in os.walk(package):
+        names[:] = sorted(n for n in names if n != "__pycache__")
+        for name in here:
+            path = os.path.abspath(os.path.join(folder, name))
+            files[os.path.relpath(path, os.path.dirname(os.path.abspath(package))).replace(os.sep, "/")] = path
+    return files
+
+
+def _url_name(url: str) -> str:
+    name = url.split("?", 1)[0].split("#", 1)[0].rstrip("/").rpartition("/")[2]
+    return name if name not in ("", ".", "..") else "file"
+
+
+def fetch(source: Source, store: Store) -> Found:
+    """Fetch a url into the store. Raises StoreError if its digest is not the one in the document, and keeps nothing."""
+    import hashlib
+    import urllib.parse
+
+    assert source.url is not None
+    assert source.sha256 is not None
+    try:
+        import fsspec
+    except ImportError:
+        raise EnvironmentMissing("a url needs fsspec, which is not installed: pip install 'trtpipe[remote]'") from None
+    with store.workspace() as folder:
+        path = os.path.join(folder, "download")
+        hasher, size = hashlib.sha256(), 0
+        try:
+            with fsspec.open(source.url, "rb") as remote, open(path, "wb") as local:
+                while chunk := remote.read(1 << 20):
+                    hasher.update(chunk)
+                    local.write(chunk)
+                    size += len(chunk)
+        except ImportError as error:
+            scheme = urllib.parse.urlsplit(source.url).scheme
+            raise EnvironmentMissing(f"{source.label}: fsspec needs more for {scheme}: {error}") from None
+        except Exception as error:
+            # fsspec's file systems raise what they like: all of it means that the content did not come.
+            raise StoreError(f"{source.label} cannot be fetched: {type(error).__name__}: {error}") from error
+        if hasher.hexdigest() != source.sha256:
+            raise StoreError(
+                f"{source.place}: {source.label} has the wrong content: found sha256 {hasher.hexdigest()} "
+                f"({size} bytes), expected {source.sha256}; nothing is kept"
+            )
+        store.take_file(path, source.sha256, size)
+    return find(source, "", store)

@@ -1,0 +1,103 @@
+"""Which remote store is used, whose records are believed, and who says so: the document, the user or the command."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trtpipe.errors import PipelineInvalid
+from trtpipe.pipeline import checking, document
+from trtpipe.pipeline.remote_section import SCHEMES, TIMEOUT, schema
+from trtpipe.remote import signing
+from trtpipe.remote.transport import Access, redact
+
+if TYPE_CHECKING:
+    from trtpipe.pipeline.graph import Pipeline
+
+VARIABLE = "TRTPIPE_REMOTE"
+OFF = "off"
+
+
+class Settings(NamedTuple):
+    """A remote store as the document, the user's config or the command line names it."""
+
+    access: Access
+    writes: bool
+    trust: dict[str, str]
+    origin: str
+
+    @property
+    def name(self) -> str:
+        """Its address, without anything secret."""
+        return redact(self.access.url)
+
+
+def _config_path() -> str:
+    return os.path.join(signing.config_folder(), "config.yaml")
+
+
+def user_config() -> dict[str, Any] | None:
+    """Give `remote` of the user's config file, checked. Raises PipelineInvalid with the file's lines."""
+    path = _config_path()
+    if not os.path.exists(path):
+        return None
+    parsed = document.parse(document.read(path), path)
+    checking.check(
+        parsed,
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"remote": schema(private=True)},
+        },
+    )
+    found: dict[str, Any] | None = parsed.value.get("remote")
+    return found
+
+
+def settings(pipeline: Pipeline, url: str | None = None, *, write: bool = False) -> Settings | None:
+    """Give the remote store to use: --remote, else TRTPIPE_REMOTE, else the document's, else the user's config's.
+
+    Endpoint, options and credentials of the user's config go only to the address that stands beside them. Trusted are
+    the document's keys, the config's, and those of `trtpipe keys trust`; a name that both use is the user's.
+    Raises PipelineInvalid.
+    """
+    named = url if url is not None else os.environ.get(VARIABLE) or None
+    if named == OFF:
+        return None
+    given = pipeline.remote or {}
+    own = user_config() or {}
+    if named is not None:
+        if checking.violations(named, schema(private=True)["properties"]["url"]):
+            raise PipelineInvalid(
+                f"--remote {redact(named)}: expected an address that begins with {'://, '.join(SCHEMES)}://, or {OFF}"
+            )
+        address, origin = named, "the command line" if url is not None else VARIABLE
+    elif given:
+        address, origin = str(given["url"]), pipeline.file
+    elif own:
+        address, origin = str(own["url"]), _config_path()
+    else:
+        return None
+    address = address.rstrip("/")
+    details: dict[str, Any] = {}
+    for other in (given, own):
+        if other and other["url"].rstrip("/") == address:
+            details.update(other)
+    if "::" in address:
+        raise PipelineInvalid(f"remote.url: found {redact(address)}, expected one address, not a chain")
+    access = Access(
+        address,
+        details.get("endpoint"),
+        details.get("region"),
+        bool(details.get("anonymous", False)),
+        float(details.get("timeout", TIMEOUT)),
+        details.get("options", {}),
+    )
+    return Settings(access, write or details.get("mode") == "write", trusted(pipeline, own), origin)
+
+
+def trusted(pipeline: Pipeline, own: dict[str, Any] | None = None) -> dict[str, str]:
+    """Give the public keys that count for a pipeline, by name: the document's, and the user's, which come before."""
+    given = pipeline.remote or {}
+    own = (user_config() or {}) if own is None else own
+    return {**given.get("trust", {}), **own.get("trust", {}), **signing.trusted()}

@@ -1,0 +1,1 @@
+"""Keys, look-ups, and the stages of one run in processes of their own."""

@@ -1,0 +1,1 @@
+"""What one can hold an engine to: lock files, rebuilds, attestations."""

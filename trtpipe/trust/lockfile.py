@@ -1,0 +1,516 @@
+"""`<pipeline>.lock`: what each stage was made of and made, so that nothing else is taken for it.
+
+One block a stage, sorted, with an entry for each set of environments that share it: a merge touches only the blocks of
+stages that changed, and entries of other machines stay. An entry holds the whole key, so that any drift is said by
+name, and the digest of every file, so that an artifact is taken by content from wherever it lies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import stat
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trtpipe import environment, errors
+from trtpipe import key as keys
+from trtpipe.key import Key
+from trtpipe.pipeline import inputs
+from trtpipe.pipeline.graph import FAILED_INPUTS, lock_path
+from trtpipe.run import events, reasons
+from trtpipe.store import locks
+from trtpipe.store.state import stamp
+from trtpipe.store.store import Artifact, write_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trtpipe.pipeline.graph import Pipeline, Stage
+    from trtpipe.run.runner import Runner
+
+FORMAT = 1
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_NOT_PLAIN = ("null", "true", "false")
+
+
+class Entry(NamedTuple):
+    """What one stage was locked to, in the environments named by `where`."""
+
+    where: tuple[str, ...]
+    key: Key
+    artifact: Artifact
+
+
+class Lock(NamedTuple):
+    """A lock file's content: for each stage its entries."""
+
+    pipeline: str
+    stages: dict[str, tuple[Entry, ...]]
+
+
+class Drift(NamedTuple):
+    """How one stage is not what the lock says."""
+
+    stage: str
+    reasons: tuple[str, ...]
+
+
+class Frozen(NamedTuple):
+    """What the lock says of the stages that were asked for; `absent` names what is taken as locked unseen."""
+
+    entries: dict[str, Entry]
+    drifts: tuple[Drift, ...]
+    absent: tuple[str, ...]
+
+
+def where(runner: Runner) -> str:
+    """Name this environment: the runtime with its version, and the class of GPU or, without one, of machine."""
+    choice, gpu = runner.choice, runner.gpu
+    on = os.uname().machine if gpu is None or choice.backend == "onnxruntime" else gpu.name
+    return f"{choice.backend} {choice.version}, {on}"
+
+
+# --- reading and writing
+
+
+def read(path: str) -> Lock:
+    """Read a lock. Raises PipelineInvalid if it is missing, or not what `write` wrote."""
+    from trtpipe.pipeline import document
+
+    again = "write it again: trtpipe lock"
+    if not os.path.exists(path):
+        raise errors.PipelineInvalid(f"{path}: there is no lock; make one: trtpipe lock")
+    try:
+        parsed = document.parse(document.read(path), path)
+    except errors.PipelineInvalid as error:
+        raise errors.PipelineInvalid([*error.problems, f"{path}: expected a whole lock; {again}"]) from None
+    value = parsed.value
+    if not isinstance(value, dict) or value.get("format") != FORMAT or not isinstance(value.get("stages"), dict):
+        raise errors.PipelineInvalid(f"{path}: found no lock of format {FORMAT}; {again}")
+    stages = {}
+    for name, entries in value["stages"].items():
+        try:
+            stages[name] = tuple(_entry(one) for one in entries)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            why = str(error) if type(error) is ValueError else "its fields are not those of a lock"
+            raise errors.PipelineInvalid(parsed.problem(("stages", name), f"{why}; {again}")) from None
+    return Lock(str(value.get("pipeline", "")), stages)
+
+
+def _entry(value: dict[str, Any]) -> Entry:
+    key = Key(
+        value["type"],
+        value["version"],
+        value.get("params") or {},
+        value.get("inputs") or {},
+        value.get("sources") or {},
+        value.get("environment") or {},
+    )
+    files = {}
+    for name, (sha256, size) in (value.get("files") or {}).items():
+        parts = name.split("/")
+        if not re.fullmatch("[0-9a-f]{64}", sha256) or type(size) is not int or not all(parts) or ".." in parts:
+            raise ValueError(f"found a file {name} with no digest and size")
+        files[name] = (sha256, size)
+    entry = Entry(tuple(map(str, value["for"])), key, Artifact(value["kind"], files))
+    if key.digest != value["key"]:
+        raise ValueError("its key is not that of its fields: it was edited, or merged by halves")
+    if entry.artifact.digest != value["artifact"]:
+        raise ValueError("its artifact is not that of its files: it was edited, or merged by halves")
+    return entry
+
+
+def text(lock: Lock, name: str) -> str:
+    """Write a lock as YAML, the same text each time; every value stands on a line of its own."""
+    lines = [
+        f"# Written by `trtpipe lock {name}`; keep it beside the document under version control.",
+        f"format: {FORMAT}",
+        f"pipeline: {_quote(lock.pipeline)}",
+        "stages:",
+    ]
+    for stage in sorted(lock.stages):
+        lines.append(f"  {_name(stage)}:")
+        for entry in sorted(lock.stages[stage]):
+            lines.append(f"    - for: [{', '.join(_quote(w) for w in sorted(entry.where))}]")
+            lines.append(f"      key: {_quote(entry.key.digest)}")
+            lines.append(f"      artifact: {_quote(entry.artifact.digest)}")
+            lines.append(f"      kind: {_quote(entry.artifact.kind)}")
+            files = {n: list(f) for n, f in entry.artifact.files.items()}
+            lines += _mapping("files", files)
+            lines.append(f"      type: {_quote(entry.key.type)}")
+            lines.append(f"      version: {entry.key.version}")
+            for field in ("params", "inputs", "sources", "environment"):
+                lines += _mapping(field, getattr(entry.key, field))
+    return "\n".join(lines) + "\n"
+
+
+def _mapping(field: str, values: dict[str, Any]) -> list[str]:
+    if not values:
+        return []
+    return [f"      {field}:", *(f"        {_name(n)}: {_flow(values[n])}" for n in sorted(values))]
+
+
+def _name(text: str) -> str:
+    return text if _PLAIN.fullmatch(text) and text.lower() not in _NOT_PLAIN else _quote(text)
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_quote(n)}: {_flow(value[n])}" for n in sorted(value)) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    return _quote(value) if isinstance(value, str) else json.dumps(value, allow_nan=False)
+
+
+def _quote(text: str) -> str:
+    r"""Write a text in double quotes; what is not printable as \xNN, \uNNNN or \UNNNNNNNN (YAML 1.2, 5.7)."""
+    escaped = []
+    for c in text:
+        code = ord(c)
+        if c in '"\\':
+            escaped.append("\\" + c)
+        elif c.isprintable() and c != "\ufeff":
+            escaped.append(c)
+        else:
+            escaped.append(f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}")
+    return f'"{"".join(escaped)}"'
+
+
+def write(path: str, lock: Lock, document: str) -> bool:
+    """Write a lock if its text is new; tell whether it was. Raises StoreError if the disk says no."""
+    new = text(lock, os.path.basename(document)).encode()
+    try:
+        with open(path, "rb") as stream:
+            if stream.read() == new:
+                return False
+    except OSError:
+        pass
+    try:
+        write_file(path, new)
+    except OSError as error:
+        raise errors.StoreError(f"{path} cannot be written: {error.strerror}") from None
+    return True
+
+
+# --- locking
+
+
+def locked(runner: Runner, old: Lock | None, targets: Sequence[str] = (), *, prune: bool = False) -> Lock:
+    """Lock the stages as they are cached now; entries of other environments stay, unless `prune`.
+
+    Raises StageFailed if one is not cached: a lock says what was made. A variant that failed, and that a `select` went
+    on without, has no entry.
+    """
+    from trtpipe.run.runner import Taken
+
+    order = runner.pipeline.closure(targets)
+    inputs.check(runner.pipeline, order, allow_outside=runner.allow_outside)
+    here = where(runner)
+    taken = Taken(runner)
+    ends = runner.pipeline.ends(targets)
+    stages = {n: e for n, e in old.stages.items() if n in runner.pipeline.stages} if old else {}
+    for name in order:
+        assessed = taken.take(name)
+        if assessed is None or assessed.hit is None:
+            if name in taken.failed and name not in ends:
+                before = stages.pop(name, ())
+                left = [one._replace(where=others) for one in before if (others := _others(one, (here,)))]
+                if left and not prune:
+                    stages[name] = tuple(left)
+                continue
+            why = f"waits for {taken.failed[name]}" if assessed is None else "; ".join(assessed.reasons)
+            raise errors.StageFailed(f"{name} is not built ({why}), so it cannot be locked; run it first: trtpipe run")
+        mine = Entry((here,), assessed.key, assessed.hit.artifact)
+        stages[name] = _joined(() if prune else stages.get(name, ()), mine)
+    return Lock(runner.pipeline.name, stages)
+
+
+def _others(entry: Entry, than: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(w for w in entry.where if w not in than)
+
+
+def _joined(entries: tuple[Entry, ...], mine: Entry) -> tuple[Entry, ...]:
+    """Put this environment's entry in the place of its old one; environments that agree share an entry."""
+    kept: list[Entry] = []
+    for one in entries:
+        others = _others(one, mine.where)
+        if (one.key, one.artifact) == (mine.key, mine.artifact):
+            mine = mine._replace(where=(*others, *mine.where))
+        elif others:
+            kept.append(one._replace(where=others))
+    return tuple(sorted([*kept, mine._replace(where=tuple(sorted(mine.where)))]))
+
+
+# --- comparing
+
+
+def compare(runner: Runner, lock: Lock, targets: Sequence[str] = ()) -> Frozen:
+    """Compare the document, its files and the environment with the lock; nothing is built or fetched.
+
+    What is absent here (a model, a package that only a build needs) cannot drift: it is taken as locked.
+    """
+    here = where(runner)
+    entries: dict[str, Entry] = {}
+    drifts: list[Drift] = []
+    absent: dict[str, None] = {}
+    order = runner.pipeline.closure(targets)
+    without = _without(runner.pipeline, lock, order, here)
+    for name in order:
+        stage = runner.pipeline.stages[name]
+        if name in without or any(u not in entries and u not in without for u in stage.upstream):
+            continue  # its inputs drift; that is said where it begins
+        found = [_compared(runner, stage, one, entries) for one in lock.stages.get(name, ())]
+        fitting = [f for f in found if not f[1]]
+        if not found:
+            drifts.append(Drift(name, ("is not in the lock",)))
+        elif not fitting:
+            near = [f for f in found if here in f[0].where] or found
+            entry, why, _ = min(near, key=lambda f: len(f[1]))
+            other = () if here in entry.where else (f"locked for {' and '.join(entry.where)}, this is {here}",)
+            drifts.append(Drift(name, (*other, *why)))
+        else:
+            entry, _, unseen = next((f for f in fitting if here in f[0].where), fitting[0])
+            entries[name] = entry
+            absent.update(dict.fromkeys(unseen))
+    if not targets:
+        gone = [n for n in lock.stages if n not in runner.pipeline.stages]
+        drifts += [Drift(n, ("is in the lock, but no longer in the document",)) for n in gone]
+    return Frozen(entries, tuple(drifts), tuple(absent))
+
+
+def _without(pipeline: Pipeline, lock: Lock, order: Sequence[str], here: str) -> set[str]:
+    """Give the stages that failed when the lock was made here: nothing but what went on without them reads them."""
+    readers: dict[str, set[str]] = {}
+    spared: set[tuple[str, str]] = set()
+    for name in order:
+        stage = pipeline.stages[name]
+        for upstream in stage.upstream:
+            readers.setdefault(upstream, set()).add(name)
+        for entry in lock.stages.get(name, ()):
+            if here in entry.where:
+                failed = _failed(stage, entry)
+                spared |= {(i, name) for port, i in stage.inputs.items() if port in failed and isinstance(i, str)}
+    found: set[str] = set()
+    for name in reversed(order):
+        mine = any(here in entry.where for entry in lock.stages.get(name, ()))
+        reading = readers.get(name, set())
+        if not mine and reading and all(reader in found or (name, reader) in spared for reader in reading):
+            found.add(name)
+    return found
+
+
+def _failed(stage: Stage, entry: Entry) -> dict[str, str]:
+    """Give the inputs that a tolerant stage was made without. A lock comes from outside: what does not fit is none."""
+    given = entry.key.params.get(FAILED_INPUTS)
+    if not stage.tolerant or not isinstance(given, dict) or not given.keys() <= stage.inputs.keys():
+        return {}
+    return given if all(isinstance(why, str) for why in given.values()) else {}
+
+
+def _compared(
+    runner: Runner, stage: Stage, entry: Entry, upstream: dict[str, Entry]
+) -> tuple[Entry, tuple[str, ...], tuple[str, ...]]:
+    """Compare a stage as it is with one entry; give the entry, how they differ, and what is absent here."""
+    stage = stage.without(_failed(stage, entry))
+    key, labels, absent = now(runner, stage, entry.key, {n: e.artifact for n, e in upstream.items()})
+    old = reasons.Side(entry.key.record, {}, {})
+    # The record of the locked key, if the store has it, knows the names of the files in a folder.
+    record = runner.store.action(entry.key.digest) if key != entry.key else None
+    if record is not None:
+        old = reasons.of_record(record)
+    return entry, reasons.between(old, reasons.Side(key.record, labels, _files(runner, stage))), absent
+
+
+def _files(runner: Runner, stage: Stage) -> dict[str, dict[str, str] | None]:
+    found: dict[str, dict[str, str] | None] = {}
+    for port, source in stage.inputs.items():
+        if not isinstance(source, str) and _present(runner, source.file, source.package):
+            files = inputs.find(source, runner.pipeline.root, runner.store).artifact.files
+            found[port] = {name: sha for name, (sha, _) in files.items()}
+    return found
+
+
+def _present(runner: Runner, file: str | None, package: str | None) -> bool:
+    if file is not None:
+        return os.path.exists(os.path.join(runner.pipeline.root, file))
+    return package is None or environment.find_file(package) is not None
+
+
+def now(
+    runner: Runner, stage: Stage, like: Key, upstream: dict[str, Artifact]
+) -> tuple[Key, dict[str, str], tuple[str, ...]]:
+    """Compute a stage's key, with the parts that are absent here taken from another key.
+
+    Gives the key, the names of the inputs, and what was absent. Raises PipelineInvalid if a path leads outside.
+    """
+    root = runner.pipeline.root
+    absent, problems = [], []
+    digests, labels = {}, {}
+    for port, source in stage.inputs.items():
+        if isinstance(source, str):
+            labels[port] = source
+            given = upstream[source].digest if source in upstream else like.inputs.get(port)
+        else:
+            labels[port] = source.label
+            if _present(runner, source.file, source.package):
+                if source.file is not None:
+                    problems += inputs.file_problems(root, source.file, source.place, runner.allow_outside)
+                if problems:
+                    continue  # what must not be read is not read
+                given = inputs.find(source, root, runner.store).artifact.digest
+            else:
+                given = like.inputs.get(port)
+                absent.append(source.label)
+        if given is not None:
+            digests[port] = given
+    sources = {}
+    for file in stage.sources:
+        if os.path.exists(os.path.join(root, file)):
+            problems += inputs.file_problems(root, file, stage.place, runner.allow_outside)
+            if problems:
+                continue
+            sources[file] = runner.store.state.file_digest(os.path.abspath(os.path.join(root, file)))
+        else:
+            absent.append(file)
+            sources.update({file: like.sources[file]} if file in like.sources else {})
+    for module in stage.modules:
+        files = inputs.module_files(module)
+        if files is None:
+            top = module.split(".", 1)[0]
+            absent.append(top)
+            files_like = {n: d for n, d in like.sources.items() if n == f"{top}.py" or n.startswith(f"{top}/")}
+            sources.update(files_like)
+        else:
+            sources.update({n: runner.store.state.file_digest(p) for n, p in files.items()})
+    if problems:
+        raise errors.PipelineInvalid(problems)
+    have = tuple(p for p in stage.packages if environment.version(p) is not None)
+    lacking = [p for p in stage.packages if p not in have]
+    absent += lacking
+    facets = runner.facets(stage._replace(packages=have))
+    facets = {**facets, **{p: like.environment[p] for p in lacking if p in like.environment}}
+    return Key(stage.type, stage.version, stage.key_params, digests, sources, facets), labels, tuple(absent)
+
+
+# --- run --frozen
+
+
+def drift_error(path: str, drifts: Sequence[Drift]) -> errors.GateFailed:
+    """Give the error that says how things are not what the lock says."""
+    lines = [f"{one.stage}: {why}" for one in drifts for why in one.reasons]
+    return errors.GateFailed("\n".join([f"not what {path} says, so nothing is built:", *lines]))
+
+
+def run_frozen(runner: Runner, path: str, targets: Sequence[str] = ()) -> dict[str, Artifact]:
+    """Take every stage's locked artifact from the store, or from the remote where the store can refetch.
+
+    Nothing is built. Raises GateFailed if anything drifts, or an artifact is not to be had; then nothing is shown.
+    """
+    begun = time.monotonic()
+    order = runner.pipeline.closure(targets)
+    found = compare(runner, read(path), targets)
+    if found.drifts:
+        raise drift_error(path, found.drifts)
+    reason = f"{runner.choice.reason}; frozen by {os.path.basename(path)}"
+    backend = f"{runner.choice.backend} {runner.choice.version}"
+    runner.emit(events.PipelineStarted(runner.pipeline.name, backend, reason, order))
+    skipped = len(order) - len(found.entries)
+    order = tuple(name for name in order if name in found.entries)
+    store = runner.store
+    runner.bring_content(dict(f for e in found.entries.values() for f in e.artifact.files.values()))
+    with store.in_use(), store.guard():
+        store.use((e.key.digest for e in found.entries.values()),
+                  (sha for e in found.entries.values() for sha, _ in e.artifact.files.values()))  # fmt: skip
+        missing: dict[tuple[str, str], list[str]] = {}
+        for name in order:
+            for file, (sha256, size) in found.entries[name].artifact.files.items():
+                if damage := store.damage(sha256, size):
+                    missing.setdefault((name, damage), []).append(file)
+        if missing:
+            lines = [f"what {path} locks is not all to be had, and nothing is built:"]
+            lines += [f"{name}: {', '.join(files)}: {damage}" for (name, damage), files in missing.items()]
+            elsewhere = "" if runner.remote is not None else ", and a remote store that has it would do"
+            lines.append(f"a run without --frozen makes it again where its inputs are{elsewhere}")
+            raise errors.GateFailed("\n".join(lines))
+        for name in order:
+            entry = found.entries[name]
+            store.show(runner.pipeline.name, name, entry.artifact)
+            runner.emit(events.StageCached(name, entry.key.type, entry.artifact.digest, entry.artifact.size,
+                                           entry.key.digest, ()))  # fmt: skip
+    for text_ in (*store.told, *([f"not here, taken as locked: {', '.join(found.absent)}"] if found.absent else [])):
+        runner.emit(events.StageNote(order[-1], text_))
+    store.told.clear()
+    store.state.commit()
+    runner.emit(events.PipelineFinished(runner.pipeline.name, len(order), 0, 0, skipped, time.monotonic() - begun))
+    return {name: found.entries[name].artifact for name in order}
+
+
+class Root(NamedTuple):
+    """A document that has a lock, as the store knows it.
+
+    `keys`, `artifacts` and `blobs` are what its lock named when this was written: another machine that shares the
+    store may not see the document.
+    """
+
+    document: str
+    host: str
+    stamp: str
+    keys: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
+    blobs: tuple[str, ...] = ()
+
+
+def _root_name(document: str, host: str) -> str:
+    return keys.digest([document, host])[:32]
+
+
+def read_root(file: str) -> Root:
+    """Read what the store knows of a document. Raises StoreError if it is not what `keep_root` wrote."""
+    try:
+        with open(file, encoding="utf-8") as stream:
+            record = json.load(stream)
+        lists = {name: tuple(map(str, record[name])) for name in ("keys", "artifacts", "blobs")}
+        root = Root(str(record["document"]), str(record["host"]), str(record["stamp"]), **lists)
+        named = os.path.basename(file) == _root_name(root.document, root.host)
+        if named and record["check"] == keys.digest(_unchecked(root)):
+            return root
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise errors.StoreError(f"{file}: damaged, so a lock is unknown; lock its document again and remove this file")
+
+
+def _unchecked(root: Root) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in root._asdict().items()}
+
+
+def keep_root(runner: Runner, document: str) -> None:
+    """Let `cache gc` know of a document that has a lock, and of what that names. Raises StoreError."""
+    path, host = os.path.abspath(document), locks.host()
+    where = lock_path(path)
+    file = os.path.join(runner.store.folder, "roots", _root_name(path, host))
+    try:
+        root = Root(path, host, "")
+        if os.path.exists(file):
+            with contextlib.suppress(errors.StoreError):
+                root = read_root(file)
+        status = os.stat(where)
+        now = stamp(status)
+        if root.stamp == now or not stat.S_ISREG(status.st_mode):
+            return
+        with contextlib.suppress(errors.PipelineInvalid):  # gc will not go on while it cannot be read
+            entries = [e for them in read(where).stages.values() for e in them]
+            root = Root(
+                path, host, now, tuple(sorted({e.key.digest for e in entries})),
+                tuple(sorted({e.artifact.digest for e in entries})),
+                tuple(sorted({sha for e in entries for sha, _ in e.artifact.files.values()})),
+            )  # fmt: skip
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        record = {**_unchecked(root), "check": keys.digest(_unchecked(root))}
+        write_file(file, json.dumps(record, indent=1).encode())
+    except FileNotFoundError:
+        return  # somebody has just removed the lock
+    except OSError as error:
+        raise errors.StoreError(f"{file} cannot be written: {error.strerror}") from None

@@ -1,0 +1,312 @@
+"""Rebuild stages without the cache and say whether they come out the same; where bytes differ, how far values drift."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trtpipe import errors
+from trtpipe import key as keys
+from trtpipe.pipeline import inputs
+from trtpipe.run.runner import work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from trtpipe.pipeline.graph import Stage
+    from trtpipe.run.runner import Assessed, Runner
+    from trtpipe.store.store import Artifact
+
+BOUND = 1e-3
+_LISTED = 5
+_LAYERS = "layers.json"
+_FOR_PEOPLE = (".txt", ".png", ".md", ".html", ".svg")
+
+
+class Given(NamedTuple):
+    """What a stage reads, or made: an artifact's kind, its folder and the files in it."""
+
+    kind: str
+    folder: str
+    files: tuple[str, ...]
+    label: str
+
+
+class Rebuilt(NamedTuple):
+    """One rebuild: files by whether their bytes are equal, and how far values drift where they are not.
+
+    `drift` is the largest difference of two values divided by the largest stored value, 0.0 if all bytes are equal,
+    and None if no data shows it. `measured` says where it was seen.
+    """
+
+    stage: str
+    type: str
+    number: int
+    equal: tuple[str, ...]
+    different: tuple[str, ...]
+    drift: float | None
+    measured: str
+    details: tuple[str, ...]
+
+    def fails(self, bound: float) -> bool:
+        """Tell whether the rebuild drifts past a bound, or by nobody knows how much."""
+        return self.drift is None or not self.drift <= bound
+
+
+def verify(
+    runner: Runner, targets: Sequence[str], times: int, tell: Callable[[str], None] = lambda _: None
+) -> Iterator[Rebuilt]:
+    """Rebuild the targets (none: every stage) so many times in scratch; what is stored stays as it is.
+
+    Each stage reads its stored inputs, and no timing cache. Raises StageFailed if a stage is not built yet, or fails.
+    """
+    order = runner.pipeline.closure(targets)
+    inputs.check(runner.pipeline, order, allow_outside=runner.allow_outside)
+    for name in order:
+        if missing := runner.needs_gpu(runner.pipeline.stages[name]):
+            raise errors.EnvironmentMissing(missing)
+    whole = _Stored(runner)
+    for name in order:
+        whole.take(name)
+    for name in runner.pipeline.match(targets) if targets else order:
+        stage = runner.pipeline.stages[name]
+        if not stage.cacheable:
+            tell(f"{name}: runs each time, so it is not expected to come out the same")
+            continue
+        for number in range(1, times + 1):
+            yield _rebuilt(whole, stage, number, tell)
+
+
+class _Stored:
+    """The stages as they are in the store."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.artifacts: dict[str, Artifact] = {}
+        self.assessed: dict[str, Assessed] = {}
+
+    def take(self, name: str) -> None:
+        """Look a stage up. Raises StageFailed if it is not built."""
+        assessed = self.runner.assess(self.runner.pipeline.stages[name], self.artifacts, latest=True)
+        if assessed.hit is None:
+            why = "; ".join(assessed.reasons)
+            raise errors.StageFailed(f"{name} is not built ({why}), so there is nothing to compare with; run it first")
+        self.assessed[name], self.artifacts[name] = assessed, assessed.hit.artifact
+
+    def given(self, name: str, changed: dict[str, Given]) -> dict[str, dict[str, Any]]:
+        """Give what a stage reads: rebuilt artifacts where there are some, else the stored ones."""
+        found = {}
+        for port, source in self.runner.pipeline.stages[name].inputs.items():
+            if isinstance(source, str):
+                artifact = self.artifacts[source]
+                stored = Given(artifact.kind, "", tuple(sorted(artifact.files)), source)
+                one = changed.get(source) or stored._replace(folder=self.runner.store.tree(artifact))
+            else:
+                outside = self.assessed[name].found[port]
+                if outside.folder is None:
+                    outside = inputs.fetch(source, self.runner.store)
+                assert outside.folder is not None
+                files = tuple(sorted(outside.artifact.files))
+                one = Given(outside.artifact.kind, outside.folder, files, source.label)
+            found[port] = {"kind": one.kind, "folder": one.folder, "files": list(one.files), "label": one.label}
+        return found
+
+
+def _rebuilt(stored: _Stored, stage: Stage, number: int, tell: Callable[[str], None]) -> Rebuilt:
+    with contextlib.ExitStack() as stack:
+        made = _make(stored, stage.name, {}, stack, tell)
+        artifact = stored.artifacts[stage.name]
+        equal = tuple(n for n in made.files if n in artifact.files and _digest(made, n) == artifact.files[n][0])
+        different = tuple(sorted({*made.files, *artifact.files} - set(equal)))
+        if not different:
+            return Rebuilt(stage.name, stage.type, number, equal, (), 0.0, "", ())
+        tree = stored.runner.store.tree(artifact)
+        old = Given(artifact.kind, tree, tuple(sorted(artifact.files)), stage.name)
+        details = (*_details(old, made, different), *_layers(old, made))
+        drift = _drift(old, made, different)
+        measured = "its own values"
+        if drift is None:
+            drift, measured = _downstream(stored, stage, made, stack, tell)
+        return Rebuilt(stage.name, stage.type, number, equal, different, drift, measured, details)
+
+
+def _digest(made: Given, name: str) -> str:
+    return keys.digest_file(os.path.join(made.folder, *name.split("/")))
+
+
+def _make(
+    stored: _Stored, name: str, changed: dict[str, Given], stack: contextlib.ExitStack, tell: Callable[[str], None]
+) -> Given:
+    """Run a stage in scratch, which stays until `stack` is closed."""
+    runner = stored.runner
+    stage = runner.pipeline.stages[name]
+    folder = stack.enter_context(runner.store.workspace())
+    for part in ("out", "scratch", "shared"):
+        os.makedirs(os.path.join(folder, part))
+    given = stored.given(name, changed)
+    request = runner.request(stage, stored.assessed[name].digest, given, folder, os.path.join(folder, "shared"))
+    # Other runs must be able to write what they learn while this one waits.
+    runner.store.state.commit()
+    work(request, folder, tell)
+    out = os.path.join(folder, "out")
+    files = sorted(os.path.relpath(os.path.join(top, n), out).replace(os.sep, "/")
+                   for top, _, names in os.walk(out) for n in names)  # fmt: skip
+    return Given(stage.output, out, tuple(files), name)
+
+
+def _downstream(
+    stored: _Stored, stage: Stage, made: Given, stack: contextlib.ExitStack, tell: Callable[[str], None]
+) -> tuple[float | None, str]:
+    """Run the stages from a rebuilt one to the nearest inference on data, and compare what comes out."""
+    stages = stored.runner.pipeline.stages
+    after = [stage.name]
+    for name, one in stages.items():
+        if any(u in after for u in one.upstream):
+            after.append(name)
+    target = next((n for n in after if stages[n].type == "infer"), None)
+    if target is None:
+        return None, "no stage below it infers on data"
+    needed = stored.runner.pipeline.closure([target])
+    again = [n for n in after[1:] if n in needed]
+    for name in again:
+        if missing := stored.runner.needs_gpu(stages[name]):
+            return None, missing
+    try:
+        for name in needed:
+            if name not in stored.artifacts:
+                stored.take(name)
+    except errors.StageFailed as error:
+        return None, str(error)
+    changed = {stage.name: made}
+    for name in again:
+        changed[name] = _make(stored, name, changed, stack, tell)
+    artifact = stored.artifacts[target]
+    old = Given(artifact.kind, stored.runner.store.tree(artifact), tuple(sorted(artifact.files)), target)
+    return _drift(old, changed[target], changed[target].files), f"the outputs of {target}"
+
+
+# --- values
+
+
+def _drift(old: Given, new: Given, names: Sequence[str]) -> float | None:
+    """Give the largest drift over files, or None if one cannot be compared by value.
+
+    Texts and pictures for people show what the values beside them say, so they do not count.
+    """
+    worst = 0.0
+    counted = [name for name in names if not name.endswith(_FOR_PEOPLE)]
+    for name in counted:
+        if name not in old.files or name not in new.files:
+            return None
+        one = _file_drift(*(os.path.join(g.folder, *name.split("/")) for g in (old, new)))
+        if one is None:
+            return None
+        worst = max(worst, one)
+    return worst if counted else None
+
+
+def _file_drift(old: str, new: str) -> float | None:
+    if old.endswith(".npy"):
+        return _array_drift(old, new)
+    if old.endswith((".json", ".jsonl")) and os.path.basename(old) not in ("manifest.json", _LAYERS):
+        return _json_drift(_rows(old), _rows(new))
+    with open(old, "rb") as a, open(new, "rb") as b:
+        return 0.0 if a.read() == b.read() else None
+
+
+def _rows(path: str) -> Any:
+    with open(path, encoding="utf-8") as stream:
+        text = stream.read()
+    return [json.loads(line) for line in text.splitlines()] if path.endswith(".jsonl") else json.loads(text)
+
+
+def _array_drift(old: str, new: str) -> float:
+    import numpy as np
+
+    a, b = np.load(old, mmap_mode="r"), np.load(new, mmap_mode="r")
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return math.inf
+    if not a.size:
+        return 0.0
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if same.all():
+        return 0.0
+    apart = np.abs(np.where(same, 0.0, b - a))
+    scale = float(np.abs(a[np.isfinite(a)]).max(initial=0.0))
+    largest = float(apart.max())
+    return math.inf if math.isnan(largest) else largest / scale if scale else math.inf
+
+
+def _json_drift(old: Any, new: Any) -> float:
+    """Compare numbers against the largest stored one of the same field; anything else must be equal."""
+    found = keys.difference(old, new)
+    if not found:
+        return 0.0
+    scales: dict[str, float] = {}
+    for path, value in _leaves(old, ""):
+        if _is_number(value) and math.isfinite(value):
+            scales[_field(path)] = max(scales.get(_field(path), 0.0), abs(value))
+    worst = 0.0
+    for path, a, b in found:
+        scale = scales.get(_field(path), 0.0)
+        worst = max(worst, abs(a - b) / scale if _is_number(a) and _is_number(b) and scale else math.inf)
+    return worst
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _field(path: str) -> str:
+    return re.sub(r"\[\d+\]", "[]", path)
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Give each value that holds no others, with its path as `key.difference` writes it."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _leaves(item, f"{path}.{name}" if path else name)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{path}[{index}]")
+    else:
+        yield path, value
+
+
+def _details(old: Given, new: Given, different: Sequence[str]) -> tuple[str, ...]:
+    """Say what differs in manifests and other JSON: tactics, ranges, layers, by name."""
+    lines = []
+    for name in different:
+        if name.endswith(".json") and name != _LAYERS and name in old.files and name in new.files:
+            a, b = (_rows(os.path.join(g.folder, *name.split("/"))) for g in (old, new))
+            found = keys.difference(a, b)
+            lines += [f"{name}: {path}: {_short(x)} → {_short(y)}" for path, x, y in found[:_LISTED]]
+            if len(found) > _LISTED:
+                lines.append(f"{name}: and {len(found) - _LISTED} more")
+    return tuple(lines)
+
+
+def _layers(old: Given, new: Given) -> tuple[str, ...]:
+    """Say how the layers of two engines differ: other tactics, types, fusions; or why that is not known."""
+    if "manifest.json" not in (*old.files, *new.files) or old.kind != "engine":
+        return ()
+    from trtpipe.backends.trt.proof import compared
+
+    for side in (old, new):
+        if _LAYERS not in side.files:
+            manifest = _rows(os.path.join(side.folder, "manifest.json")) if "manifest.json" in side.files else {}
+            proof = manifest.get("precision_proof", {})
+            why = proof.get("why") or f"{manifest.get('runtime', 'the runtime')} tells no tactics"
+            return (f"layers: not compared: {why}",)
+    a, b = (_rows(os.path.join(side.folder, _LAYERS)) for side in (old, new))
+    return compared(a, b, _LISTED)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "…"
