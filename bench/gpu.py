@@ -53,7 +53,7 @@ def stage(name: str, params: dict[str, Any], inputs: dict[str, Path], top: Path,
     shared = top / "timing"
     kind.run(
         Context(
-            stage=name, params=msgspec.convert(params, kind.Params), inputs=given, out=out, scratch=out, root=top,
+            stage=name, params=msgspec.convert(params, kind.Params), inputs=given, out=out, scratch=out,
             sources={}, key=name.ljust(64, "0"), backend_name=backend.name, backend=lambda: backend,
             progress=lambda *_: None, note=lambda text: print(f"  note: {text}", flush=True), shared=shared,
             load=lambda _: print,

@@ -71,7 +71,7 @@ def populate(document: Path, artifacts: Path) -> None:
     sys.path.insert(0, str(common.PROJECT))
     from trtpipe.environment import choose
     from trtpipe.pipeline import loading
-    from trtpipe.run.runner import Runner
+    from trtpipe.run.lookup import Lookup
     from trtpipe.store.state import State
     from trtpipe.store.store import Store
 
@@ -80,17 +80,17 @@ def populate(document: Path, artifacts: Path) -> None:
     with State(str(artifacts)) as state:
         loaded = loading.load(document.name, [], state)
         store = Store(str(artifacts), state)
-        runner = Runner(loaded, store, choose("onnxruntime"))
+        lookup = Lookup(loaded, store, choose("onnxruntime"))
         made = {}
         for name, stage in loaded.stages.items():
-            assessed = runner.assess(stage, made)
+            assessed = lookup.assess(stage, made)
             with store.workspace() as folder:
                 for file in ("a.json", "b.bin"):
                     (Path(folder) / file).write_text(f"{name} {file}\n")
                 record = {"stage": name, "pipeline": loaded.name, "seconds": 0.0, "finished": "", "environment": {}}
                 made[name] = store.commit(assessed.key, stage.output, folder, record)
             store.show(loaded.name, name, made[name])
-            runner.remember(stage, assessed.digest, 0.0)
+            lookup.remember(stage, assessed.digest, 0.0)
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -73,7 +73,7 @@ def big(folder: Path) -> None:
     sys.path.insert(0, str(common.PROJECT))
     from trtpipe import environment
     from trtpipe.pipeline import loading
-    from trtpipe.run.runner import Runner
+    from trtpipe.run.lookup import Lookup
     from trtpipe.store.state import State
     from trtpipe.store.store import Store
 
@@ -82,14 +82,14 @@ def big(folder: Path) -> None:
     with State("artifacts") as state:
         loaded = loading.load(document.name, [], state)
         store = Store("artifacts", state)
-        runner = Runner(loaded, store, environment.choose("onnxruntime"))
+        lookup = Lookup(loaded, store, environment.choose("onnxruntime"))
         stage = loaded.stages["a"]
-        assessed = runner.assess(stage, {})
+        assessed = lookup.assess(stage, {})
         with store.workspace() as work:
             with open(os.path.join(work, "engine.plan"), "wb") as stream:
                 stream.writelines(os.urandom(1 << 24) for _ in range(GIB >> 24))
             store.commit(assessed.key, stage.output, work, {"stage": "a", "pipeline": "p", "seconds": 0.0})
-        runner.remember(stage, assessed.digest, 0.0)
+        lookup.remember(stage, assessed.digest, 0.0)
 
 
 def ask(folder: Path) -> tuple[int, float, float]:

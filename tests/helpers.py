@@ -71,7 +71,6 @@ def run_stage(
             out=folder / "out",
             scratch=folder / "scratch",
             shared=folder / "shared",
-            root=root,
             sources={name: root / name for name in names},
             key="0" * 64,
             backend_name=backend,

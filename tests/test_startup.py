@@ -25,7 +25,7 @@ def test_an_all_cached_run_imports_nothing_heavy(tmp_path):
     assert trtpipe("run", "p.yaml", cwd=tmp_path).returncode == 0
     for command in (["run", "p.yaml"], ["status", "p.yaml"], ["run", "p.yaml", "--json"]):
         names = imported_by(tmp_path, *command)
-        assert "trtpipe.run.runner" in names
+        assert "trtpipe.run.lookup" in names
         assert not names & set(HEAVY)
 
 
@@ -35,7 +35,7 @@ def test_an_all_cached_run_of_variants_imports_nothing_heavy(tmp_path):
     assert trtpipe("run", "p.yaml", "--target", "a@how=double", cwd=tmp_path).returncode == 0
     for command in (["run", "p.yaml", "--target", "a@how=double"], ["status", "p.yaml", "--target", "a@how=double"]):
         names = imported_by(tmp_path, *command)
-        assert "trtpipe.run.runner" in names
+        assert "trtpipe.run.lookup" in names
         assert not names & set(HEAVY)
 
 

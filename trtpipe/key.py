@@ -56,7 +56,7 @@ class Key(NamedTuple):
     """Everything that can change a stage's output, as a readable record.
 
     `params` are resolved (defaults filled in), `inputs` maps an input's name to its artifact digest,
-    `sources` maps a source file's path in the document's folder to its content digest, and
+    `sources` maps a source file's path from the project's root to its content digest, and
     `environment` is that part of the environment on which this stage type depends.
     """
 

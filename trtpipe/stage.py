@@ -182,7 +182,7 @@ class Input:
 class Context:
     """What a stage's body gets. It writes files below `out`, and nothing elsewhere but in `scratch`.
 
-    `sources` maps each declared source path to the file on disk; `root` is the document's folder.
+    `sources` maps each declared source path to the file on disk.
     `backend` is a function, so that a body that needs no runtime imports none. `load` imports what an entrypoint names
     and gives the callable; it raises StageFailed.
     """
@@ -192,7 +192,6 @@ class Context:
     inputs: Mapping[str, Input]
     out: Path
     scratch: Path
-    root: Path
     sources: Mapping[str, Path]
     key: str
     backend_name: str

@@ -30,7 +30,8 @@ def test_a_pipe_gets_plain_lines_and_a_closing_table(tmp_path):
 def where_a_minute_is_half_a_second(folder, *args):
     """Run the command with a shorter minute; give what it printed."""
     short = (
-        "import sys; from trtpipe.cli import main; from trtpipe.run import runner; runner._STILL_SECONDS = 0.5; "
+        "import sys; from trtpipe.cli import main; from trtpipe.run import pool, work; "
+        "pool.STILL_SECONDS = work.STILL_SECONDS = 0.5; "
         "sys.exit(main.main(sys.argv[1:]))"
     )
     done = subprocess.run(

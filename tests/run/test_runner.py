@@ -10,14 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from tests.helpers import PROJECT, events, flip_everywhere, inference, project, python_stage, trtpipe
-from trtpipe.errors import StageFailed
-from trtpipe.pipeline.graph import Pipeline, Stage
-from trtpipe.run.runner import _Work, without_failed
 
 EVALUATE = "  {name}: {{type: evaluate, inputs: {{results: {reads}, labels: {{file: labels.npy}}}}, params: {{metrics: [{{metric: exact_match, field: twice}}]}}}}\n"  # noqa: E501
 
@@ -543,44 +539,3 @@ def test_an_engine_with_one_byte_flipped_is_built_again_before_a_runtime_sees_it
     assert result.returncode == 0
     assert "run engine (build): engine.onnx: its content was damaged" in result.stdout
     assert all(p.read_bytes() != torn for p in (tmp_path / "artifacts" / "trees").rglob("*") if p.is_file())
-
-
-def stage(name, **inputs):
-    return Stage(**dict.fromkeys(Stage._fields, ()) | {"name": name, "inputs": inputs, "tolerant": False})
-
-
-def tolerant(**inputs):
-    return stage("best", **inputs)._replace(tolerant=True)
-
-
-def test_a_tolerant_stage_goes_on_with_what_is_left_of_each_port():
-    best = tolerant(**{"engines[a]": "a", "engines[b]": "b", "metrics[c]": "c", "metrics[d]": "d"})
-    stopped = {"b": "b", "d": "config"}
-    able = without_failed(best, stopped, {"b": "no kernel", "config": "NaN"})
-    assert able.inputs == {"engines[a]": "a", "metrics[c]": "c"}
-    assert able.failed == (("engines[b]", "b failed: no kernel"), ("metrics[d]", "config failed: NaN"))
-    assert without_failed(best._replace(tolerant=False), stopped, {"b": "", "config": ""}) is None
-    assert without_failed(best, {"a": "a", "b": "b"}, {"a": "", "b": ""}) is None  # no engine is left
-
-
-def test_what_did_not_fail_of_itself_costs_a_tolerant_stage_too():
-    best = tolerant(**{"engines[a]": "a", "engines[b]": "b"})
-    assert without_failed(best, {"b": "b"}, {}) is None  # a full disk, say
-
-
-@pytest.mark.parametrize(
-    ("stopped", "targets", "lost"),
-    [
-        ({"c": "a", "d": "a"}, [], ()),  # both cost it, though it says that it was skipped for one of them
-        ({}, [], ("a", "b")),
-        ({}, ["a"], ("b",)),
-        ({"c": "b", "d": "b"}, ["b", "d"], ()),
-    ],
-)
-def test_a_failure_is_no_loss_only_if_nothing_that_was_asked_for_is_missing(stopped, targets, lost):
-    stages = {s.name: s for s in (stage("a"), stage("b"), stage("c", x="a", y="b"), stage("d", x="c"))}
-    pipeline = Pipeline("p", "auto", "p.yaml", stages)
-    work = _Work(SimpleNamespace(pipeline=pipeline), tuple(stages), (), 1)
-    work.failures = {name: StageFailed("no") for name in "ab"}
-    work.stopped = {"a": "a", "b": "b", **stopped}
-    assert work.lost(targets) == lost

@@ -67,17 +67,17 @@ def test_an_engine_whose_bytes_differ_is_judged_by_its_outputs_on_data(tmp_path,
     # A runtime that times kernels makes other bytes each time; here somebody replaces the stored engine by such.
     from trtpipe import environment
     from trtpipe.pipeline import loading
-    from trtpipe.run.runner import Runner
+    from trtpipe.run.lookup import Lookup
     from trtpipe.store.state import State
     from trtpipe.store.store import Store
 
     monkeypatch.chdir(tmp_path)
     with State("artifacts") as state:
         store = Store("artifacts", state)
-        runner = Runner(loading.load("p.yaml", [], state), store, environment.choose("onnxruntime"))
+        lookup = Lookup(loading.load("p.yaml", [], state), store, environment.choose("onnxruntime"))
         made = {}
         for name in ("n", "c", "e"):
-            assessed = runner.assess(runner.pipeline.stages[name], made)
+            assessed = lookup.assess(lookup.pipeline.stages[name], made)
             made[name] = assessed.hit.artifact
         import onnx
 

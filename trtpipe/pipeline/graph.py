@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trtpipe import project
 from trtpipe.errors import UnknownReference
 from trtpipe.words import suggest
 
@@ -94,9 +95,14 @@ class Pipeline(NamedTuple):
     remote: dict[str, Any] | None = None
 
     @property
-    def root(self) -> str:
-        """The document's folder, which paths in it start from."""
+    def folder(self) -> str:
+        """The document's folder, from which paths in the document start."""
         return os.path.dirname(os.path.abspath(self.file))
+
+    @property
+    def root(self) -> str:
+        """The project's root, from which names in records start, and out of which nothing is read unasked."""
+        return project.root(self.folder)
 
     def ends(self, targets: Sequence[str]) -> tuple[str, ...]:
         """Give the stages that targets name; without any, those that no other stage reads."""

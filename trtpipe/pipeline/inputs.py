@@ -6,7 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from trtpipe import environment
+from trtpipe import environment, project
 from trtpipe.errors import EnvironmentMissing, PipelineInvalid, StoreError
 from trtpipe.store.store import Artifact
 
@@ -26,25 +26,26 @@ class Found(NamedTuple):
 
 
 def check(pipeline: Pipeline, stages: tuple[str, ...], *, allow_outside: bool) -> None:
-    """Check before anything runs that every file is there and none leaves the document's folder.
+    """Check before anything runs that every file is there and none leaves the project.
 
     Raises PipelineInvalid with every missing or outside file, EnvironmentMissing for a package that is absent.
     """
     problems: list[str] = []
     missing: dict[str, None] = {}
+    root = None if allow_outside else pipeline.root
     for name in stages:
         stage = pipeline.stages[name]
         for source in stage.inputs.values():
             if isinstance(source, str):
                 continue
             if source.file is not None:
-                problems += file_problems(pipeline.root, source.file, source.place, allow_outside)
+                problems += file_problems(pipeline.folder, source.file, source.place, root)
             elif source.package is not None and environment.find_file(source.package) is None:
                 missing[f"{source.place}: {_package_missing(source.package)}"] = None
         for file in stage.sources:
             place = f"{stage.place}.params"
-            found = file_problems(pipeline.root, file, place, allow_outside)
-            if not found and os.path.isdir(os.path.join(pipeline.root, file)):
+            found = file_problems(pipeline.folder, file, place, root)
+            if not found and os.path.isdir(os.path.join(pipeline.folder, file)):
                 found = [f"{place}: found the folder {file}, expected files"]
             problems += found
         for module in stage.modules:
@@ -57,25 +58,22 @@ def check(pipeline: Pipeline, stages: tuple[str, ...], *, allow_outside: bool) -
         raise EnvironmentMissing("\n".join(missing))
 
 
-def file_problems(root: str, file: str, place: str, allow_outside: bool) -> list[str]:
-    """Say what is wrong with a path in a document: outside of the document's folder, or not there."""
-    path = os.path.join(root, file)
+def file_problems(folder: str, file: str, place: str, root: str | None) -> list[str]:
+    """Say what is wrong with a path in a document in `folder`: not there, or outside of `root` (None: any may be)."""
+    path = os.path.join(folder, file)
     if "\0" in file:
         return [f"{place}: found a path with a null character"]
-    if not allow_outside:
-        top = os.path.realpath(root)
-        real = os.path.realpath(path)
-        if real != top and not real.startswith(_below(top)):
-            how = "through a link" if ".." not in file.split("/") and not os.path.isabs(file) else "to"
-            shown = f"{how} {real}" if how == "to" else how
-            return [f"{place}: {file} leads out of the document's folder {shown}; allow it with --allow-outside"]
+    if root is not None and not project.holds(root, path):
+        plain = ".." not in file.split("/") and not os.path.isabs(file)
+        shown = "through a link" if plain else f"to {os.path.realpath(path)}"
+        return [f"{place}: {file} leads out of the project {shown}; allow it with --allow-outside"]
     if not os.path.exists(path):
         if os.path.islink(path):
             return [f"{place}: {file} is a link, and what it leads to is not there"]
         from trtpipe.words import nearest
 
-        folder = os.path.dirname(path)
-        close = nearest(os.path.basename(path), os.listdir(folder) if os.path.isdir(folder) else [])
+        here = os.path.dirname(path)
+        close = nearest(os.path.basename(path), os.listdir(here) if os.path.isdir(here) else [])
         # As it should stand in the document, with its folder.
         hint = f', did you mean "{os.path.join(os.path.dirname(file), close)}"?' if close else ""
         return [f"{place}: there is no file {file} beside the document{hint}"]
@@ -96,7 +94,7 @@ def _package_missing(package: str) -> str:
     return f"the package {top} is installed, but has no file {package}; another version may"
 
 
-def find(source: Source, root: str, store: Store) -> Found:
+def find(source: Source, folder: str, store: Store) -> Found:
     """Give an input from outside with its digest. Raises StoreError if it changes while it is read."""
     if source.url is not None:
         assert source.sha256 is not None
@@ -105,7 +103,7 @@ def find(source: Source, root: str, store: Store) -> Found:
         artifact = Artifact("file", {_url_name(source.url): (source.sha256, os.path.getsize(blob) if there else 0)})
         return Found(artifact, store.tree(artifact) if there else None)
     if source.file is not None:
-        path = os.path.join(root, source.file)
+        path = os.path.join(folder, source.file)
     else:
         assert source.package is not None
         found = environment.find_file(source.package)
@@ -173,9 +171,12 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def sources(stage: Stage, root: str, state: State) -> dict[str, str]:
-    """Give the content digests of a stage's own source files and modules, by name."""
-    found = {file: state.file_digest(os.path.abspath(os.path.join(root, file))) for file in stage.sources}
+def sources(stage: Stage, pipeline: Pipeline, state: State) -> dict[str, str]:
+    """Give the content digests of a stage's own source files and modules, by their names in records."""
+    found = {}
+    for file in stage.sources:
+        path = os.path.abspath(os.path.join(pipeline.folder, file))
+        found[project.name(path, pipeline.root)] = state.file_digest(path)
     for module in stage.modules:
         for name, path in (module_files(module) or {}).items():
             found[name] = state.file_digest(path)

@@ -49,11 +49,12 @@ def load(sources: Mapping[str, Path], entrypoint: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def guard(root: Path, declared: Iterable[Path], own: Iterable[Path]) -> None:
-    """From now on, refuse to read a file below `root` that is neither declared nor below a folder in `own`.
+def guard(root: Path, folder: Path, declared: Iterable[Path], own: Iterable[Path]) -> None:
+    """From now on, refuse to read a file of the project that is neither declared nor below a folder in `own`.
 
-    What a stage reads behind its key's back would make a wrong cache hit, so it is an error at the line that
-    reads. This sees files that Python opens, not those that native code opens by itself.
+    The project lies below `root`; the message names files as the document in `folder` would. What a stage reads behind
+    its key's back would make a wrong cache hit, so it is an error at the line that reads. This sees files that Python
+    opens, not those that native code opens by itself.
     """
     top = os.path.realpath(root) + os.sep
     allowed = {os.path.realpath(path) for path in declared}
@@ -81,7 +82,7 @@ def guard(root: Path, declared: Iterable[Path], own: Iterable[Path]) -> None:
         if not path.startswith(top) or path in allowed or path.startswith(folders) or _is_metadata(path):
             return
         if os.path.isfile(path):
-            name = os.path.relpath(path, top)
+            name = os.path.relpath(path, os.path.realpath(folder))
             _undeclared.append(name)
             raise StageFailed(_message(name))
 

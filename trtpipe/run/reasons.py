@@ -1,37 +1,17 @@
-"""Two key records → sentences: what differs, by name."""
+"""Two records of a stage → sentences: what differs, by name."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from trtpipe.key import difference
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from trtpipe.run.record import Record
 
 
-class Side(NamedTuple):
-    """One of two key records, with what people call its inputs and, where known, the digests of their files."""
-
-    key: dict[str, Any]
-    labels: Mapping[str, str]
-    files: Mapping[str, dict[str, str] | None]
-
-
-def of_record(record: Mapping[str, Any]) -> Side:
-    """Take a side from an action record; one that does not name its inputs well is told without names."""
-    labels: dict[str, str] = {}
-    files: dict[str, dict[str, str] | None] = {}
-    try:
-        for port, one in record["inputs"].items():
-            labels[port], files[port] = str(one["label"]), dict(one["files"])
-    except (KeyError, TypeError, ValueError, AttributeError):
-        labels, files = {}, {}
-    return Side(record["key"], labels, files)
-
-
-def between(old: Side, new: Side) -> tuple[str, ...]:
+def between(old: Record, new: Record) -> tuple[str, ...]:
     """Say field by field how `new` differs from `old`."""
     lines = []
     for path, before, after in difference(old.key, new.key):
@@ -55,7 +35,7 @@ def between(old: Side, new: Side) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _files_changed(old: Side, new: Side, port: str, label: str) -> str:
+def _files_changed(old: Record, new: Record, port: str, label: str) -> str:
     """Name the files that differ, of an input that people know as `label`."""
     before, after = old.files.get(port), new.files.get(port)
     was = old.labels.get(port)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.errors import StoreError, TrtpipeError
+from trtpipe.run.request import Request
 
 if TYPE_CHECKING:
     from trtpipe.runtime import Backend
@@ -43,7 +44,7 @@ def main() -> None:
             pipe.write(json.dumps({"message": kind, **fields}) + "\n")
 
     try:
-        _run(json.load(sys.stdin), say)
+        _run(Request.from_json(sys.stdin.read()), say)
     except TrtpipeError as error:
         _log_error()
         say("error", error=type(error).__name__, text=str(error))
@@ -83,51 +84,51 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _run(request: dict[str, Any], say: Any) -> None:
+def _run(request: Request, say: Any) -> None:
     import msgspec
 
     from trtpipe import backends, stages
     from trtpipe.run import entrypoint
     from trtpipe.stage import Context, Input
 
-    stage_type = stages.get(request["type"])
-    params = msgspec.convert(request["params"], stage_type.Params)
+    stage_type = stages.get(request.type)
+    params = msgspec.convert(request.params, stage_type.Params)
     inputs = {
         name: Input(
-            name=name, kind=i["kind"], folder=Path(i["folder"]), files=tuple(i["files"]), label=i["label"]
+            name=name, kind=i.kind, folder=Path(i.folder), files=i.files, label=i.label
         )
-        for name, i in request["inputs"].items()
+        for name, i in request.inputs.items()
     }  # fmt: skip
-    root = Path(request["root"])
-    sources = {name: root / name for name in request["sources"]}
+    sources = {name: Path(request.folder) / name for name in request.sources}
     loaded: list[Backend] = []
 
     def backend() -> Backend:
         if not loaded:
-            loaded.append(backends.load(request["backend"]))
+            loaded.append(backends.load(request.backend))
         return loaded[0]
 
     if any(True for _ in params.entrypoints()):
         given = [i.folder / f for i in inputs.values() for f in i.files]
-        store = Path(request["store"])
-        entrypoint.guard(root, [*sources.values(), *given], [Path(request["scratch"]), store])
+        store = Path(request.store)
+        entrypoint.guard(
+            Path(request.root), Path(request.folder), [*sources.values(), *given], [Path(request.scratch), store]
+        )
     stage_type.run(
         Context(
-            stage=request["stage"],
+            stage=request.stage,
             params=params,
             inputs=inputs,
-            out=Path(request["out"]),
-            scratch=Path(request["scratch"]),
-            shared=Path(request["shared"]),
-            root=root,
+            out=Path(request.out),
+            scratch=Path(request.scratch),
+            shared=Path(request.shared),
             sources=sources,
-            key=request["key"],
-            backend_name=request["backend"],
+            key=request.key,
+            backend_name=request.backend,
             backend=backend,
             load=lambda name: entrypoint.load(sources, name),
             progress=lambda done, total, unit: say("progress", done=done, total=total, unit=unit),
             note=lambda text: say("note", text=text),
-            failed=request["failed"],
+            failed=request.failed,
         )
     )
     entrypoint.check_guard()

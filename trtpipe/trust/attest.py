@@ -11,22 +11,22 @@ from __future__ import annotations
 
 import calendar
 import json
-import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trtpipe import __version__
+from trtpipe import __version__, project
 from trtpipe import key as keys
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 from trtpipe.remote import signing
 from trtpipe.remote.transport import redact
+from trtpipe.run.lookup import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from trtpipe.pipeline.graph import Source, Stage
     from trtpipe.pipeline.inputs import Found
-    from trtpipe.run.runner import Assessed, Runner
+    from trtpipe.run.lookup import Assessed, Lookup
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -45,45 +45,43 @@ class Attested(NamedTuple):
     signer: str
 
 
-def statement(runner: Runner, name: str, builder: str = BUILDER) -> dict[str, Any]:
+def statement(lookup: Lookup, name: str, builder: str = BUILDER) -> dict[str, Any]:
     """Give the statement for what a stage made. Raises StageFailed if it, or what it reads, is not built.
 
     Variants that failed, and that a `select` went on without, have no part in it.
     """
-    from trtpipe.run.runner import Taken
-
     stages: dict[str, Any] = {}
     environments: dict[str, Any] = {}
     built: dict[str, Any] = {}
     materials: dict[str, dict[str, Any]] = {}
-    taken = Taken(runner)
-    artifacts = taken.artifacts
+    walk = Walk(lookup)
+    artifacts = walk.artifacts
     record: dict[str, Any] = {}
-    for one in runner.pipeline.closure([name]):
-        stage = runner.pipeline.stages[one]
-        assessed = taken.take(one)
+    for one in lookup.pipeline.closure([name]):
+        stage = lookup.pipeline.stages[one]
+        assessed = walk.take(one)
         if assessed is None or assessed.hit is None:
-            if one != name and one in taken.failed:
+            if one != name and one in walk.failed:
                 continue
-            raise StageFailed(f"{one} is not built; run it: trtpipe run {runner.pipeline.file} --target {one}")
-        record = runner.store.action(assessed.digest) or {}
+            raise StageFailed(f"{one} is not built; run it: trtpipe run {lookup.pipeline.file} --target {one}")
+        record = lookup.store.action(assessed.digest) or {}
         stages[one] = {
             "type": stage.type,
             "version": stage.version,
             "params": stage.params,
             "inputs": {
-                port: i if isinstance(i, str) else {_form(i): redact(i.label)}
+                port: i if isinstance(i, str) else {_form(i): redact(lookup.label(i))}
                 for port, i in stage.inputs.items()
-                if i not in taken.failed
+                if i not in walk.failed
             },
         }
         environments[one] = assessed.key.environment
         built[one] = {"key": assessed.digest, "artifact": artifacts[one].digest}
-        for material in _materials(stage, assessed):
+        for material in _materials(lookup, stage, assessed):
             materials.setdefault(keys.digest(material), material)
     document = {
-        "name": os.path.basename(runner.pipeline.file),
-        "digest": {"sha256": keys.digest_file(runner.pipeline.file)},
+        "name": project.name(lookup.pipeline.file, lookup.pipeline.root),
+        "digest": {"sha256": keys.digest_file(lookup.pipeline.file)},
         "annotations": {"role": "document"},
     }
     finished = str(record.get("finished", ""))
@@ -96,7 +94,7 @@ def statement(runner: Runner, name: str, builder: str = BUILDER) -> dict[str, An
         "predicate": {
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
-                "externalParameters": {"pipeline": runner.pipeline.name, "stage": name, "stages": stages},
+                "externalParameters": {"pipeline": lookup.pipeline.name, "stage": name, "stages": stages},
                 "internalParameters": {
                     "environment": environments,
                     "built": built,
@@ -120,11 +118,11 @@ def _form(source: Source) -> str:
     return "file" if source.file is not None else "package" if source.package is not None else "url"
 
 
-def _materials(stage: Stage, assessed: Assessed) -> Iterable[dict[str, Any]]:
+def _materials(lookup: Lookup, stage: Stage, assessed: Assessed) -> Iterable[dict[str, Any]]:
     """Give what a stage read from outside: files of its inputs, its sources, and packages by version."""
     for port, source in stage.inputs.items():
         if not isinstance(source, str):
-            yield from _files(source, assessed.found[port])
+            yield from _files(source, redact(lookup.label(source)), assessed.now.found[port])
     for file, sha256 in assessed.key.sources.items():
         yield {"name": file, "digest": {"sha256": sha256}, "annotations": {"role": "source"}}
     environment = assessed.key.environment
@@ -136,8 +134,7 @@ def _materials(stage: Stage, assessed: Assessed) -> Iterable[dict[str, Any]]:
         yield {"name": name, "uri": f"pkg:pypi/{name}@{version}", "annotations": {"role": "runtime"}}
 
 
-def _files(source: Source, found: Found) -> Iterable[dict[str, Any]]:
-    label = redact(source.label)
+def _files(source: Source, label: str, found: Found) -> Iterable[dict[str, Any]]:
     single = len(found.artifact.files) == 1
     for file, (sha256, _) in found.artifact.files.items():
         # An ONNX model's external data lies beside it; a folder's files below it.
@@ -189,12 +186,12 @@ def read(path: str, trust: Mapping[str, str]) -> Attested:
     return Attested(said, verified.signer)
 
 
-def differences(attested: Attested, runner: Runner, name: str) -> list[str]:
+def differences(attested: Attested, lookup: Lookup, name: str) -> list[str]:
     """Say in what the artifact that a stage has here, and what it was made of, are not what was attested.
 
     Raises StageFailed if the stage is not built here.
     """
-    now = statement(runner, name)
+    now = statement(lookup, name)
     said = attested.statement
     lines = _changed("file", _digests(said["subject"]), _digests(now["subject"]))
     before, after = (s["predicate"]["buildDefinition"] for s in (said, now))

@@ -15,21 +15,23 @@ import stat
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trtpipe import environment, errors
+from trtpipe import errors
 from trtpipe import key as keys
 from trtpipe.key import Key
-from trtpipe.pipeline import inputs
 from trtpipe.pipeline.graph import FAILED_INPUTS, lock_path
 from trtpipe.run import events, reasons
+from trtpipe.run.lookup import Walk
+from trtpipe.run.record import of_action, of_key
 from trtpipe.store import locks
 from trtpipe.store.state import stamp
 from trtpipe.store.store import Artifact, write_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trtpipe.pipeline.graph import Pipeline, Stage
-    from trtpipe.run.runner import Runner
+    from trtpipe.run.exchange import Exchange
+    from trtpipe.run.lookup import Lookup
 
 FORMAT = 1
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
@@ -66,9 +68,9 @@ class Frozen(NamedTuple):
     absent: tuple[str, ...]
 
 
-def where(runner: Runner) -> str:
+def where(lookup: Lookup) -> str:
     """Name this environment: the runtime with its version, and the class of GPU or, without one, of machine."""
-    choice, gpu = runner.choice, runner.gpu
+    choice, gpu = lookup.choice, lookup.gpu
     on = os.uname().machine if gpu is None or choice.backend == "onnxruntime" else gpu.name
     return f"{choice.backend} {choice.version}, {on}"
 
@@ -198,34 +200,32 @@ def write(path: str, lock: Lock, document: str) -> bool:
 # --- locking
 
 
-def locked(runner: Runner, old: Lock | None, targets: Sequence[str] = (), *, prune: bool = False) -> Lock:
+def locked(lookup: Lookup, old: Lock | None, targets: Sequence[str] = (), *, prune: bool = False) -> Lock:
     """Lock the stages as they are cached now; entries of other environments stay, unless `prune`.
 
     Raises StageFailed if one is not cached: a lock says what was made. A variant that failed, and that a `select` went
     on without, has no entry.
     """
-    from trtpipe.run.runner import Taken
-
-    order = runner.pipeline.closure(targets)
-    inputs.check(runner.pipeline, order, allow_outside=runner.allow_outside)
-    here = where(runner)
-    taken = Taken(runner)
-    ends = runner.pipeline.ends(targets)
-    stages = {n: e for n, e in old.stages.items() if n in runner.pipeline.stages} if old else {}
+    order = lookup.pipeline.closure(targets)
+    lookup.check(order)
+    here = where(lookup)
+    walk = Walk(lookup)
+    ends = lookup.pipeline.ends(targets)
+    stages = {n: e for n, e in old.stages.items() if n in lookup.pipeline.stages} if old else {}
     for name in order:
-        assessed = taken.take(name)
+        assessed = walk.take(name)
         if assessed is None or assessed.hit is None:
-            if name in taken.failed and name not in ends:
+            if name in walk.failed and name not in ends:
                 before = stages.pop(name, ())
                 left = [one._replace(where=others) for one in before if (others := _others(one, (here,)))]
                 if left and not prune:
                     stages[name] = tuple(left)
                 continue
-            why = f"waits for {taken.failed[name]}" if assessed is None else "; ".join(assessed.reasons)
+            why = f"waits for {walk.failed[name]}" if assessed is None else "; ".join(assessed.reasons)
             raise errors.StageFailed(f"{name} is not built ({why}), so it cannot be locked; run it first: trtpipe run")
         mine = Entry((here,), assessed.key, assessed.hit.artifact)
         stages[name] = _joined(() if prune else stages.get(name, ()), mine)
-    return Lock(runner.pipeline.name, stages)
+    return Lock(lookup.pipeline.name, stages)
 
 
 def _others(entry: Entry, than: tuple[str, ...]) -> tuple[str, ...]:
@@ -247,22 +247,22 @@ def _joined(entries: tuple[Entry, ...], mine: Entry) -> tuple[Entry, ...]:
 # --- comparing
 
 
-def compare(runner: Runner, lock: Lock, targets: Sequence[str] = ()) -> Frozen:
+def compare(lookup: Lookup, lock: Lock, targets: Sequence[str] = ()) -> Frozen:
     """Compare the document, its files and the environment with the lock; nothing is built or fetched.
 
     What is absent here (a model, a package that only a build needs) cannot drift: it is taken as locked.
     """
-    here = where(runner)
+    here = where(lookup)
     entries: dict[str, Entry] = {}
     drifts: list[Drift] = []
     absent: dict[str, None] = {}
-    order = runner.pipeline.closure(targets)
-    without = _without(runner.pipeline, lock, order, here)
+    order = lookup.pipeline.closure(targets)
+    without = _without(lookup.pipeline, lock, order, here)
     for name in order:
-        stage = runner.pipeline.stages[name]
+        stage = lookup.pipeline.stages[name]
         if name in without or any(u not in entries and u not in without for u in stage.upstream):
             continue  # its inputs drift; that is said where it begins
-        found = [_compared(runner, stage, one, entries) for one in lock.stages.get(name, ())]
+        found = [_compared(lookup, stage, one, entries) for one in lock.stages.get(name, ())]
         fitting = [f for f in found if not f[1]]
         if not found:
             drifts.append(Drift(name, ("is not in the lock",)))
@@ -276,7 +276,7 @@ def compare(runner: Runner, lock: Lock, targets: Sequence[str] = ()) -> Frozen:
             entries[name] = entry
             absent.update(dict.fromkeys(unseen))
     if not targets:
-        gone = [n for n in lock.stages if n not in runner.pipeline.stages]
+        gone = [n for n in lock.stages if n not in lookup.pipeline.stages]
         drifts += [Drift(n, ("is in the lock, but no longer in the document",)) for n in gone]
     return Frozen(entries, tuple(drifts), tuple(absent))
 
@@ -311,88 +311,15 @@ def _failed(stage: Stage, entry: Entry) -> dict[str, str]:
 
 
 def _compared(
-    runner: Runner, stage: Stage, entry: Entry, upstream: dict[str, Entry]
+    lookup: Lookup, stage: Stage, entry: Entry, upstream: dict[str, Entry]
 ) -> tuple[Entry, tuple[str, ...], tuple[str, ...]]:
     """Compare a stage as it is with one entry; give the entry, how they differ, and what is absent here."""
-    stage = stage.without(_failed(stage, entry))
-    key, labels, absent = now(runner, stage, entry.key, {n: e.artifact for n, e in upstream.items()})
-    old = reasons.Side(entry.key.record, {}, {})
+    artifacts = {name: one.artifact for name, one in upstream.items()}
+    now = lookup.now(stage.without(_failed(stage, entry)), artifacts, like=entry.key)
     # The record of the locked key, if the store has it, knows the names of the files in a folder.
-    record = runner.store.action(entry.key.digest) if key != entry.key else None
-    if record is not None:
-        old = reasons.of_record(record)
-    return entry, reasons.between(old, reasons.Side(key.record, labels, _files(runner, stage))), absent
-
-
-def _files(runner: Runner, stage: Stage) -> dict[str, dict[str, str] | None]:
-    found: dict[str, dict[str, str] | None] = {}
-    for port, source in stage.inputs.items():
-        if not isinstance(source, str) and _present(runner, source.file, source.package):
-            files = inputs.find(source, runner.pipeline.root, runner.store).artifact.files
-            found[port] = {name: sha for name, (sha, _) in files.items()}
-    return found
-
-
-def _present(runner: Runner, file: str | None, package: str | None) -> bool:
-    if file is not None:
-        return os.path.exists(os.path.join(runner.pipeline.root, file))
-    return package is None or environment.find_file(package) is not None
-
-
-def now(
-    runner: Runner, stage: Stage, like: Key, upstream: dict[str, Artifact]
-) -> tuple[Key, dict[str, str], tuple[str, ...]]:
-    """Compute a stage's key, with the parts that are absent here taken from another key.
-
-    Gives the key, the names of the inputs, and what was absent. Raises PipelineInvalid if a path leads outside.
-    """
-    root = runner.pipeline.root
-    absent, problems = [], []
-    digests, labels = {}, {}
-    for port, source in stage.inputs.items():
-        if isinstance(source, str):
-            labels[port] = source
-            given = upstream[source].digest if source in upstream else like.inputs.get(port)
-        else:
-            labels[port] = source.label
-            if _present(runner, source.file, source.package):
-                if source.file is not None:
-                    problems += inputs.file_problems(root, source.file, source.place, runner.allow_outside)
-                if problems:
-                    continue  # what must not be read is not read
-                given = inputs.find(source, root, runner.store).artifact.digest
-            else:
-                given = like.inputs.get(port)
-                absent.append(source.label)
-        if given is not None:
-            digests[port] = given
-    sources = {}
-    for file in stage.sources:
-        if os.path.exists(os.path.join(root, file)):
-            problems += inputs.file_problems(root, file, stage.place, runner.allow_outside)
-            if problems:
-                continue
-            sources[file] = runner.store.state.file_digest(os.path.abspath(os.path.join(root, file)))
-        else:
-            absent.append(file)
-            sources.update({file: like.sources[file]} if file in like.sources else {})
-    for module in stage.modules:
-        files = inputs.module_files(module)
-        if files is None:
-            top = module.split(".", 1)[0]
-            absent.append(top)
-            files_like = {n: d for n, d in like.sources.items() if n == f"{top}.py" or n.startswith(f"{top}/")}
-            sources.update(files_like)
-        else:
-            sources.update({n: runner.store.state.file_digest(p) for n, p in files.items()})
-    if problems:
-        raise errors.PipelineInvalid(problems)
-    have = tuple(p for p in stage.packages if environment.version(p) is not None)
-    lacking = [p for p in stage.packages if p not in have]
-    absent += lacking
-    facets = runner.facets(stage._replace(packages=have))
-    facets = {**facets, **{p: like.environment[p] for p in lacking if p in like.environment}}
-    return Key(stage.type, stage.version, stage.key_params, digests, sources, facets), labels, tuple(absent)
+    action = lookup.store.action(entry.key.digest) if now.key != entry.key else None
+    locked_record = of_key(entry.key) if action is None else of_action(action)
+    return entry, reasons.between(locked_record, now.record), now.absent
 
 
 # --- run --frozen
@@ -404,23 +331,31 @@ def drift_error(path: str, drifts: Sequence[Drift]) -> errors.GateFailed:
     return errors.GateFailed("\n".join([f"not what {path} says, so nothing is built:", *lines]))
 
 
-def run_frozen(runner: Runner, path: str, targets: Sequence[str] = ()) -> dict[str, Artifact]:
+def run_frozen(
+    lookup: Lookup,
+    path: str,
+    targets: Sequence[str] = (),
+    *,
+    emit: Callable[[events.Event], None] = lambda _: None,
+    exchange: Exchange | None = None,
+) -> dict[str, Artifact]:
     """Take every stage's locked artifact from the store, or from the remote where the store can refetch.
 
     Nothing is built. Raises GateFailed if anything drifts, or an artifact is not to be had; then nothing is shown.
     """
     begun = time.monotonic()
-    order = runner.pipeline.closure(targets)
-    found = compare(runner, read(path), targets)
+    order = lookup.pipeline.closure(targets)
+    found = compare(lookup, read(path), targets)
     if found.drifts:
         raise drift_error(path, found.drifts)
-    reason = f"{runner.choice.reason}; frozen by {os.path.basename(path)}"
-    backend = f"{runner.choice.backend} {runner.choice.version}"
-    runner.emit(events.PipelineStarted(runner.pipeline.name, backend, reason, order))
+    reason = f"{lookup.choice.reason}; frozen by {os.path.basename(path)}"
+    backend = f"{lookup.choice.backend} {lookup.choice.version}"
+    emit(events.PipelineStarted(lookup.pipeline.name, backend, reason, order))
     skipped = len(order) - len(found.entries)
     order = tuple(name for name in order if name in found.entries)
-    store = runner.store
-    runner.bring_content(dict(f for e in found.entries.values() for f in e.artifact.files.values()))
+    store = lookup.store
+    if exchange is not None:
+        exchange.bring_content(dict(f for e in found.entries.values() for f in e.artifact.files.values()))
     with store.in_use(), store.guard():
         store.use((e.key.digest for e in found.entries.values()),
                   (sha for e in found.entries.values() for sha, _ in e.artifact.files.values()))  # fmt: skip
@@ -432,19 +367,19 @@ def run_frozen(runner: Runner, path: str, targets: Sequence[str] = ()) -> dict[s
         if missing:
             lines = [f"what {path} locks is not all to be had, and nothing is built:"]
             lines += [f"{name}: {', '.join(files)}: {damage}" for (name, damage), files in missing.items()]
-            elsewhere = "" if runner.remote is not None else ", and a remote store that has it would do"
+            elsewhere = "" if exchange is not None and exchange.there else ", and a remote store that has it would do"
             lines.append(f"a run without --frozen makes it again where its inputs are{elsewhere}")
             raise errors.GateFailed("\n".join(lines))
         for name in order:
             entry = found.entries[name]
-            store.show(runner.pipeline.name, name, entry.artifact)
-            runner.emit(events.StageCached(name, entry.key.type, entry.artifact.digest, entry.artifact.size,
+            store.show(lookup.pipeline.name, name, entry.artifact)
+            emit(events.StageCached(name, entry.key.type, entry.artifact.digest, entry.artifact.size,
                                            entry.key.digest, ()))  # fmt: skip
     for text_ in (*store.told, *([f"not here, taken as locked: {', '.join(found.absent)}"] if found.absent else [])):
-        runner.emit(events.StageNote(order[-1], text_))
+        emit(events.StageNote(order[-1], text_))
     store.told.clear()
     store.state.commit()
-    runner.emit(events.PipelineFinished(runner.pipeline.name, len(order), 0, 0, skipped, time.monotonic() - begun))
+    emit(events.PipelineFinished(lookup.pipeline.name, len(order), 0, 0, skipped, time.monotonic() - begun))
     return {name: found.entries[name].artifact for name in order}
 
 
@@ -486,11 +421,11 @@ def _unchecked(root: Root) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in root._asdict().items()}
 
 
-def keep_root(runner: Runner, document: str) -> None:
+def keep_root(lookup: Lookup, document: str) -> None:
     """Let `cache gc` know of a document that has a lock, and of what that names. Raises StoreError."""
     path, host = os.path.abspath(document), locks.host()
     where = lock_path(path)
-    file = os.path.join(runner.store.folder, "roots", _root_name(path, host))
+    file = os.path.join(lookup.store.folder, "roots", _root_name(path, host))
     try:
         root = Root(path, host, "")
         if os.path.exists(file):

@@ -11,29 +11,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import errors
 from trtpipe import key as keys
-from trtpipe.pipeline import inputs
-from trtpipe.run.runner import work
+from trtpipe.run.given import outside, request, stored
+from trtpipe.run.lookup import Walk
+from trtpipe.run.pool import run_one
+from trtpipe.run.request import Given
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from trtpipe.pipeline.graph import Stage
-    from trtpipe.run.runner import Assessed, Runner
-    from trtpipe.store.store import Artifact
+    from trtpipe.run.lookup import Lookup
 
 BOUND = 1e-3
 _LISTED = 5
 _LAYERS = "layers.json"
 _FOR_PEOPLE = (".txt", ".png", ".md", ".html", ".svg")
-
-
-class Given(NamedTuple):
-    """What a stage reads, or made: an artifact's kind, its folder and the files in it."""
-
-    kind: str
-    folder: str
-    files: tuple[str, ...]
-    label: str
 
 
 class Rebuilt(NamedTuple):
@@ -58,79 +50,74 @@ class Rebuilt(NamedTuple):
 
 
 def verify(
-    runner: Runner, targets: Sequence[str], times: int, tell: Callable[[str], None] = lambda _: None
+    lookup: Lookup, targets: Sequence[str], times: int, tell: Callable[[str], None] = lambda _: None
 ) -> Iterator[Rebuilt]:
     """Rebuild the targets (none: every stage) so many times in scratch; what is stored stays as it is.
 
-    Each stage reads its stored inputs, and no timing cache. Raises StageFailed if a stage is not built yet, or fails.
+    Each stage reads its stored inputs, and no timing cache. A variant that failed, and that a `select` went on without,
+    is left out unless it is a target. Raises StageFailed if a stage is not built yet, or fails.
     """
-    order = runner.pipeline.closure(targets)
-    inputs.check(runner.pipeline, order, allow_outside=runner.allow_outside)
+    order = lookup.pipeline.closure(targets)
+    lookup.check(order)
+    lookup.refuse_without_gpu(order)
+    wanted = lookup.pipeline.match(targets)
+    walk = Walk(lookup)
     for name in order:
-        if missing := runner.needs_gpu(runner.pipeline.stages[name]):
-            raise errors.EnvironmentMissing(missing)
-    whole = _Stored(runner)
-    for name in order:
-        whole.take(name)
-    for name in runner.pipeline.match(targets) if targets else order:
-        stage = runner.pipeline.stages[name]
+        _take(walk, name, needed=name in wanted or name in lookup.pipeline.ends(targets))
+    for name in wanted or order:
+        stage = lookup.pipeline.stages[name]
+        if name not in walk.artifacts:
+            tell(f"{name}: failed when it last ran, so there is nothing to compare with")
+            continue
         if not stage.cacheable:
             tell(f"{name}: runs each time, so it is not expected to come out the same")
             continue
         for number in range(1, times + 1):
-            yield _rebuilt(whole, stage, number, tell)
+            yield _rebuilt(walk, stage, number, tell)
 
 
-class _Stored:
-    """The stages as they are in the store."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-        self.artifacts: dict[str, Artifact] = {}
-        self.assessed: dict[str, Assessed] = {}
-
-    def take(self, name: str) -> None:
-        """Look a stage up. Raises StageFailed if it is not built."""
-        assessed = self.runner.assess(self.runner.pipeline.stages[name], self.artifacts, latest=True)
-        if assessed.hit is None:
-            why = "; ".join(assessed.reasons)
-            raise errors.StageFailed(f"{name} is not built ({why}), so there is nothing to compare with; run it first")
-        self.assessed[name], self.artifacts[name] = assessed, assessed.hit.artifact
-
-    def given(self, name: str, changed: dict[str, Given]) -> dict[str, dict[str, Any]]:
-        """Give what a stage reads: rebuilt artifacts where there are some, else the stored ones."""
-        found = {}
-        for port, source in self.runner.pipeline.stages[name].inputs.items():
-            if isinstance(source, str):
-                artifact = self.artifacts[source]
-                stored = Given(artifact.kind, "", tuple(sorted(artifact.files)), source)
-                one = changed.get(source) or stored._replace(folder=self.runner.store.tree(artifact))
-            else:
-                outside = self.assessed[name].found[port]
-                if outside.folder is None:
-                    outside = inputs.fetch(source, self.runner.store)
-                assert outside.folder is not None
-                files = tuple(sorted(outside.artifact.files))
-                one = Given(outside.artifact.kind, outside.folder, files, source.label)
-            found[port] = {"kind": one.kind, "folder": one.folder, "files": list(one.files), "label": one.label}
-        return found
+def _take(walk: Walk, name: str, *, needed: bool) -> None:
+    """Look a stage up. Raises StageFailed if it is not built, unless it failed and others went on without it."""
+    assessed = walk.take(name)
+    if assessed is not None and assessed.hit is not None:
+        return
+    if name in walk.failed and not needed:
+        return
+    upstream = walk.lookup.pipeline.stages[name].upstream
+    waits = f"waits for {', '.join(u for u in upstream if u not in walk.artifacts)}"
+    why = waits if assessed is None else "; ".join(assessed.reasons)
+    raise errors.StageFailed(f"{name} is not built ({why}), so there is nothing to compare with; run it first")
 
 
-def _rebuilt(stored: _Stored, stage: Stage, number: int, tell: Callable[[str], None]) -> Rebuilt:
+def _given(walk: Walk, name: str, changed: dict[str, Given]) -> dict[str, Given]:
+    """Give what a stage reads: rebuilt artifacts where there are some, else the stored ones."""
+    given = {}
+    lookup = walk.lookup
+    now = walk.found[name].now
+    for port, source in now.stage.inputs.items():
+        if not isinstance(source, str):
+            given[port] = outside(lookup.store, source, now.found[port])
+        elif source in changed:
+            given[port] = changed[source]
+        else:
+            given[port] = stored(lookup.store, walk.artifacts[source], source)
+    return given
+
+
+def _rebuilt(walk: Walk, stage: Stage, number: int, tell: Callable[[str], None]) -> Rebuilt:
     with contextlib.ExitStack() as stack:
-        made = _make(stored, stage.name, {}, stack, tell)
-        artifact = stored.artifacts[stage.name]
+        made = _make(walk, stage.name, {}, stack, tell)
+        artifact = walk.artifacts[stage.name]
         equal = tuple(n for n in made.files if n in artifact.files and _digest(made, n) == artifact.files[n][0])
         different = tuple(sorted({*made.files, *artifact.files} - set(equal)))
         if not different:
             return Rebuilt(stage.name, stage.type, number, equal, (), 0.0, "", ())
-        tree = stored.runner.store.tree(artifact)
-        old = Given(artifact.kind, tree, tuple(sorted(artifact.files)), stage.name)
+        old = stored(walk.lookup.store, artifact, stage.name)
         details = (*_details(old, made, different), *_layers(old, made))
         drift = _drift(old, made, different)
         measured = "its own values"
         if drift is None:
-            drift, measured = _downstream(stored, stage, made, stack, tell)
+            drift, measured = _downstream(walk, stage, made, stack, tell)
         return Rebuilt(stage.name, stage.type, number, equal, different, drift, measured, details)
 
 
@@ -139,30 +126,32 @@ def _digest(made: Given, name: str) -> str:
 
 
 def _make(
-    stored: _Stored, name: str, changed: dict[str, Given], stack: contextlib.ExitStack, tell: Callable[[str], None]
+    walk: Walk, name: str, changed: dict[str, Given], stack: contextlib.ExitStack, tell: Callable[[str], None]
 ) -> Given:
     """Run a stage in scratch, which stays until `stack` is closed."""
-    runner = stored.runner
-    stage = runner.pipeline.stages[name]
-    folder = stack.enter_context(runner.store.workspace())
+    lookup = walk.lookup
+    folder = stack.enter_context(lookup.store.workspace())
     for part in ("out", "scratch", "shared"):
         os.makedirs(os.path.join(folder, part))
-    given = stored.given(name, changed)
-    request = runner.request(stage, stored.assessed[name].digest, given, folder, os.path.join(folder, "shared"))
+    given = _given(walk, name, changed)
+    assessed = walk.found[name]
+    shared = os.path.join(folder, "shared")
+    wanted = request(lookup, assessed.now.stage, assessed.digest, given, folder=folder, shared=shared)
     # Other runs must be able to write what they learn while this one waits.
-    runner.store.state.commit()
-    work(request, folder, tell)
+    lookup.store.state.commit()
+    run_one(wanted, folder, tell)
     out = os.path.join(folder, "out")
     files = sorted(os.path.relpath(os.path.join(top, n), out).replace(os.sep, "/")
                    for top, _, names in os.walk(out) for n in names)  # fmt: skip
-    return Given(stage.output, out, tuple(files), name)
+    return Given(assessed.now.stage.output, out, tuple(files), name)
 
 
 def _downstream(
-    stored: _Stored, stage: Stage, made: Given, stack: contextlib.ExitStack, tell: Callable[[str], None]
+    walk: Walk, stage: Stage, made: Given, stack: contextlib.ExitStack, tell: Callable[[str], None]
 ) -> tuple[float | None, str]:
     """Run the stages from a rebuilt one to the nearest inference on data, and compare what comes out."""
-    stages = stored.runner.pipeline.stages
+    lookup = walk.lookup
+    stages = lookup.pipeline.stages
     after = [stage.name]
     for name, one in stages.items():
         if any(u in after for u in one.upstream):
@@ -170,22 +159,21 @@ def _downstream(
     target = next((n for n in after if stages[n].type == "infer"), None)
     if target is None:
         return None, "no stage below it infers on data"
-    needed = stored.runner.pipeline.closure([target])
+    needed = lookup.pipeline.closure([target])
     again = [n for n in after[1:] if n in needed]
     for name in again:
-        if missing := stored.runner.needs_gpu(stages[name]):
+        if missing := lookup.needs_gpu(stages[name]):
             return None, missing
     try:
         for name in needed:
-            if name not in stored.artifacts:
-                stored.take(name)
+            if name not in walk.artifacts:
+                _take(walk, name, needed=True)
     except errors.StageFailed as error:
         return None, str(error)
     changed = {stage.name: made}
     for name in again:
-        changed[name] = _make(stored, name, changed, stack, tell)
-    artifact = stored.artifacts[target]
-    old = Given(artifact.kind, stored.runner.store.tree(artifact), tuple(sorted(artifact.files)), target)
+        changed[name] = _make(walk, name, changed, stack, tell)
+    old = stored(lookup.store, walk.artifacts[target], target)
     return _drift(old, changed[target], changed[target].files), f"the outputs of {target}"
 
 

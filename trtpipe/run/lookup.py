@@ -1,0 +1,306 @@
+"""What is known of a pipeline's stages before anything runs: their keys, and whether the store has what they make."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trtpipe import environment, errors, project
+from trtpipe.key import Key
+from trtpipe.pipeline import inputs
+from trtpipe.run import reasons
+from trtpipe.run.record import Record, of_action
+from trtpipe.run.standing import Standing
+from trtpipe.store.store import Artifact, Hit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from trtpipe.environment import Choice
+    from trtpipe.pipeline.graph import Pipeline, Source, Stage
+    from trtpipe.store.store import Store
+
+
+class Now(NamedTuple):
+    """A stage as it is now: its key, and what was found of its inputs from outside, by port.
+
+    A tolerant `stage` is without those of its inputs that failed.
+    """
+
+    stage: Stage
+    key: Key
+    record: Record
+    found: dict[str, inputs.Found]
+    stamps: dict[str, str]
+    """For each file from outside that the key was made of, what changes when somebody writes to it."""
+    absent: tuple[str, ...]
+    """What is not here and was taken as another key has it."""
+
+
+class Assessed(NamedTuple):
+    """What is known of a stage before it runs: its key, and whether the store has it."""
+
+    now: Now
+    digest: str
+    hit: Hit | None
+    reasons: tuple[str, ...]
+    failure: str | None = None
+    """Why it failed when it last ran with this key."""
+
+    @property
+    def key(self) -> Key:
+        """The stage's key."""
+        return self.now.key
+
+
+class Status(NamedTuple):
+    """One line of `status`: `hit`, `run` or `unknown` (until an upstream stage finishes)."""
+
+    stage: str
+    type: str
+    state: str
+    reasons: tuple[str, ...]
+    artifact: Artifact | None
+
+
+class Lookup:
+    """A pipeline beside a store, in this environment. Runs nothing and writes nothing but what it digested."""
+
+    def __init__(self, pipeline: Pipeline, store: Store, choice: Choice, *, allow_outside: bool = False) -> None:
+        self.pipeline, self.store, self.choice = pipeline, store, choice
+        self.allow_outside = allow_outside
+        gpus = environment.gpus()
+        self.gpu = gpus[0] if gpus else None
+        self._last = store.state.last(pipeline.name)
+        self._facets: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def check(self, order: tuple[str, ...]) -> None:
+        """Check that all files that these stages name are there and allowed. Raises what `inputs.check` raises."""
+        inputs.check(self.pipeline, order, allow_outside=self.allow_outside)
+
+    # --- keys
+
+    def now(self, stage: Stage, upstream: Mapping[str, Artifact], like: Key | None = None) -> Now:
+        """Give a stage as it is now; `upstream` holds the artifacts that it reads.
+
+        What is not here (a model, a package that only a build needs, an artifact) is an error, or with `like` taken as
+        that key has it. Raises PipelineInvalid, EnvironmentMissing or StoreError.
+        """
+        stamps: dict[str, str] = {}
+        self.store.state.seen = stamps
+        absent: dict[str, None] = {}
+        digests: dict[str, str] = {}
+        labels: dict[str, str] = {}
+        files: dict[str, dict[str, str] | None] = {}
+        found: dict[str, inputs.Found] = {}
+        if like is not None:
+            self._refuse_outside(stage)
+        for port, source in stage.inputs.items():
+            labels[port] = self.label(source)
+            artifact = None
+            if isinstance(source, str):
+                artifact = upstream.get(source)
+            elif like is None or self._is_here(source):
+                found[port] = inputs.find(source, self.pipeline.folder, self.store)
+                artifact = found[port].artifact
+            else:
+                absent[source.label] = None
+            if artifact is not None:
+                digests[port] = artifact.digest
+                files[port] = {name: sha256 for name, (sha256, _) in artifact.files.items()}
+            elif like is None:
+                raise errors.StageFailed(f"{stage.name}: {labels[port]} is not built")
+            elif port in like.inputs:
+                digests[port] = like.inputs[port]
+        sources = self._sources(stage, like, absent)
+        facets = self._environment(stage, like, absent)
+        key = Key(stage.type, stage.version, stage.key_params, digests, sources, facets)
+        return Now(stage, key, Record(key.record, labels, files), found, stamps, tuple(absent))
+
+    def label(self, source: str | Source) -> str:
+        """Give what people and records call an input: a stage's name, a file's path from the project's root."""
+        if isinstance(source, str):
+            return source
+        return source.label if source.file is None else self._name(source.file)
+
+    def _name(self, file: str) -> str:
+        return project.name(os.path.join(self.pipeline.folder, file), self.pipeline.root)
+
+    def _is_here(self, source: Source) -> bool:
+        if source.file is not None:
+            return os.path.exists(os.path.join(self.pipeline.folder, source.file))
+        return source.package is None or environment.find_file(source.package) is not None
+
+    def _refuse_outside(self, stage: Stage) -> None:
+        """Raise PipelineInvalid if a file that is here must not be read."""
+        folder, root = self.pipeline.folder, None if self.allow_outside else self.pipeline.root
+        named = [(s.file, s.place) for s in stage.inputs.values() if not isinstance(s, str) and s.file is not None]
+        named += [(file, stage.place) for file in stage.sources]
+        problems: list[str] = []
+        for file, place in named:
+            if os.path.exists(os.path.join(folder, file)):
+                problems += inputs.file_problems(folder, file, place, root)
+        if problems:
+            raise errors.PipelineInvalid(problems)
+
+    def _sources(self, stage: Stage, like: Key | None, absent: dict[str, None]) -> dict[str, str]:
+        state = self.store.state
+        if like is None:
+            return inputs.sources(stage, self.pipeline, state)
+        here = [file for file in stage.sources if os.path.exists(os.path.join(self.pipeline.folder, file))]
+        modules = [module for module in stage.modules if inputs.module_files(module) is not None]
+        sources = inputs.sources(stage._replace(sources=tuple(here), modules=tuple(modules)), self.pipeline, state)
+        for file in stage.sources:
+            if file not in here:
+                absent[file] = None
+                name = self._name(file)
+                sources.update({name: like.sources[name]} if name in like.sources else {})
+        for module in stage.modules:
+            if module not in modules:
+                top = module.split(".", 1)[0]
+                absent[top] = None
+                sources.update({n: d for n, d in like.sources.items() if n == f"{top}.py" or n.startswith(f"{top}/")})
+        return sources
+
+    def _environment(self, stage: Stage, like: Key | None, absent: dict[str, None]) -> dict[str, Any]:
+        if like is None:
+            return self.facets(stage)
+        have = tuple(package for package in stage.packages if environment.version(package) is not None)
+        lacking = [package for package in stage.packages if package not in have]
+        absent.update(dict.fromkeys(lacking))
+        facets = self.facets(stage._replace(packages=have))
+        return {**facets, **{p: like.environment[p] for p in lacking if p in like.environment}}
+
+    def facets(self, stage: Stage) -> dict[str, Any]:
+        """Give the part of the environment that is in a stage's key. Raises EnvironmentMissing."""
+        uses_gpu = self.choice.backend in stage.gpu_on
+        wanted = (stage.packages, stage.backend, uses_gpu)
+        if wanted not in self._facets:
+            choice = self.choice if stage.backend else None
+            self._facets[wanted] = environment.facets(stage.packages, choice, self.gpu if uses_gpu else None)
+        return self._facets[wanted]
+
+    # --- look-ups
+
+    def assess(
+        self, stage: Stage, upstream: Mapping[str, Artifact], *, forced: bool = False, latest: bool = False
+    ) -> Assessed:
+        """Compute a stage's key, look it up, and say why it would run. `upstream` holds what it reads.
+
+        `latest` asks for the last artifact of a stage that runs each time, too.
+        """
+        now = self.now(stage, upstream)
+        digest = now.key.digest
+        if forced:
+            return Assessed(now, digest, None, ("forced",))
+        if not (stage.cacheable or latest):
+            return Assessed(now, digest, None, ("runs each time",))
+        result = self.store.lookup(digest)
+        if isinstance(result, Hit):
+            return Assessed(now, digest, result, ())
+        if result.damage:
+            return Assessed(now, digest, None, (result.damage,))
+        failure = self.store.state.failure(digest)
+        why = self._reasons(stage, now) if failure is None else (f"failed last time: {failure}",)
+        return Assessed(now, digest, None, why, failure)
+
+    def _reasons(self, stage: Stage, now: Now) -> tuple[str, ...]:
+        """Say field by field how a stage differs from what it was when it was last made or found."""
+        last = self._last.get(stage.name)
+        action = self.store.action(last[0]) if last else None
+        if action is None:
+            return ("never built",)
+        before = of_action(action)
+        if before.key == now.record.key:
+            return ("its artifact is gone from the store",)
+        return reasons.between(before, now.record)
+
+    def statuses(self, targets: Sequence[str], *, forced: Sequence[str] = ()) -> list[Status]:
+        """Say of every stage what a run would do; what a run would run, and nothing else, is not `hit`."""
+        order = self.pipeline.closure(targets)
+        self.check(order)
+        artifacts: dict[str, Artifact] = {}
+        found = []
+        for name in order:
+            stage = self.pipeline.stages[name]
+            waiting = [u for u in stage.upstream if u not in artifacts]
+            if waiting:
+                reason = f"depends on {', '.join(waiting)}"
+                found.append(Status(name, stage.type, "unknown", (reason,), None))
+                continue
+            assessed = self.assess(stage, artifacts, forced=name in forced)
+            if assessed.hit:
+                artifacts[name] = assessed.hit.artifact
+                found.append(Status(name, stage.type, "hit", (), assessed.hit.artifact))
+            else:
+                found.append(Status(name, stage.type, "run", assessed.reasons, None))
+        return found
+
+    # --- what a run needs to know, and leaves behind
+
+    def remember(self, stage: Stage, digest: str, seconds: float | None) -> None:
+        """Remember the key of a stage for explanations and expected times, if that is news."""
+        last = self._last.get(stage.name)
+        if last is None or last[0] != digest or seconds is not None:
+            self.store.state.remember_last(self.pipeline.name, stage.name, digest, seconds)
+        if last is None or last[0] != digest:
+            self.store.state.remember_change(self.pipeline.name, stage.name, digest)
+
+    def expected_seconds(self, stage: Stage) -> float | None:
+        """Give what the stage took last time, if known."""
+        last = self._last.get(stage.name)
+        return last[1] if last else None
+
+    def needs_gpu(self, stage: Stage) -> str | None:
+        """Say why a stage cannot run here for want of a GPU, or None if it can."""
+        if self.choice.backend not in stage.gpu_on or self.gpu is not None:
+            return None
+        hidden = " (CUDA_VISIBLE_DEVICES hides it)" if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") else ""
+        help_text = "run it on a machine with an NVIDIA GPU and driver"
+        if self.choice.backend == "tensorrt_rtx":
+            help_text += ", or build the plan here with --target on the build stage"
+        return (
+            f"stage {stage.name} ({stage.type}) needs a GPU on {self.choice.backend}, and there is none here{hidden}: "
+            f"{help_text}, or use --backend onnxruntime"
+        )
+
+    def refuse_without_gpu(self, order: Sequence[str]) -> None:
+        """Raise EnvironmentMissing if one of these stages cannot run here for want of a GPU."""
+        for name in order:
+            if missing := self.needs_gpu(self.pipeline.stages[name]):
+                raise errors.EnvironmentMissing(missing)
+
+
+class Walk:
+    """The stages of a pipeline as they are in the store, taken one by one, each after what it reads.
+
+    `found` holds what was assessed, `standing` what is there and what is stopped by which failure.
+    """
+
+    def __init__(self, lookup: Lookup) -> None:
+        self.lookup = lookup
+        self.standing = Standing()
+        self.found: dict[str, Assessed] = {}
+
+    @property
+    def artifacts(self) -> dict[str, Artifact]:
+        """What is in the store, by stage."""
+        return self.standing.artifacts
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """For each stage that failed when it last ran, or cannot run for that reason, the stage that failed."""
+        return self.standing.stopped
+
+    def take(self, name: str, *, latest: bool = True) -> Assessed | None:
+        """Look a stage up; None if it cannot be, because something that it reads is not there."""
+        stage = self.lookup.pipeline.stages[name]
+        able = self.standing.able(stage) if self.standing.decided(stage) else None
+        if able is None:
+            return None
+        assessed = self.found[name] = self.lookup.assess(able, self.artifacts, latest=latest)
+        if assessed.hit:
+            self.artifacts[name] = assessed.hit.artifact
+        elif assessed.failure is not None:
+            self.standing.failed(name, assessed.failure)
+        return assessed

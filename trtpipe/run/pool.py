@@ -1,0 +1,204 @@
+"""Worker processes: started, watched, ended. What a worker says comes as messages; how it ended becomes a verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from trtpipe import errors
+from trtpipe.columns import seconds_text
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from queue import SimpleQueue
+
+    from trtpipe.run.request import Request
+
+LOG_LINES = 12
+STILL_SECONDS = 60
+"""After so long, and again after so long, one is told that a stage still runs."""
+_GRACE_SECONDS = 3.0
+
+
+class Pool:
+    """Worker processes, each watched by a thread that puts (stage, message) into `messages`."""
+
+    def __init__(self) -> None:
+        from queue import SimpleQueue
+
+        self.messages: SimpleQueue[tuple[str, dict[str, Any]]] = SimpleQueue()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def next(self, seconds: float | None) -> tuple[str, dict[str, Any]] | None:
+        """Wait for a message, or for so many seconds."""
+        from queue import Empty
+
+        try:
+            return self.messages.get(timeout=seconds)
+        except Empty:
+            return None
+
+    def start(self, request: Request, folder: str) -> None:
+        """Start a worker for a stage; its output goes to the file `log` in the folder."""
+        import subprocess
+        import threading
+
+        reading, writing = os.pipe()
+        log = os.path.join(folder, "log")
+        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        settings = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in paths),
+            "PYTHONHASHSEED": "0",
+            "PYTHONUNBUFFERED": "1",
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, from which GPUs are named
+            "CUDA_MODULE_LOADING": os.environ.get("CUDA_MODULE_LOADING", "LAZY"),
+        }
+        settings.pop("TRTPIPE_SIGNING_KEY", None)  # what a pipeline's code signs is not what its owner says
+        command = [sys.executable, "-m", "trtpipe.run.worker", str(writing), str(os.getpid())]
+        try:
+            with open(log, "wb") as output:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd=os.path.join(folder, "scratch"),
+                    env=settings,
+                    pass_fds=(writing,),
+                    start_new_session=True,  # Ctrl-C is this process's to handle
+                )
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        self._processes[request.stage] = process
+        threading.Thread(
+            target=self._watch, args=(request.stage, process, reading, request.to_json(), log), daemon=True
+        ).start()
+        threading.Thread(target=_end_rest, args=(process.pid,), daemon=True).start()
+
+    def _watch(self, name: str, process: subprocess.Popen[bytes], reading: int, request: bytes, log: str) -> None:
+        last: dict[str, Any] | None = None
+        assert process.stdin is not None
+        try:
+            with contextlib.suppress(OSError), process.stdin as stream:
+                stream.write(request)
+            with os.fdopen(reading, encoding="utf-8", errors="replace") as pipe:
+                for line in pipe:
+                    try:
+                        message = json.loads(line)
+                    except ValueError:
+                        continue  # the last line of a worker that died while it wrote
+                    if message["message"] in ("done", "error"):
+                        last = message
+                    else:
+                        self.messages.put((name, message))
+            code = process.wait()
+            self.messages.put((name, {"message": "end", **_verdict(code, last, log)}))
+        except BaseException as error:  # noqa: BLE001 — a watcher that dies silently would hang the run
+            self.messages.put(
+                (name, {"message": "end", "error": "TrtpipeError", "text": f"the watcher died: {error!r}"})
+            )
+
+    def end(self) -> None:
+        """Ask the workers to end, then make them; returns when none is left. An interrupt ends them at once."""
+        import signal
+        import subprocess
+
+        left = [process for process in self._processes.values() if process.poll() is None]
+        try:
+            for signal_number, patience in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, 30.0)):
+                deadline = time.monotonic() + patience
+                for process in left:
+                    if process.poll() is None:
+                        _end_group(process.pid, signal_number)
+                for process in left:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(max(0.05, deadline - time.monotonic()))
+        finally:
+            for process in left:
+                _end_group(process.pid, signal.SIGKILL)
+
+
+def _end_group(pid: int, signal_number: int) -> None:
+    """Send a signal to a worker and to all that it started, if any of it is left."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal_number)
+
+
+def _end_rest(pid: int) -> None:
+    """Wait for a worker's end, then end what it started: that would go on unseen, and may hold the messages' pipe."""
+    import signal
+
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    _end_group(pid, signal.SIGKILL)
+
+
+def _verdict(code: int, last: dict[str, Any] | None, log: str) -> dict[str, Any]:
+    """Turn a worker's end into an error's class and text, or none. A result counts only if the end was clean."""
+    if last is not None and last["message"] == "error":
+        return {"error": last["error"], "text": last["text"]}
+    if code == 0 and last is not None:
+        return {"error": None, "text": ""}
+    import signal
+
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        hint = " (often: the machine is out of memory)" if name == "SIGKILL" else ""
+        how = f"the worker was ended by {name}{hint}"
+    else:
+        how = f"the worker ended with exit code {code} before it was done"
+    lines = tail(log, LOG_LINES)
+    return {
+        "error": "StageFailed",
+        "text": how + ("; last lines of its log:\n  " + "\n  ".join(lines) if lines else ""),
+    }
+
+
+def tail(path: str, count: int) -> list[str]:
+    """Give the last lines of a log, of which at most 64 KiB are read."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - 65536))
+            text = stream.read().decode("utf-8", "replace")
+    except OSError as error:
+        return [] if error.errno == errno.ENOENT else [f"({error})"]
+    return [line for line in text.splitlines() if line.strip()][-count:]
+
+
+def run_one(request: Request, folder: str, tell: Callable[[str], None]) -> None:
+    """Run one stage in a worker and wait for it; notes go to `tell`, and each minute that it still runs.
+
+    Raises what the stage failed with.
+    """
+    pool, begun = Pool(), time.monotonic()
+    try:
+        pool.start(request, folder)
+        while True:
+            got = pool.next(STILL_SECONDS)
+            if got is None:
+                tell(f"{request.stage}: still running, {seconds_text(time.monotonic() - begun)}")
+                continue
+            message = got[1]
+            if message["message"] == "note":
+                tell(message["text"])
+            elif message["message"] == "end":
+                if message["error"] is not None:
+                    raise errors.CLASSES[message["error"]](message["text"])
+                return
+    finally:
+        pool.end()

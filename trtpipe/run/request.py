@@ -1,0 +1,51 @@
+"""What a worker is told: one stage, what it reads, and where it may write."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+
+class Given(NamedTuple):
+    """One input of a stage: an artifact's kind, its folder, the files in it (posix paths), and what people call it."""
+
+    kind: str
+    folder: str
+    files: tuple[str, ...]
+    label: str
+
+
+class Request(NamedTuple):
+    """All that a worker needs; it goes to the process as JSON.
+
+    `inputs` are by port, `failed` says why inputs of a tolerant stage are not there. `sources` start from `folder`, the
+    document's; `root` is the project's. `out` and `scratch` are the stage's own folders, `shared` is for state that
+    outlives a run.
+    """
+
+    stage: str
+    type: str
+    params: dict[str, Any]
+    inputs: dict[str, Given]
+    failed: dict[str, str]
+    sources: tuple[str, ...]
+    folder: str
+    root: str
+    out: str
+    scratch: str
+    shared: str
+    store: str
+    key: str
+    backend: str
+
+    def to_json(self) -> bytes:
+        """Give the request as JSON."""
+        inputs = {port: given._asdict() for port, given in self.inputs.items()}
+        return json.dumps({**self._asdict(), "inputs": inputs}).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> Request:
+        """Read a request that `to_json` wrote."""
+        value = json.loads(text)
+        inputs = {port: Given(**{**given, "files": tuple(given["files"])}) for port, given in value["inputs"].items()}
+        return cls(**{**value, "inputs": inputs, "sources": tuple(value["sources"])})

@@ -1,0 +1,397 @@
+"""The loop of one run: what hits, what waits, what runs, and what becomes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trtpipe import environment, errors
+from trtpipe.key import difference
+from trtpipe.run import events
+from trtpipe.run.given import outside, request, stored
+from trtpipe.run.pool import STILL_SECONDS, Pool
+from trtpipe.run.standing import Standing
+from trtpipe.store.store import Artifact, Hit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from trtpipe.pipeline.graph import Stage
+    from trtpipe.run.exchange import Exchange
+    from trtpipe.run.lookup import Assessed, Lookup
+    from trtpipe.run.request import Given
+    from trtpipe.store.locks import Held
+
+_OWN = (errors.StageFailed, errors.GateFailed)
+"""What a stage fails with for reasons of its own, and would again."""
+_SAYS = re.compile(r"(; [^;]* says)?:?$")
+_POLL_SECONDS = 0.1
+
+
+class _Running(NamedTuple):
+    stage: Stage
+    assessed: Assessed
+    started: float
+    workspace: contextlib.ExitStack
+    folder: str
+    notes: list[str]
+
+
+class Work:
+    """The state of one run: what is done, what runs, what waits.
+
+    `standing` has what was made and who is stopped; `how` says of each stage that has an artifact `hit` or `ran`, and
+    `digests` its key.
+    """
+
+    def __init__(
+        self,
+        lookup: Lookup,
+        order: tuple[str, ...],
+        *,
+        forced: Sequence[str],
+        jobs: int,
+        emit: Callable[[events.Event], None],
+        exchange: Exchange | None,
+    ) -> None:
+        self.lookup, self.pipeline, self.store = lookup, lookup.pipeline, lookup.store
+        self.order, self.forced, self.jobs = order, set(forced), max(1, jobs)
+        self.emit, self.exchange = emit, exchange
+        self.standing = Standing()
+        self.failures: dict[str, errors.TrtpipeError] = {}
+        self.how: dict[str, str] = {}
+        self.digests: dict[str, str] = {}
+        self.waiting = list(order)
+        self.queue: list[tuple[Stage, Assessed]] = []
+        self.running: dict[str, _Running] = {}
+        self.told: dict[str, float] = {}
+        """When it was last told that a stage runs, or that it waits for another run."""
+        self.pool: Pool | None = None
+        self.awaited: set[str] = set()
+        """Queued stages whose key another run makes now."""
+
+    def loop(self) -> None:
+        """Go on until every stage has hit, run, failed or been skipped."""
+        store = self.store
+        while True:
+            with store.guard():
+                known = len(self.standing.artifacts)
+                self._settle()
+                asking = self._unasked()
+                if not asking:
+                    self._start()
+                if len(self.standing.artifacts) > known:
+                    store.use(self.digests[name] for name in list(self.standing.artifacts)[known:])
+            if asking:
+                self._bring(asking)
+                continue
+            if not self.running and not self.awaited:
+                if not self.queue and not self._ready():
+                    return
+                continue
+            # Other runs must be able to write what they learn while this one waits.
+            store.state.commit()
+            if self.pool is None or not self.running:
+                time.sleep(_POLL_SECONDS)
+            else:
+                pause = self._still()
+                message = self.pool.next(min(pause, _POLL_SECONDS) if self.awaited else pause)
+                if message is not None:
+                    self._handle(*message)
+
+    def _still(self) -> float:
+        """Tell which stages have run for another while; give the seconds until the next word."""
+        now = time.monotonic()
+        for name, run in self.running.items():
+            if now - self.told[name] >= STILL_SECONDS:
+                self.emit(events.StageRunning(name, round(now - run.started, 3)))
+                self.told[name] = now
+        return max(0.0, min(self.told[name] for name in self.running) + STILL_SECONDS - now)
+
+    def _unasked(self) -> list[str]:
+        """Give the queued stages for which the remote store was not asked yet."""
+        # Nobody else's run has pushed what came of it without the inputs that failed here.
+        may_ask = {
+            s.name: a.digest for s, a in self.queue if s.cacheable and s.name not in self.forced and not s.failed
+        }
+        return self.exchange.unasked(may_ask) if self.exchange is not None and may_ask else []
+
+    def _bring(self, names: list[str]) -> None:
+        """Fetch these stages, and what can be known of those that wait for them; then all are looked up again."""
+        assert self.exchange is not None
+        self.exchange.bring([*names, *self.waiting], self.standing.artifacts, self.forced)
+        self.waiting = [*names, *self.waiting]
+        self.queue = [(s, a) for s, a in self.queue if s.name not in names]
+
+    def _ready(self) -> bool:
+        """Tell whether a stage that waits need not: its inputs are there, or never will be."""
+        return any(self.standing.decided(self.pipeline.stages[name]) for name in self.waiting)
+
+    def lost(self, targets: Sequence[str]) -> tuple[str, ...]:
+        """Give the failed stages without which all that was asked for (without targets: all ends) has been made."""
+        causes: dict[str, set[str]] = {}
+        for name in self.order:
+            if name in self.standing.stopped:
+                through = (causes.get(u, set()) for u in self.pipeline.stages[name].upstream)
+                causes[name] = {name} if name in self.failures else set().union(*through)
+        missed = set().union(*(causes.get(name, set()) for name in self.pipeline.ends(targets)))
+        return tuple(name for name in self.order if name in self.failures and name not in missed)
+
+    def _settle(self) -> None:
+        """Look up every stage whose inputs are there; queue the misses; skip what a failure stops."""
+        later = []
+        for name in self.waiting:
+            stage = self.pipeline.stages[name]
+            if not self.standing.decided(stage):
+                later.append(name)
+                continue
+            able = self.standing.able(stage)
+            if able is not None:
+                self._look_up(able)
+            else:
+                self.emit(events.StageSkipped(name, stage.type, self.standing.stopped[name]))
+        self.waiting = later
+
+    def _look_up(self, stage: Stage) -> None:
+        try:
+            assessed = self.lookup.assess(stage, self.standing.artifacts, forced=stage.name in self.forced)
+        except errors.TrtpipeError as error:
+            # A file that vanished meanwhile, say: no reason to end what other stages are at.
+            self._failed(stage, error, 0.0, None)
+            return
+        if assessed.hit:
+            self._hit(stage, assessed, assessed.hit)
+        else:
+            self.queue.append((stage, assessed))
+
+    def _hit(self, stage: Stage, assessed: Assessed, hit: Hit) -> None:
+        artifact = hit.artifact
+        self._done(stage, assessed, artifact, None, "hit")
+        self.emit(
+            events.StageCached(stage.name, stage.type, artifact.digest, artifact.size, assessed.digest, hit.notes)
+        )
+
+    def _done(self, stage: Stage, assessed: Assessed, artifact: Artifact, seconds: float | None, how: str) -> None:
+        store = self.store
+        self.standing.artifacts[stage.name] = artifact
+        self.digests[stage.name] = assessed.digest
+        self.how[stage.name] = how
+        store.show(self.pipeline.name, stage.name, artifact)
+        self.lookup.remember(stage, assessed.digest, seconds)
+        for text in store.told:
+            self.emit(events.StageNote(stage.name, text))
+        store.told.clear()
+
+    def _start(self) -> None:
+        """Start queued stages while there are free jobs; on a GPU, one at a time."""
+        later = []
+        for stage, assessed in self.queue:
+            on_gpu = self._on_gpu(stage)
+            busy = on_gpu and any(self._on_gpu(r.stage) for r in self.running.values())
+            same = any(r.assessed.digest == assessed.digest for r in self.running.values())
+            # What measures must not share the machine with what it does not measure.
+            apart = any(r.stage.alone for r in self.running.values()) or (stage.alone and bool(self.running))
+            if len(self.running) >= self.jobs or busy or same or apart:
+                later.append((stage, assessed))
+                continue
+            try:
+                # Who waits for another run looks first, so that all who wait are served at once, not in turn.
+                if stage.name in self.awaited and self._made_meanwhile(stage, assessed):
+                    continue
+                held = self._lock(stage, assessed)
+                if held is None:
+                    later.append((stage, assessed))
+                    continue
+                with contextlib.ExitStack() as stack:
+                    stack.callback(held.release)
+                    if not self._made_meanwhile(stage, assessed):
+                        self._launch(stage, assessed, stack)
+            except errors.TrtpipeError as error:
+                self._failed(stage, error, 0.0, None)
+        self.queue = later
+
+    def _made_meanwhile(self, stage: Stage, assessed: Assessed) -> bool:
+        """Take the artifact if there is one now: two stages may have one key, and so may those of other runs."""
+        if not stage.cacheable or stage.name in self.forced:
+            return False
+        again = self.store.lookup(assessed.digest)
+        if not isinstance(again, Hit):
+            return False
+        self.awaited.discard(stage.name)
+        self._hit(stage, assessed, again)
+        return True
+
+    def _lock(self, stage: Stage, assessed: Assessed) -> Held | None:
+        """Take the key's lock, or say now and then who has it, and give None: then the stage stays in the queue.
+
+        No run ever blocks on a lock while it holds others, so runs cannot wait for each other in a circle; a lock
+        whose holder dies is free at once, and the next run that asks makes the key.
+        """
+        store = self.store
+        held = store.lock(assessed.digest, f"{self.pipeline.name}/{stage.name}")
+        if held is None:
+            now = time.monotonic()
+            if stage.name not in self.awaited or now - self.told[stage.name] >= STILL_SECONDS:
+                self.awaited.add(stage.name)
+                self.told[stage.name] = now
+                self.emit(events.StageNote(stage.name, f"waiting: {store.holder(assessed.digest)}"))
+            return None
+        self.awaited.discard(stage.name)
+        return held
+
+    def _on_gpu(self, stage: Stage) -> bool:
+        return stage.backend and self.lookup.gpu is not None and self.lookup.choice.backend != "onnxruntime"
+
+    def _launch(self, stage: Stage, assessed: Assessed, stack: contextlib.ExitStack) -> None:
+        folder = self._start_worker(stage, assessed, stack)
+        now = self.told[stage.name] = time.monotonic()
+        self.running[stage.name] = _Running(stage, assessed, now, stack.pop_all(), folder, [])
+        expected = self.lookup.expected_seconds(stage)
+        self.emit(events.StageStarted(stage.name, stage.type, assessed.reasons, expected))
+
+    def _start_worker(self, stage: Stage, assessed: Assessed, stack: contextlib.ExitStack) -> str:
+        """Start a worker in a workspace that `stack` closes; give the workspace's folder."""
+        given = {port: self._given(stage, assessed, port) for port in stage.inputs}
+        folder = stack.enter_context(self.store.workspace())
+        try:
+            for name in ("out", "scratch"):
+                os.makedirs(os.path.join(folder, name))
+            with contextlib.suppress(OSError):
+                os.makedirs(self.store.timing_path(), exist_ok=True)
+            if self.pool is None:
+                self.pool = Pool()
+            shared = self.store.timing_path()
+            self.pool.start(request(self.lookup, stage, assessed.digest, given, folder=folder, shared=shared), folder)
+        except OSError as error:
+            raise errors.StoreError(f"the stage cannot start: {error}") from None
+        return folder
+
+    def _given(self, stage: Stage, assessed: Assessed, port: str) -> Given:
+        source = stage.inputs[port]
+        if isinstance(source, str):
+            return stored(self.store, self.standing.artifacts[source], source)
+        found = assessed.now.found[port]
+        if found.folder is None:
+            self.emit(events.StageNote(stage.name, f"fetching {source.label}"))
+        return outside(self.store, source, found)
+
+    def _handle(self, name: str, message: dict[str, Any]) -> None:
+        kind = message["message"]
+        if kind == "progress":
+            self.emit(events.StageProgress(name, message["done"], message["total"], message["unit"]))
+        elif kind == "note":
+            self.running[name].notes.append(message["text"])
+            self.emit(events.StageNote(name, message["text"]))
+        elif kind == "end":
+            self._ended(self.running.pop(name), message)
+
+    def _ended(self, run: _Running, message: dict[str, Any]) -> None:
+        """Commit what a worker made, or say why it failed."""
+        store, stage = self.store, run.stage
+        seconds = time.monotonic() - run.started
+        log: str | None = None
+        with run.workspace:
+            try:
+                with contextlib.suppress(errors.StoreError):
+                    log = store.keep_log(os.path.join(run.folder, "log"), run.assessed.digest)
+                if message["error"] is not None:
+                    self._quarantine(run, message)
+                    raise errors.CLASSES[message["error"]](message["text"])
+                self._check_unchanged(run)
+                artifact = self._commit(run, seconds)
+            except errors.TrtpipeError as error:
+                own = run.assessed.digest if message["error"] is not None else None
+                self._failed(stage, error, seconds, log, own)
+                return
+        store.state.forget_failure(run.assessed.digest)
+        with store.guard():
+            store.links_changed(self.standing.artifacts[u] for u in stage.upstream)
+            self._done(stage, run.assessed, artifact, seconds, "ran")
+        self.emit(
+            events.StageFinished(stage.name, stage.type, artifact.digest, artifact.size, seconds, run.assessed.digest)
+        )
+
+    def _quarantine(self, run: _Running, message: dict[str, Any]) -> None:
+        """Keep what a stage had made that then failed its own checks or a gate."""
+        if message["error"] not in ("StageFailed", "GateFailed"):
+            return
+        from trtpipe.store import quarantine
+
+        store = self.store
+        out = os.path.join(run.folder, "out")
+        if where := quarantine.keep(store.folder, run.stage.name, run.assessed.digest, out, message["text"]):
+            self.emit(events.StageNote(run.stage.name, f"kept for inspection: {where}"))
+
+    def _check_unchanged(self, run: _Running) -> None:
+        """Refuse a result whose inputs changed while it was made: it would be kept under the wrong key."""
+        try:
+            again = self.lookup.assess(run.stage, self.standing.artifacts, forced=True)
+        except errors.TrtpipeError as error:
+            raise errors.StageFailed(f"{error}: it changed while the stage ran, so its result is not kept") from None
+        changed = [p for p, _, _ in difference(run.assessed.key.record, again.key.record)]
+        # What was changed and changed back has the same digest, but who knows which of the two the stage has read.
+        before, after = run.assessed.now.stamps, again.now.stamps
+        changed = changed or [os.path.basename(p) for p in sorted(before) if before[p] != after.get(p)]
+        if changed:
+            names = ", ".join(changed)
+            raise errors.StageFailed(f"{names} changed while the stage ran, so its result is not kept; run again")
+        store = self.store
+        for name in run.stage.upstream:
+            store.links_changed([self.standing.artifacts[name]])
+            for file, (sha256, size) in self.standing.artifacts[name].files.items():
+                if store.damage(sha256, size):
+                    message = f"the stage wrote into its input {name}/{file}, so nothing of it is kept; run again"
+                    raise errors.StageFailed(message)
+
+    def _commit(self, run: _Running, seconds: float) -> Artifact:
+        stage = run.stage
+        upstream = {port: self._read(run, port) for port in stage.inputs}
+        record = {
+            "stage": stage.name,
+            "pipeline": self.pipeline.name,
+            "seconds": round(seconds, 3),
+            "notes": run.notes,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "environment": environment.record(),
+            "inputs": {
+                port: {
+                    "label": self.lookup.label(source),
+                    "files": {n: sha for n, (sha, _) in upstream[port].files.items()},
+                }
+                for port, source in stage.inputs.items()
+            },
+        }
+        out = os.path.join(run.folder, "out")
+        return self.store.commit(run.assessed.key, stage.output, out, record, upstream.values())
+
+    def _read(self, run: _Running, port: str) -> Artifact:
+        source = run.stage.inputs[port]
+        return self.standing.artifacts[source] if isinstance(source, str) else run.assessed.now.found[port].artifact
+
+    def _failed(
+        self, stage: Stage, error: errors.TrtpipeError, seconds: float, log: str | None, digest: str | None = None
+    ) -> None:
+        """Note that a stage failed; with its key's digest, if it failed of itself."""
+        self.failures[stage.name] = error
+        why = None
+        if digest is not None and type(error) in _OWN:
+            # What a runtime says stands in the lines below, where the failure is told.
+            why = _SAYS.sub("", next(iter(str(error).splitlines()), ""))
+            self.store.state.remember_failure(digest, why)
+        self.standing.failed(stage.name, why)
+        self.emit(
+            events.StageFailed(stage.name, stage.type, type(error).__name__, str(error), seconds, log, stage.place)
+        )
+
+    def end(self) -> None:
+        """End whatever still runs and remove its work."""
+        try:
+            if self.pool is not None:
+                self.pool.end()
+        finally:
+            for run in self.running.values():
+                run.workspace.close()
+            self.running.clear()
