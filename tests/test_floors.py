@@ -7,7 +7,19 @@ import pytest
 from tests.helpers import PROJECT
 
 FLOORS = (
-    ("errors", "words", "columns", "key", "variant", "runtime", "stage", "environment", "gates", "documents"),
+    (
+        "errors",
+        "interrupts",
+        "words",
+        "columns",
+        "key",
+        "variant",
+        "runtime",
+        "stage",
+        "environment",
+        "gates",
+        "documents",
+    ),
     ("store",),
     ("data",),
     ("models",),
