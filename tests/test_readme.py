@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers import PROJECT, run_stage, trtpipe
 from trtpipe import stages
-from trtpipe.cli import main
+from trtpipe.cli import options
 
 PAGES = [PROJECT / "README.md", PROJECT / "artifacts" / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -46,7 +46,7 @@ def test_every_command_on_a_page_parses(path, capsys):
         if "," in arguments[0] or "--help" in arguments:
             continue
         try:
-            main.parser().parse_args([PLACEHOLDERS.get(a, a) for a in arguments])
+            options.parser().parse_args([PLACEHOLDERS.get(a, a) for a in arguments])
         except SystemExit:
             pytest.fail(f"trtpipe {shlex.join(arguments)}: {capsys.readouterr().err}")
 

@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.helpers import PROJECT, project, python_stage
 from trtpipe import environment, errors
+from trtpipe.cli import caching, explaining, inspecting, locking, running  # noqa: F401 — loaded before forks
 from trtpipe.cli import main as cli
-from trtpipe.cli import upkeep  # noqa: F401 — loaded before forks
 from trtpipe.key import Key
 from trtpipe.pipeline import loading
 from trtpipe.run import runner  # noqa: F401 — loaded before forks

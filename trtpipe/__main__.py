@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import NoReturn
 
 
-def main() -> None:
-    """Run the command line and exit with its code."""
+def main() -> NoReturn:
+    """Run the command line and exit with its code.
+
+    What has to be closed is closed by then, so the interpreter is not taken down step by step: there a signal would
+    end the process by the signal's default action, and threads that wait for a server would be waited for.
+    """
     try:
+        from trtpipe import interrupts
+
+        interrupts.handle()
         from trtpipe.cli import main
 
         code = main.main(sys.argv[1:])
-    except KeyboardInterrupt:  # before there was anything to tidy
-        code = 130
-    sys.exit(code)
+        interrupts.over()
+    except KeyboardInterrupt as interrupt:  # before the command began, or after it ended
+        code = 128 + (interrupt.args or (2,))[0]
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers import PROJECT, project, python_stage, trtpipe
 from trtpipe import errors
-from trtpipe.cli import main
+from trtpipe.cli import main, opening
 
 DOC = """\
 name: graph
@@ -152,7 +152,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
 def test_a_bug_of_ours_is_exit_70_with_a_traceback_and_where_to_report(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     project(tmp_path, python_stage("a"))
-    monkeypatch.setattr(main.loading, "load", lambda *_: 1 / 0)
+    monkeypatch.setattr(opening.loading, "load", lambda *_: 1 / 0)
     assert main.main(["run", "p.yaml"]) == 70
     error = capsys.readouterr().err
     assert "ZeroDivisionError" in error

@@ -6,8 +6,10 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import json
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,7 +88,7 @@ def test_a_file_url_works_too(tmp_path, remote):
 
 
 @pytest.mark.parametrize("how", ["..", "absolute", "link"])
-def test_a_path_that_leaves_the_folder_is_refused_unless_allowed(tmp_path, how):
+def test_a_path_that_leaves_the_project_is_refused_unless_allowed(tmp_path, how):
     np.savez(tmp_path / "data.npz", x=np.ones((2, 1), np.float32))
     path = {"..": "../data.npz", "absolute": str(tmp_path / "data.npz"), "link": "link.npz"}[how]
     project(tmp_path / "p", python_stage("a", data=f"{{file: {path}}}"))
@@ -94,10 +96,26 @@ def test_a_path_that_leaves_the_folder_is_refused_unless_allowed(tmp_path, how):
         (tmp_path / "p" / "link.npz").symlink_to(tmp_path / "data.npz")
     result = trtpipe("run", "p.yaml", cwd=tmp_path / "p")
     assert result.returncode == 2
-    assert "leads out of the document's folder" in result.stderr
+    assert "leads out of the project" in result.stderr
     assert "--allow-outside" in result.stderr
     allowed = trtpipe("run", "p.yaml", "--allow-outside", cwd=tmp_path / "p")
     assert allowed.returncode == 0, allowed.stderr
+
+
+def test_a_document_may_name_any_file_of_its_project_and_records_name_it_from_the_root(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "test.npz", x=np.ones((2, 1), np.float32))
+    project(tmp_path / "pipelines", python_stage("a", data="{file: ../data/test.npz}"))
+    result = trtpipe("run", "p.yaml", cwd=tmp_path / "pipelines")
+    assert result.returncode == 0, result.stderr
+    shown = trtpipe("show", "p.yaml", "a", "--record", cwd=tmp_path / "pipelines")
+    record = json.loads(Path(shown.stdout.strip()).read_text())
+    assert record["inputs"]["tensors"]["label"] == "data/test.npz"
+    assert list(record["key"]["sources"]) == ["pipelines/step.py"]
+    np.savez(tmp_path / "data" / "test.npz", x=np.zeros((2, 1), np.float32))
+    said = trtpipe("explain", "p.yaml", "a", cwd=tmp_path / "pipelines").stdout
+    assert "input tensors: data/test.npz changed" in said
 
 
 def test_a_package_that_is_not_installed_is_exit_3_with_the_command(tmp_path):
@@ -242,8 +260,8 @@ def test_an_address_with_a_password_is_refused_since_records_hold_addresses(tmp_
 
 def test_a_document_in_the_root_folder_may_name_files(tmp_path):
     (tmp_path / "x").write_text("x")
-    assert inputs.file_problems("/", str(tmp_path / "x").lstrip("/"), "p", allow_outside=False) == []
-    assert inputs.file_problems(str(tmp_path), "../x", "p", allow_outside=False) != []
+    assert inputs.file_problems("/", str(tmp_path / "x").lstrip("/"), "p", "/") == []
+    assert inputs.file_problems(str(tmp_path), "../x", "p", str(tmp_path)) != []
 
 
 def test_a_pipe_or_a_device_is_no_input_and_is_not_read(tmp_path):
@@ -256,5 +274,5 @@ def test_a_pipe_or_a_device_is_no_input_and_is_not_read(tmp_path):
 
 def test_a_link_to_nothing_is_called_that(tmp_path):
     (tmp_path / "m.onnx").symlink_to("gone.onnx")
-    (said,) = inputs.file_problems(str(tmp_path), "m.onnx", "p.yaml:1", allow_outside=False)
+    (said,) = inputs.file_problems(str(tmp_path), "m.onnx", "p.yaml:1", str(tmp_path))
     assert said == "p.yaml:1: m.onnx is a link, and what it leads to is not there"

@@ -6,10 +6,13 @@ import contextlib
 import json
 import os
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from trtpipe.columns import seconds_text, size_text, table
 from trtpipe.run import events
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _COLOURS = {"hit": "2", "ran": "32", "FAILED": "1;31", "skipped": "33", "bold": "1", "dim": "2"}
 
@@ -23,6 +26,14 @@ def far(event: events.StageProgress) -> str:
 def has_colour(stream: TextIO) -> bool:
     """Tell whether a stream is a terminal that wants colours (NO_COLOR is honoured)."""
     return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def answer(value: Any, *, as_json: bool, lines: Sequence[str]) -> None:
+    """Print what a command found: `value` as JSON for programs, or `lines` for people."""
+    if as_json:
+        print(json.dumps(value))
+    elif lines:
+        print("\n".join(lines))
 
 
 class JsonLines:

@@ -5,9 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from trtpipe import __version__, environment, errors
 from trtpipe.runtime import NAMES
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Say what this machine can do, or whether a plan can load here."""
+    if args.plan is not None:
+        return plan(args.plan, as_json=args.json)
+    return run(args.artifacts, as_json=args.json)
 
 
 def run(artifacts: str, *, as_json: bool) -> int:

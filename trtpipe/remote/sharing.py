@@ -1,4 +1,7 @@
-"""A pipeline and a remote store: what to fetch before anything is built, and what to push."""
+"""A pipeline and a remote store: what to fetch before anything is built, and what to push.
+
+The client is imported when somebody asks it: an all-cached run does not.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,6 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from trtpipe.errors import GateFailed, PipelineInvalid, StoreError, TrtpipeError
-from trtpipe.remote import signing
-from trtpipe.remote.settings import settings
-from trtpipe.remote.signed_store import Fetched, Remote, WrongContent
-from trtpipe.remote.transport import TransportError
 from trtpipe.run import events
 from trtpipe.run.lookup import Walk
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from trtpipe.pipeline.graph import Stage
+    from trtpipe.remote.signed_store import Fetched, Remote
     from trtpipe.run.events import Event
     from trtpipe.run.lookup import Lookup
     from trtpipe.store.store import Artifact
@@ -55,6 +55,9 @@ class Sharing:
     def remote(self) -> Remote | None:
         """The remote store, or None if there is none. Raises PipelineInvalid if what names it is wrong."""
         if not self._made and not self._closed:
+            from trtpipe.remote.settings import settings
+            from trtpipe.remote.signed_store import Remote
+
             self._made = True
             chosen = settings(self._lookup.pipeline, self._url, write=self._write)
             if chosen is not None:
@@ -75,6 +78,12 @@ class Sharing:
     def there(self) -> bool:
         """Whether a remote store is named."""
         return self.remote is not None
+
+    def __enter__(self) -> Sharing:  # noqa: PYI034 — Self came with 3.11
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End what is on its way; there is no remote store from now on."""
@@ -101,6 +110,8 @@ class Sharing:
         Keys of later stages are made of what earlier ones made, so this goes in waves; what a forced stage or one that
         the remote store has not makes, is not known yet.
         """
+        from trtpipe.remote.signed_store import Fetched
+
         lookup, remote = self._lookup, self.needed
         known = dict(artifacts)
         answers: dict[str, Fetched | Exception] = {}
@@ -155,6 +166,9 @@ class Sharing:
         remote = self._connected
         if remote is None:
             return
+        from trtpipe.remote import signing
+        from trtpipe.remote.transport import TransportError
+
         try:
             if remote.settings.writes and remote.reachable and made:
                 signer = signing.own_signer()
@@ -170,6 +184,9 @@ class Sharing:
 
     def push(self, targets: Sequence[str], *, force: bool = False) -> list[Line]:
         """Push every stage that is built. Raises EnvironmentMissing without a key, StoreError if it is not taken."""
+        from trtpipe.remote import signing
+        from trtpipe.remote.transport import TransportError
+
         remote, store = self.needed, self._lookup.store
         signer = signing.own_signer()
         if not remote.settings.writes:
@@ -199,6 +216,8 @@ class Sharing:
 
     def pull(self, targets: Sequence[str]) -> list[Line]:
         """Fetch every stage that is there; in the end raises GateFailed or StoreError for what was refused."""
+        from trtpipe.remote.signed_store import Fetched, WrongContent
+
         order = self._lookup.pipeline.closure(targets)
         with self._lookup.store.in_use():
             answers = self.bring(order, {})

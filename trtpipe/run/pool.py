@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from trtpipe import errors
+from trtpipe import errors, interrupts
 from trtpipe.columns import seconds_text
 
 if TYPE_CHECKING:
@@ -110,20 +110,20 @@ class Pool:
             )
 
     def end(self) -> None:
-        """Ask the workers to end, then make them; returns when none is left. An interrupt ends them at once."""
+        """Ask the workers to end, then make them; returns when none is left. A second interrupt ends them at once."""
         import signal
-        import subprocess
 
         left = [process for process in self._processes.values() if process.poll() is None]
         try:
             for signal_number, patience in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, 30.0)):
-                deadline = time.monotonic() + patience
                 for process in left:
                     if process.poll() is None:
                         _end_group(process.pid, signal_number)
-                for process in left:
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(max(0.05, deadline - time.monotonic()))
+                deadline = time.monotonic() + patience
+                while any(process.poll() is None for process in left) and time.monotonic() < deadline:
+                    if signal_number == signal.SIGTERM and interrupts.again():
+                        break
+                    time.sleep(0.02)
         finally:
             for process in left:
                 _end_group(process.pid, signal.SIGKILL)

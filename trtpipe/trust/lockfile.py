@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from trtpipe.pipeline.graph import Pipeline, Stage
     from trtpipe.run.exchange import Exchange
     from trtpipe.run.lookup import Lookup
+    from trtpipe.store.store import Store
 
 FORMAT = 1
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
@@ -421,11 +422,11 @@ def _unchecked(root: Root) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in root._asdict().items()}
 
 
-def keep_root(lookup: Lookup, document: str) -> None:
+def keep_root(store: Store, document: str) -> None:
     """Let `cache gc` know of a document that has a lock, and of what that names. Raises StoreError."""
     path, host = os.path.abspath(document), locks.host()
     where = lock_path(path)
-    file = os.path.join(lookup.store.folder, "roots", _root_name(path, host))
+    file = os.path.join(store.folder, "roots", _root_name(path, host))
     try:
         root = Root(path, host, "")
         if os.path.exists(file):

@@ -1,0 +1,236 @@
+"""Commands that look and change nothing: `status`, `show`, `graph`, `validate`, `stages`; and `schema`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from trtpipe import errors
+from trtpipe.cli.opening import WOULD_RUN, forced, open_pipeline
+from trtpipe.pipeline import loading
+from trtpipe.store.state import State
+from trtpipe.store.store import write_file
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from trtpipe.run.lookup import Assessed, Lookup
+
+
+def status(args: argparse.Namespace) -> int:
+    """Say what a run would do; give 10 if anything would run."""
+    from trtpipe.columns import size_text, table
+
+    lookup = open_pipeline(args).lookup
+    found = lookup.statuses(args.target, forced=forced(args, lookup.pipeline))
+    if args.json:
+        print(
+            json.dumps(
+                {
+                    "pipeline": lookup.pipeline.name,
+                    "backend": lookup.choice._asdict(),
+                    "stages": [
+                        {
+                            "stage": s.stage, "type": s.type, "status": s.state, "reasons": s.reasons,
+                            "artifact": s.artifact.digest if s.artifact else None,
+                            "size": s.artifact.size if s.artifact else None,
+                        }
+                        for s in found
+                    ],
+                }
+            )
+        )  # fmt: skip
+    else:
+        print(f"{lookup.pipeline.name} · {lookup.choice.backend} {lookup.choice.version} ({lookup.choice.reason})")
+        rows = [
+            [
+                s.state, s.stage, s.type,
+                f"{size_text(s.artifact.size)}  {s.artifact.digest[:12]}" if s.artifact else "; ".join(s.reasons),
+            ]
+            for s in found
+        ]  # fmt: skip
+        print("\n".join(table(rows)))
+    return 0 if all(s.state == "hit" for s in found) else WOULD_RUN
+
+
+def show(args: argparse.Namespace) -> int:
+    """Print the path of what a stage made, or its log."""
+    stage, _, file = args.what.partition("/")
+    lookup = open_pipeline(args).lookup
+    order = lookup.pipeline.closure([stage])
+    from trtpipe.pipeline import inputs
+    from trtpipe.run.lookup import Walk
+
+    inputs.check(lookup.pipeline, order, allow_outside=args.allow_outside)
+    walk = Walk(lookup)
+    known = {name: walk.take(name) for name in order}
+    for name in lookup.pipeline.match([stage]):
+        assessed = known[name]
+        if assessed is None:
+            missing = [u for u in lookup.pipeline.stages[name].upstream if u not in walk.artifacts]
+            causes = dict.fromkeys(walk.failed.get(u, u) for u in missing)
+            raise errors.StageFailed(
+                f"{name} waits for {', '.join(causes)}; run it: trtpipe run {args.pipeline} --target {stage}"
+            )
+        _show(args, lookup, name, file, assessed)
+    return 0
+
+
+def _show(args: argparse.Namespace, lookup: Lookup, stage: str, file: str, assessed: Assessed) -> None:
+    if args.record:
+        path = lookup.store.action_path(assessed.digest)
+        if not os.path.exists(path):
+            raise errors.StageFailed(f"{stage} is not built ({'; '.join(assessed.reasons)}), so it has no record")
+        print(json.dumps({"stage": stage, "record": path}) if args.json else path)
+        return
+    if args.log:
+        path = lookup.store.action_path(assessed.digest, ".log")
+        if not os.path.exists(path):
+            raise errors.StageFailed(f"{stage} has no log: it has not run with this document, or elsewhere")
+        if args.json:
+            print(json.dumps({"stage": stage, "log": os.path.abspath(path)}))
+        else:
+            with open(path, "rb") as stream:
+                while chunk := stream.read(1 << 16):
+                    sys.stdout.buffer.write(chunk)
+        return
+    if assessed.hit is None:
+        raise errors.StageFailed(f"{stage} is not built ({'; '.join(assessed.reasons)}); "
+                                 f"run it: trtpipe run {args.pipeline} --target {stage}")  # fmt: skip
+    artifact = assessed.hit.artifact
+    folder = lookup.store.shown(artifact)
+    if file and file not in artifact.files:
+        from trtpipe.words import suggest
+
+        raise errors.UnknownReference(f"{stage} made no file {file}{suggest(file, artifact.files)}")
+    if args.json:
+        files = {n: {"sha256": sha, "size": size} for n, (sha, size) in artifact.files.items()}
+        print(json.dumps({"stage": stage, "kind": artifact.kind, "digest": artifact.digest, "folder": folder,
+                          "files": files}))  # fmt: skip
+    else:
+        print(os.path.join(folder, file) if file else folder)
+
+
+def graph(args: argparse.Namespace) -> int:
+    """Draw the pipeline's stages and what they read."""
+    with State(args.artifacts) as state:
+        loaded = loading.load(args.pipeline, args.set, state)
+    stages = loaded.stages.values()
+    edges = [(up if isinstance(up, str) else up.label, s.name, port.partition("[")[0], not isinstance(up, str))
+             for s in stages for port, up in s.inputs.items()]  # fmt: skip
+    if args.json:
+        nodes = [{"stage": s.name, "type": s.type, "makes": s.output} for s in stages]
+        links = [{"from": a, "to": b, "input": port, "outside": o} for a, b, port, o in edges]
+        print(json.dumps({"pipeline": loaded.name, "stages": nodes, "edges": links}))
+    elif args.format == "text":
+        for stage in stages:
+            reads = [f"{port} ← {up}" for up, user, port, _ in edges if user == stage.name]
+            print(f"{stage.name} ({stage.type} → {stage.output})")
+            for index, line in enumerate(reads):
+                print(f"  {'└─' if index == len(reads) - 1 else '├─'} {line}")
+    elif args.format == "mermaid":
+        print("flowchart TD")
+        for stage in stages:
+            print(f'  {_id(stage.name)}["{stage.name}<br/>{stage.type}"]')
+        for source, target, port, outside in edges:
+            text = source.replace("#", "#35;").replace('"', "#quot;")
+            start = f'{_id("file " + source)}(["{text}"])' if outside else _id(source)
+            print(f"  {start} -- {port} --> {_id(target)}")
+    else:
+        print(f'digraph "{loaded.name}" {{\n  node [shape=box];')
+        for stage in stages:
+            print(f'  "{stage.name}" [label="{stage.name}\\n{stage.type}"];')
+        for source, target, port, outside in edges:
+            name = json.dumps(f"./{source}" if outside and source in loaded.stages else source, ensure_ascii=False)
+            if outside:
+                print(f"  {name} [shape=note];")
+            print(f'  {name} -> "{target}" [label="{port}"];')
+        print("}")
+    return 0
+
+
+_MERMAID_WORDS = ("call", "class", "classDef", "click", "default", "direction", "end", "flowchart", "graph", "href",
+                  "linkStyle", "style", "subgraph")  # fmt: skip
+
+
+def _id(name: str) -> str:
+    """Make a node's name for mermaid, which trips over its own words."""
+    import re
+
+    return re.sub(r"\W", lambda m: f"_{ord(m[0]):x}_", name) + ("_" if name in _MERMAID_WORDS else "")
+
+
+def validate(args: argparse.Namespace) -> int:
+    """Check documents, and that the files they name are there."""
+    from trtpipe.pipeline import inputs
+
+    worst: errors.TrtpipeError | None = None
+    results = []
+    for file in args.pipeline:
+        problems: Sequence[str] = ()
+        try:
+            with State(args.artifacts) as state:
+                loaded = loading.load(file, args.set, state)
+                inputs.check(loaded, loaded.closure(()), allow_outside=args.allow_outside)
+        except errors.TrtpipeError as error:
+            worst = worst or error
+            problems = getattr(error, "problems", (str(error),))
+            results.append({"pipeline": file, "valid": False, "error": type(error).__name__, "problems": problems})
+            if not args.json:
+                sys.stderr.write("\n".join(problems) + "\n")
+        else:
+            results.append({"pipeline": file, "valid": True, "stages": list(loaded.stages)})
+            if not args.json:
+                print(f"{file}: valid, {len(loaded.stages)} stages")
+    if args.json:
+        print(json.dumps(results))
+    return worst.exit_code if worst else 0
+
+
+def stages(args: argparse.Namespace) -> int:
+    """List the stage types, or one type's inputs and params."""
+    from trtpipe import stages as known
+    from trtpipe.cli import reference
+    from trtpipe.words import suggest
+
+    if args.type is not None and args.type not in known.NAMES:
+        raise errors.UnknownReference(f"unknown stage type {args.type}{suggest(args.type, known.NAMES)}")
+    if args.json:
+        print(json.dumps(reference.as_json(args.type), ensure_ascii=False))
+    elif args.type is None:
+        print("\n".join(reference.overview()))
+    else:
+        print("\n".join(reference.text(args.type)))
+    return 0
+
+
+def schema(args: argparse.Namespace) -> int:
+    """Print the documents' JSON Schema, write it to a folder, or check that the folder has it."""
+    from trtpipe.pipeline import schema as made
+
+    text = json.dumps(made.pipeline_schema(), indent=2, ensure_ascii=False) + "\n"
+    path = os.path.join(args.folder, "pipeline.schema.json")
+    if args.check:
+        try:
+            with open(path, encoding="utf-8") as stream:
+                fresh = stream.read() == text
+        except OSError:
+            fresh = False
+        if args.json:
+            print(json.dumps({"file": path, "fresh": fresh}))
+        elif not fresh:
+            sys.stderr.write(f"{path} is stale; write it again: trtpipe schema --write\n")
+        return 0 if fresh else 1
+    if args.write:
+        try:
+            os.makedirs(args.folder, exist_ok=True)
+            write_file(path, text.encode())
+        except OSError as error:
+            raise errors.StoreError(f"{path} cannot be written: {error.strerror}") from None
+        print(json.dumps({"file": path, "fresh": True}) if args.json else path)
+        return 0
+    print(text, end="")
+    return 0

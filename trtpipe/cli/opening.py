@@ -1,0 +1,59 @@
+"""What a command works on: the document, its store and the backend, and the way to the remote store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from trtpipe import environment
+from trtpipe.pipeline import loading
+from trtpipe.remote.sharing import Sharing
+from trtpipe.run.lookup import Lookup
+from trtpipe.store.state import State
+from trtpipe.store.store import Store
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from trtpipe.pipeline.graph import Pipeline
+    from trtpipe.run.events import Event
+
+WOULD_RUN = 10
+"""The exit code where nothing is wrong, but something is not there yet."""
+
+
+class Opened(NamedTuple):
+    """A document beside its store and, for commands that may use one, the way to its remote store."""
+
+    lookup: Lookup
+    sharing: Sharing | None
+
+
+def open_pipeline(
+    args: argparse.Namespace, *, emit: Callable[[Event], None] = lambda _: None, make: bool = False, write: bool = False
+) -> Opened:
+    """Load the document and open its store; the backend is chosen here.
+
+    `make` makes a store that is not there; `write` lets the remote store be written to whatever the document says.
+    """
+    if make:
+        Store.make(args.artifacts)
+    state = args.cleanup.enter_context(State(args.artifacts))
+    loaded = loading.load(args.pipeline, args.set, state)
+    choice = environment.choose(args.backend or loaded.backend)
+    lookup = Lookup(loaded, Store(args.artifacts, state), choice, allow_outside=args.allow_outside)
+    if not hasattr(args, "remote"):
+        return Opened(lookup, None)
+    sharing = args.cleanup.enter_context(Sharing(lookup, args.remote, write=write, emit=emit))
+    # What is damaged or gone from the store, and known by its digest, may be had again.
+    lookup.store.refetch = sharing.refetch
+    return Opened(lookup, sharing)
+
+
+def forced(args: argparse.Namespace, pipeline: Pipeline) -> tuple[str, ...]:
+    """Give the stages that `--force` names; without a name, all that the targets need."""
+    if args.force == []:
+        return ()
+    if "*" in args.force:
+        return tuple(pipeline.closure(args.target))
+    return pipeline.match(args.force)

@@ -1,0 +1,66 @@
+"""Commands that run stages: `run` and `bench`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from trtpipe import errors
+from trtpipe.cli.opening import forced, open_pipeline
+from trtpipe.pipeline.graph import lock_path
+from trtpipe.run import runner
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(args: argparse.Namespace) -> int:
+    """Bring the pipeline up to date."""
+    from trtpipe.cli.console import Console, JsonLines
+
+    watcher = JsonLines(sys.stdout) if args.json else Console(sys.stdout, quiet=args.quiet)
+    lookup, sharing = open_pipeline(args, emit=watcher, make=True)
+    lock_file = lock_path(args.pipeline)
+    try:
+        if args.frozen:
+            from trtpipe.trust import lockfile
+
+            if args.force or args.set:
+                raise errors.PipelineInvalid("--frozen builds nothing, so it goes with neither --force nor --set")
+            lockfile.run_frozen(lookup, lock_file, args.target, emit=watcher, exchange=sharing)
+            lockfile.keep_root(lookup.store, args.pipeline)
+            return 0
+        named = forced(args, lookup.pipeline)
+        outcome = runner.run(lookup, args.target, forced=named, jobs=args.jobs, emit=watcher, exchange=sharing)
+        if os.path.exists(lock_file):
+            from trtpipe.trust import lockfile
+
+            lockfile.keep_root(lookup.store, args.pipeline)
+    finally:
+        watcher.close()
+    return outcome.exit_code
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Measure a pipeline's engines by trtexec's definitions; what they need is brought up to date first."""
+    from trtpipe.cli.console import Console
+    from trtpipe.pipeline import benchmarks as measuring
+
+    watcher = Console(sys.stderr, quiet=args.quiet or args.json)
+    lookup, sharing = open_pipeline(args, emit=watcher, make=True)
+    asked = {
+        "preset": args.preset, "duration": args.duration, "warm_up": args.warm_up, "iterations": args.iterations,
+        "transfers": args.transfers, "cuda_graph": args.cuda_graph, "profile": args.profile or None,
+    }  # fmt: skip
+    given = {name: value for name, value in asked.items() if value is not None}
+    lookup.pipeline, names = measuring.with_benchmarks(lookup.pipeline, given)
+    targets = tuple(args.target) or names
+    try:
+        outcome = runner.run(lookup, targets, emit=watcher, exchange=sharing)
+    finally:
+        watcher.close()
+    text = measuring.report(lookup.store, outcome.artifacts, names, as_json=args.json)
+    if text:
+        print(text)
+    return outcome.exit_code

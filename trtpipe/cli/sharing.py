@@ -1,0 +1,80 @@
+"""Commands for what a team shares: `cache push` and `cache pull`, and the keys that sign it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from trtpipe.cli.opening import WOULD_RUN, open_pipeline
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def push(args: argparse.Namespace) -> int:
+    """Push what is built to the remote store, signed; what is there already stays."""
+    return _share(args, pushes=True)
+
+
+def pull(args: argparse.Namespace) -> int:
+    """Fetch from the remote store what a run would build, and check it; exit 10 if something is not there."""
+    return _share(args, pushes=False)
+
+
+def _share(args: argparse.Namespace, *, pushes: bool) -> int:
+    from trtpipe.columns import size_text, table
+    from trtpipe.run import events
+
+    def emit(event: Any) -> None:
+        if isinstance(event, events.Warned):
+            sys.stderr.write(f"warning: {event.message}\n")
+
+    sharing = open_pipeline(args, emit=emit, make=not pushes, write=args.remote is not None).sharing
+    assert sharing is not None
+    name = sharing.needed.settings.name
+    lines = sharing.push(args.target, force=args.force) if pushes else sharing.pull(args.target)
+    missing = [line for line in lines if line.how in ("not built", "not there")]
+    if args.json:
+        print(json.dumps({"remote": name, "stages": [line._asdict() for line in lines]}))
+    else:
+        rows = [
+            [one.how, one.stage, one.type, size_text(one.bytes) if one.bytes else "", (one.artifact or "")[:12]]
+            for one in lines
+        ]
+        print("\n".join([name, *table(rows, right=(3,))]))
+    return WOULD_RUN if missing else 0
+
+
+def new_key(args: argparse.Namespace) -> int:
+    """Make your signing key and print its public half, which others trust."""
+    from trtpipe.remote import signing
+
+    public = signing.new_key()
+    if args.json:
+        print(json.dumps({"public": public, "file": signing.key_path()}))
+    else:
+        print(public)
+        sys.stderr.write(f"the private half is in {signing.key_path()}; whoever has it can sign as you\n")
+    return 0
+
+
+def trust(args: argparse.Namespace) -> int:
+    """Believe what a key signs from now on, on this account; a document's `remote.trust` does so for a team."""
+    from trtpipe.remote import signing
+
+    path = signing.trust(args.name, args.key)
+    print(json.dumps({"name": args.name, "public": args.key, "file": path}) if args.json else f"{args.name} is trusted")
+    return 0
+
+
+def list_keys(args: argparse.Namespace) -> int:
+    """List the keys that you trust; your own is `you`."""
+    from trtpipe.remote import signing
+
+    found = signing.trusted()
+    if args.json:
+        print(json.dumps([{"name": n, "public": p, "id": signing.keyid(p)} for n, p in found.items()]))
+    else:
+        print("\n".join(f"{name} {public}" for name, public in found.items()) or "no key is trusted")
+    return 0
