@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 
 class Execution:
-    """A batch is filled, sent, launched and finished, in this order; `buffers` is the buffers artifact's record.
+    """Runs batches: each goes through `fill`, `send`, `launch` and `finish`, in this order.
 
-    It owns the engine that it is given, and closes it too. `copy_in`, `compute` and `copy_out` are the streams.
-    Raises StageFailed if the buffers are of another engine, or do not fit into the free device memory.
+    `buffers` is the record of the buffers artifact. An Execution owns the engine that it is given, and closes it
+    too. `copy_in`, `compute` and `copy_out` are the streams. Raises StageFailed if the buffers are of another
+    engine, or do not fit into the free device memory.
     """
 
     def __init__(
@@ -226,7 +227,7 @@ class Execution:
                 raise StageFailed(self.library.explain(f"{b.name}: the engine refuses the output's buffer"))
 
     def _allocator(self, name: str, slot: Slot) -> None:
-        """Let TensorRT ask for an output's memory when its size is known: it depends on the data."""
+        """Let TensorRT ask for an output's memory during the run: its size depends on the data."""
         if name not in slot.allocators:
             slot.allocators[name] = output_allocator(self.library.trt, slot)
         allocator = slot.allocators[name]

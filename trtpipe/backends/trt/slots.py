@@ -75,7 +75,7 @@ class Slot:
         return pointer
 
     def drop_graph(self) -> None:
-        """Forget the captured graph: what it was captured with has changed."""
+        """Destroy the captured graph: the addresses or shapes in it are no longer right."""
         self.seen = None
         if self.graph is not None:
             graph, self.graph = self.graph[1], None
