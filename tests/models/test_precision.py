@@ -18,15 +18,15 @@ from onnx import TensorProto, helper, numpy_helper
 from tests import onnx_models as models
 from tests.helpers import PROJECT, as_input
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
-from trtpipe.models import onnxfile, precision, trial
+from trtpipe.models import bfloat16, dtypes, external_data, feeding, onnxfile, onnxgraph, ort_cpu, precision, signature
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'trtpipe[cpu]'")
-RUN = trial.run
+RUN = ort_cpu.run
 
 
 def rewrite(proto, tmp_path, kind="fp16", **more):
     path = models.save(proto, tmp_path / "in" / "model.onnx")
-    network = onnxfile.describe(onnxfile.load(path))
+    network = signature.describe(onnxfile.load(path))
     record = precision.rewrite(path, tmp_path / "model.onnx", kind, network=network, **more)
     made = onnxfile.load(tmp_path / "model.onnx")
     onnx.checker.check_model(made)
@@ -34,7 +34,7 @@ def rewrite(proto, tmp_path, kind="fp16", **more):
 
 
 def types(proto):
-    return {t.name: onnxfile.dtype_name(t.data_type) for t in onnxfile.initializers(proto)}
+    return {t.name: dtypes.dtype_name(t.data_type) for t in onnxgraph.initializers(proto)}
 
 
 def overflowing(size):
@@ -56,7 +56,7 @@ def overflowing(size):
 def test_weights_become_half_and_inputs_and_outputs_stay(tmp_path):
     record, made = rewrite(models.conv(), tmp_path)
     assert set(types(made).values()) == {"float16"}
-    assert [onnxfile.value_dtype(v) for v in (*made.graph.input, *made.graph.output)] == ["float32", "float32"]
+    assert [dtypes.value_dtype(v) for v in (*made.graph.input, *made.graph.output)] == ["float32", "float32"]
     assert record["kept"] == []
     assert 0 < record["check"]["outputs"]["logits"]["relative_l2"] < 0.01
     assert record["check"]["shapes"] == {"image": [1, 3, 8, 8]}
@@ -68,7 +68,7 @@ def test_where_a_runtime_picks_types_itself_the_model_stays_and_its_nodes_get_na
         node.name = ""
     path = models.save(proto, tmp_path / "in.onnx")
     out = tmp_path / "model.onnx"
-    record = precision.hold(path, out, "fp16", network=onnxfile.describe(onnxfile.load(path)))
+    record = precision.hold(path, out, "fp16", network=signature.describe(onnxfile.load(path)))
     made = onnxfile.load(out)
     assert types(made) == {"a": "float32", "b": "float32"}
     ops = {node.name: node.op_type for node in made.graph.node}
@@ -80,7 +80,7 @@ def test_where_a_runtime_picks_types_itself_the_model_stays_and_its_nodes_get_na
 def test_a_scale_that_is_held_takes_along_the_product_that_it_will_be_folded_into(tmp_path):
     """Builders fold a BatchNormalization into the convolution before it, and with it a variance of 9.8e7."""
     path = models.save(models.folding(), tmp_path / "in.onnx")
-    network = onnxfile.describe(onnxfile.load(path))
+    network = signature.describe(onnxfile.load(path))
     record = precision.hold(path, tmp_path / "model.onnx", "fp16", network=network, tolerance=1.0)
     assert {entry["node"]: entry["why"] for entry in record["kept"]} == {
         "norm": "its weight v holds 9.8e+07, beyond float16's 65504",
@@ -94,7 +94,7 @@ def test_a_scale_that_is_held_takes_along_the_product_that_it_will_be_folded_int
 
 def test_where_nothing_must_be_held_no_model_is_written(tmp_path):
     path = models.save(models.conv(), tmp_path / "in.onnx")
-    record = precision.hold(path, tmp_path / "model.onnx", "fp16", network=onnxfile.describe(onnxfile.load(path)))
+    record = precision.hold(path, tmp_path / "model.onnx", "fp16", network=signature.describe(onnxfile.load(path)))
     assert record["kept"] == []
     assert record["narrow"] == 1
     assert not (tmp_path / "model.onnx").exists()
@@ -161,7 +161,7 @@ def test_an_input_beyond_float16_keeps_the_node_that_reads_it(tmp_path):
     proto = models.model(nodes, [models.value("x", ["n", 6])], [models.value("y", ["n", 6])], weights)
     np.savez(tmp_path / "d.npz", x=np.full((4, 6), 2e5, np.float32))
     inputs = [{"name": "x", "dtype": "float32", "dims": ["n", 6]}]
-    samples = trial.samples(as_input("data", tmp_path / "d.npz"), inputs)
+    samples = feeding.samples(as_input("data", tmp_path / "d.npz"), inputs)
     record, _ = rewrite(proto, tmp_path, samples=samples)
     assert [k["node"] for k in record["kept"]] == ["first"]
     assert record["kept"][0]["why"].startswith("x reaches 2e+05 on calibration data")
@@ -253,9 +253,9 @@ def test_weights_that_are_listed_among_the_inputs_are_weights(tmp_path):
 
 def test_external_data_is_read_and_the_rewritten_model_stands_alone(tmp_path):
     path = models.with_external(tmp_path / "in" / "model.onnx", models.conv(2))
-    network = onnxfile.describe(onnxfile.load(path))
+    network = signature.describe(onnxfile.load(path))
     precision.rewrite(path, tmp_path / "model.onnx", "fp16", network=network)
-    assert not any(onnxfile.is_external(t) for t in onnxfile.initializers(onnxfile.load(tmp_path / "model.onnx")))
+    assert not any(external_data.is_external(t) for t in onnxgraph.initializers(onnxfile.load(tmp_path / "model.onnx")))
 
 
 def test_a_subgraph_is_converted_and_sorted_too(tmp_path):
@@ -288,7 +288,7 @@ def test_bfloat16_weights_are_rounded_from_the_float32_originals(tmp_path):
     record, made = rewrite(proto, tmp_path, "bf16")
     (tensor,) = made.graph.initializer
     assert tensor.data_type == TensorProto.BFLOAT16
-    held = precision.from_bfloat16(np.frombuffer(tensor.raw_data, "<u2"))
+    held = bfloat16.from_bfloat16(np.frombuffer(tensor.raw_data, "<u2"))
     np.testing.assert_allclose(held, weights["w"], rtol=2**-8)
     assert record["kept"] == []
 
@@ -343,14 +343,14 @@ def test_bfloat16_of_a_float16_model_is_refused(tmp_path):
 @given(st.floats(width=32, allow_nan=True, allow_infinity=True))
 @settings(max_examples=300)
 def test_rounding_to_bfloat16_goes_to_the_nearest(value):
-    bits = precision.round_bfloat16(np.array([value], np.float32))
-    back = precision.from_bfloat16(bits)[0]
+    bits = bfloat16.round_bfloat16(np.array([value], np.float32))
+    back = bfloat16.from_bfloat16(bits)[0]
     if np.isnan(value):
         assert np.isnan(back)
         return
     number = int(bits[0])
     neighbours = [n for n in (number - 1, number + 1) if 0 <= n <= 0xFFFF]
-    near = [precision.from_bfloat16(np.array([n], np.uint16))[0] for n in neighbours]
+    near = [bfloat16.from_bfloat16(np.array([n], np.uint16))[0] for n in neighbours]
     if np.isfinite(value) and np.isfinite(back):
         others = [abs(float(n) - float(value)) for n in near if np.isfinite(n)]
         assert all(abs(float(back) - float(value)) <= other for other in others)
@@ -373,7 +373,7 @@ def test_the_text_detector_with_the_huge_variance_comes_out_right(tmp_path):
     from PIL import Image, ImageDraw
 
     path = detector()
-    network = onnxfile.describe(onnxfile.load(path))
+    network = signature.describe(onnxfile.load(path))
     side = {"x": {k: [1, 3, 160, 160] for k in ("min", "opt", "max")}}
     record = precision.rewrite(path, tmp_path / "m.onnx", "fp16", network=network, profiles=[side])
     assert [(k["op"], k["why"].split(",")[0]) for k in record["kept"]] == [

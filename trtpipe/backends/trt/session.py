@@ -895,7 +895,7 @@ def _to_engine(b: Binding, array: Array) -> Array:
     """Give a feed in the engine's type. Raises StageFailed unless it is that type, or fits it exactly."""
     if b.dtype == "bfloat16":
         if array.dtype == np.float32:
-            from trtpipe.models.precision import round_bfloat16
+            from trtpipe.models.bfloat16 import round_bfloat16
 
             return round_bfloat16(array)
     elif array.dtype == np.dtype(b.dtype):
@@ -913,7 +913,7 @@ def _to_engine(b: Binding, array: Array) -> Array:
 def _from_engine(b: Binding, host: Array, shape: tuple[int, ...]) -> Array:
     data = host[: math.prod(shape) * _itemsize(b.dtype)]
     if b.dtype == "bfloat16":
-        from trtpipe.models.precision import from_bfloat16
+        from trtpipe.models.bfloat16 import from_bfloat16
 
         return from_bfloat16(data.view(np.uint16)).reshape(shape)
     return data.view(np.dtype(b.dtype)).reshape(shape)
