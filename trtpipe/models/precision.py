@@ -229,8 +229,8 @@ def _search(
 ) -> list[str]:
     """Find the fewest nodes, from the model's start or from its end, that must stay float32 for the tolerance.
 
-    Rounding errors that begin early grow through all nodes that follow; large values near the end need none before them.
-    Both directions are bisected to a 32nd of the nodes, with a margin of a tenth of the tolerance.
+    Rounding errors that begin early grow through all nodes that follow; large values near the end need no float32 in
+    the nodes before them. Both directions are bisected to a 32nd of the nodes, with a tenth of the tolerance as margin.
     """
     names = [n.name for n in work.graph.node if n.op_type != "Constant"]
     step = max(1, len(names) // 32)

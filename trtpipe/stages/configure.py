@@ -199,16 +199,7 @@ def _verbosity(params: ConfigureParams, runtime: str) -> str:
 
 def run(ctx: Context) -> None:
     """Check the settings against the network and the runtime; rewrite the model where its types are the precision."""
-    from trtpipe.models import (
-        calibration,
-        deviation,
-        external_data,
-        feeding,
-        float16_range,
-        kept_nodes,
-        onnxfile,
-        onnxgraph,
-    )
+    from trtpipe.models import external_data, onnxfile
 
     params: ConfigureParams = ctx.params
     source = ctx.inputs["network"]
