@@ -19,6 +19,7 @@ BITS = {
     "int4": 4, "uint4": 4, "float4e2m1": 4, "int2": 2, "uint2": 2,
     "float8e4m3fn": 8, "float8e4m3fnuz": 8, "float8e5m2": 8, "float8e5m2fnuz": 8, "float8e8m0": 8,
 }  # fmt: skip
+"""Bits of one element, by dtype; strings have no fixed size."""
 
 
 def dtype_name(element_type: int) -> str:
@@ -28,11 +29,6 @@ def dtype_name(element_type: int) -> str:
     except ValueError:
         return f"type_{element_type}"
     return _SPECIAL.get(name, name.lower())
-
-
-def itembits(dtype: str) -> int:
-    """Give the bits that one element of a dtype takes. Raises KeyError for one without a fixed size."""
-    return BITS[dtype]
 
 
 def tensor_bytes(tensor: onnx.TensorProto) -> int:

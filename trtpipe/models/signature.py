@@ -152,10 +152,10 @@ def set_dims(model: onnx.ModelProto, dims: Mapping[str, Sequence[Dim]], *, label
     for value in model.graph.output:
         if value.type.WhichOneof("value") == "tensor_type":
             value.type.tensor_type.ClearField("shape")
-    write_output_dims(model, ranks)
+    _write_output_dims(model, ranks)
 
 
-def write_output_dims(model: onnx.ModelProto, ranks: Mapping[str, Sequence[Any] | None]) -> None:
+def _write_output_dims(model: onnx.ModelProto, ranks: Mapping[str, Sequence[Any] | None]) -> None:
     """Write the inferred dims into outputs that have none; an axis that inference cannot determine stays dynamic."""
     _, outputs = of(model)
     for value, found in zip(model.graph.output, outputs, strict=True):
