@@ -48,7 +48,7 @@ def to_engine(b: Binding, array: Array) -> Array:
     """
     if b.dtype == "bfloat16":
         if array.dtype == np.float32:
-            from trtpipe.models.precision import round_bfloat16
+            from trtpipe.models.bfloat16 import round_bfloat16
 
             return round_bfloat16(array)
     elif array.dtype == np.dtype(b.dtype):
@@ -67,7 +67,7 @@ def from_engine(b: Binding, host: Array, shape: tuple[int, ...]) -> Array:
     """View an output's bytes (uint8, at the start of `host`) as an array of that shape; bfloat16 becomes float32."""
     data = host[: math.prod(shape) * itemsize(b.dtype)]
     if b.dtype == "bfloat16":
-        from trtpipe.models.precision import from_bfloat16
+        from trtpipe.models.bfloat16 import from_bfloat16
 
         return from_bfloat16(data.view(np.uint16)).reshape(shape)
     return data.view(np.dtype(b.dtype)).reshape(shape)
