@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtpipe.errors import StageFailed
+from trtpipe.models.bfloat16 import from_bfloat16, round_bfloat16
 
 if TYPE_CHECKING:
     from trtpipe.runtime import Binding
@@ -48,8 +49,6 @@ def to_engine(b: Binding, array: Array) -> Array:
     """
     if b.dtype == "bfloat16":
         if array.dtype == np.float32:
-            from trtpipe.models.bfloat16 import round_bfloat16
-
             return round_bfloat16(array)
     elif array.dtype == np.dtype(b.dtype):
         return array
@@ -67,7 +66,5 @@ def from_engine(b: Binding, host: Array, shape: tuple[int, ...]) -> Array:
     """View an output's bytes (uint8, at the start of `host`) as an array of that shape; bfloat16 becomes float32."""
     data = host[: math.prod(shape) * itemsize(b.dtype)]
     if b.dtype == "bfloat16":
-        from trtpipe.models.bfloat16 import from_bfloat16
-
         return from_bfloat16(data.view(np.uint16)).reshape(shape)
     return data.view(np.dtype(b.dtype)).reshape(shape)
