@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import run_stage
-from trtpipe.data import tensors
+from trtpipe.data import metric_runs, tensors
 from trtpipe.errors import GateFailed, StageFailed
 from trtpipe.stages import evaluate
 
@@ -154,7 +154,7 @@ def test_argmax_and_its_labels_are_tries_too(judge):
 def test_top_k_straight_from_a_tensor(judge, monkeypatch):
     scores = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float16)
     truth = scores.argsort(axis=1)[:, -2]
-    monkeypatch.setattr(evaluate, "BATCH_BYTES", 200)
+    monkeypatch.setattr(metric_runs, "BATCH_BYTES", 200)
     top = [{"metric": "top_k", "k": k, "tensor": "y"} for k in (1, 2)]
     made, _ = judge(*top, scores={"y": scores}, labels=truth)
     assert made["metrics"] == {"top1": 0, "top2": 1}
