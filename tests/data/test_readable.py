@@ -1,47 +1,6 @@
-import json
-
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from trtpipe.data import readable
-
-
-@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
-def test_float32_is_written_so_that_it_reads_back_as_the_same(value):
-    found = json.loads(json.dumps(readable.json_value(np.float32(value))))
-    assert np.float32(found) == np.float32(value)
-
-
-def test_float32_is_written_shortly():
-    assert json.dumps(readable.json_value(np.array([0.1, 1 / 3], np.float32))) == "[0.1, 0.33333334]"
-    assert json.dumps(readable.json_value(np.array([[0.1]], np.float16))) == "[[0.1]]"
-    assert json.dumps(readable.json_value(np.float32(1e-20))) == "1e-20"
-
-
-def test_nested_values_become_plain():
-    value = {"a": (np.int64(3), [np.bool_(True), None, "x", 1.5]), "b": np.array(["t"])}
-    assert readable.json_value(value) == {"a": [3, [True, None, "x", 1.5]], "b": ["t"]}
-
-
-@pytest.mark.parametrize("value", [float("nan"), np.float32("inf"), [np.array([1, np.nan])]])
-def test_what_json_cannot_hold_is_refused(value):
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        readable.json_value(value)
-
-
-@pytest.mark.parametrize("value", [object(), {1: 2}, np.array([None]), {"a": {1, 2}}, b"x"])
-def test_what_is_no_result_is_refused(value):
-    with pytest.raises(TypeError, match="expected"):
-        readable.json_value(value)
-
-
-@given(st.text())
-def test_a_record_is_one_line_for_every_reader(value):
-    line = readable.json_line({"t": value})
-    assert len(line.splitlines()) == 1
-    assert json.loads(line) == {"t": value}
 
 
 @pytest.mark.parametrize(

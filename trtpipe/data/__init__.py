@@ -1,1 +1,1 @@
-"""What goes into models and comes out of them: tensors, pictures, labels, metrics, decisions."""
+"""What goes into models and comes out of them: pictures, tensors, decisions, ground truth, figures."""

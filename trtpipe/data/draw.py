@@ -1,4 +1,4 @@
-"""Results drawn on pictures: boxes with what they are, and lines of text below the picture."""
+"""Draw on a picture: boxes with what they are, and lines of text below the picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well results fit what is known to be right. Pure functions; NaN never counts as right."""
+"""The arithmetic of evaluate: how well results fit the ground truth. Pure functions; NaN never counts as right."""
 
 from __future__ import annotations
 

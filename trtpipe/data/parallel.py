@@ -1,4 +1,4 @@
-"""Move bytes with several threads: one core copies about 8 GB/s, and a GPU's link takes six times that."""
+"""Read and copy bytes with several threads: one core copies about 8 GB/s, and a GPU's link takes six times that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Picture files → upright RGB pictures, with every refusal naming the file."""
+"""Read a picture file as an upright RGB picture. Every refusal names the file."""
 
 from __future__ import annotations
 

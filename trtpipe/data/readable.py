@@ -1,63 +1,15 @@
-"""Results as JSON values, as one readable line, and as an aligned table."""
+"""Text that people read: a value of the results in one line, amounts in words, records as an aligned table."""
 
 from __future__ import annotations
 
-import json
-import math
 import unicodedata
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ENTRIES = 3
 WIDTH = 60
-
-
-def json_value(value: Any) -> Any:
-    """Give a value that JSON can hold; float32 and float16 become the shortest text that reads back as the same.
-
-    Raises ValueError for NaN and infinities, which JSON cannot hold, and TypeError for other things than
-    None, booleans, numbers, text, arrays, and lists and mappings (with text for names) of them.
-    """
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, np.ndarray | np.generic):
-        if value.dtype.kind == "f":
-            if not np.isfinite(value).all():
-                raise ValueError("found NaN or infinity, which JSON cannot hold")
-            if value.dtype.itemsize < 8:
-                return _shortest(value)
-        if value.dtype.kind not in "biufU":
-            raise TypeError(f"found dtype {value.dtype}, expected numbers, booleans or text")
-        return value.tolist()
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("found NaN or infinity, which JSON cannot hold")
-    if isinstance(value, int | float):
-        return value
-    if isinstance(value, list | tuple):
-        return [json_value(item) for item in value]
-    if isinstance(value, dict):
-        if wrong := [name for name in value if not isinstance(name, str)]:
-            raise TypeError(f"found the name {wrong[0]!r}, expected text")
-        return {name: json_value(item) for name, item in value.items()}
-    raise TypeError(f"found a {type(value).__name__}, expected numbers, text, or lists and mappings of them")
-
-
-def _shortest(value: Any) -> Any:
-    if value.ndim:
-        return [_shortest(item) for item in value]
-    return float(np.format_float_positional(value, unique=True))
-
-
-def json_line(record: Mapping[str, Any]) -> str:
-    """Give a record as a line of JSON, with its end; no reader's idea of a line's end breaks it."""
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    for end in "\x85\u2028\u2029":
-        line = line.replace(end, f"\\u{ord(end):04x}")
-    return line + "\n"
 
 
 def text(value: Any) -> str:

@@ -1,4 +1,6 @@
-"""The operations of postprocess on plain NumPy arrays, each usable alone.
+"""The arithmetic of postprocess on plain NumPy arrays: softmax, top-k, non-maximum suppression, CTC decoding and more.
+
+Each function can be used alone; `step_params` has what a document says of each, and `step_runs` calls them.
 
 Axis 0 is the sample axis unless a function says otherwise. All arithmetic on float16 and on whole numbers
 is done in float32 (float64 stays float64), so that a sum of exponentials or squares does not overflow.

@@ -1,4 +1,4 @@
-"""A picture of a choice: each variant by two figures, the rules that it must keep, the Pareto front. SVG as text."""
+"""Draw `tradeoff.svg`: each variant as a point by two figures, the rules that it must keep, and the Pareto front."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""The working set of postprocess: one batch's tensors and decisions by name, and the refusals about them."""
+"""The working set of postprocess: the tensors and decisions of one batch by name, which the steps read and write."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,35 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtpipe.data import steps
-from trtpipe.data.tensors import SAMPLES
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from trtpipe.stage import Input
-
 NUMBERS = 64
 """An array with more numbers a sample goes into results.jsonl only if `keep` asks for it."""
 
 
-def samples_of(source: Input, total: int) -> Iterator[dict[str, Any]]:
-    """Give the lines of samples.jsonl in order, or numbers for ids if there is none.
-
-    Raises StageFailed if it has not as many lines as there are samples.
-    """
-    if SAMPLES not in source.files:
-        yield from ({"id": str(index)} for index in range(total))
-        return
-    with source.path(SAMPLES).open("rb") as lines:
-        count = sum(1 for _ in lines)
-    if count != total:
-        raise StageFailed(f"input {source.name} ({source.label}): {SAMPLES} has {count} lines for {total} samples")
-    with source.path(SAMPLES).open(encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
-
-
-class Work:
+class WorkingSet:
     """Values of one batch by name: arrays with the samples on axis 0, or lists with an item a sample.
 
     `samples` are the lines of samples.jsonl (at least `id`). `fields` are the names that steps decided, in order:

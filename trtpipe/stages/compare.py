@@ -95,7 +95,7 @@ class CompareParams(Params, frozen=True, kw_only=True):
 def run(ctx: Context) -> None:
     """Write comparison.json. Raises GateFailed where figures are not what they must be, and for NaN."""
     from trtpipe.data import tensors
-    from trtpipe.data.working_set import samples_of
+    from trtpipe.data.samples import samples_of
     from trtpipe.models import comparing
 
     params: CompareParams = ctx.params

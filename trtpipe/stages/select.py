@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from trtpipe import columns, gates, variant
-from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
+from trtpipe import gates, variant
+from trtpipe.data import candidates, ranking
+from trtpipe.data.candidates import PLAN_BYTES
+from trtpipe.errors import GateFailed, PipelineInvalid
 from trtpipe.stage import Context, Input, Params, Port, StageType, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from trtpipe.data.ranking import Row
     from trtpipe.stage import Upstream
 
-AIM = r"^\s*(min|max)\s+(\S+)\s*$"
-PLAN_BYTES = "plan_bytes"
 MARGIN = 0.03
 """How near the best time another one is no worse: what medians of one engine differ by from run to run on a machine at
 rest, and a little more than trtexec's bound for a time that is stable (a deviation of 2.5 %)."""
-WIDE = 78
-"""Columns of a table: those of a terminal, less what an error message is indented by."""
 OWN = ("selection.json", "table.txt", "tradeoff.svg")
-Aim = Annotated[str, Meta(pattern=AIM, description="What is better, min or max, and of which figure.")]
-_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?$")
+Aim = Annotated[str, Meta(pattern=ranking.AIM, description="What is better, min or max, and of which figure.")]
 
 
 class SelectParams(Params, frozen=True):
@@ -72,11 +70,11 @@ class SelectParams(Params, frozen=True):
 
     def aim(self) -> tuple[str, str]:
         """Give the objective as (min or max, figure)."""
-        return _aim(self.objective)
+        return ranking.aim(self.objective)
 
     def others(self) -> list[tuple[str, str]]:
         """Give the other figures that may count as (min or max, figure): `against`, those of `where`, plan_bytes."""
-        asked = [_aim(self.against)] if self.against else []
+        asked = [ranking.aim(self.against)] if self.against else []
         figure = self.aim()[1]
         ruled = [("min" if "<" in rule else "max", name) for name, rule in sorted(self.where.items()) if name != figure]
         return [*asked, *ruled, ("min", PLAN_BYTES)]
@@ -84,7 +82,7 @@ class SelectParams(Params, frozen=True):
     def problems(self) -> Iterable[tuple[str, str]]:
         """Find what the schema cannot say."""
         yield from ((path.replace("require", "where", 1), message) for path, message in gates.malformed(self.where))
-        if self.against and _aim(self.against)[1] == self.aim()[1]:
+        if self.against and ranking.aim(self.against)[1] == self.aim()[1]:
             yield "against", f"found {self.aim()[1]}, which is the objective, expected another figure"
 
     def mismatches(self, upstream: Mapping[str, Sequence[Upstream]]) -> Iterable[tuple[str, str]]:
@@ -111,13 +109,7 @@ class SelectParams(Params, frozen=True):
         yield "objective", self.aim()[1]
         yield from ((f"where.{name}", name) for name in self.where)
         if self.against:
-            yield "against", _aim(self.against)[1]
-
-
-def _aim(text: str) -> tuple[str, str]:
-    found = re.match(AIM, text)
-    assert found is not None  # the schema has seen to it
-    return found[1], found[2]
+            yield "against", ranking.aim(self.against)[1]
 
 
 def _owners(figure: str, made: Mapping[str, Iterable[str]], engine: str) -> list[str]:
@@ -142,230 +134,6 @@ def _unknown(figure: str, known: Iterable[str]) -> str:
     return f"found {figure}, which no stage among the inputs measures, expected one of {', '.join(names)}{hint}"
 
 
-class Candidate(NamedTuple):
-    """One combination: its values in the matrix, its engine's stage and folder, its figures by (stage, figure).
-
-    `failed` says what failed of it, and is empty if nothing did; without an engine there is one of these reasons.
-    """
-
-    values: dict[str, str]
-    stage: str
-    engine: Input | None
-    figures: dict[tuple[str, str], float]
-    failed: str = ""
-
-    @property
-    def label(self) -> str:
-        """What people call it: `precision=fp16`, or the stage's name where there is no matrix."""
-        return variant.label(self.values) or self.stage
-
-    def get(self, figure: str) -> float | None:
-        """Give a figure by its name or as `stage.figure`."""
-        return self.figures.get(self.key(figure) or ("", ""))
-
-    def key(self, figure: str) -> tuple[str, str] | None:
-        """Give the (stage, figure) that a name means here, None if there is none."""
-        found = [key for key in self.figures if key[1] == figure]
-        if len(found) == 1:
-            return found[0]
-        stage, _, rest = figure.partition(".")
-        return (stage, rest) if (stage, rest) in self.figures else None
-
-    def order(self) -> tuple[Any, ...]:
-        """Give what sorts candidates by their values, numbers as numbers."""
-        return tuple((a, 0, float(v), "") if _NUMBER.match(v) else (a, 1, 0.0, v) for a, v in self.values.items())
-
-
-def candidates(engines: Mapping[str, Input | str], metrics: Mapping[str, Input | str]) -> list[Candidate]:
-    """Join engines with what was measured of them: two variants belong together if no axis tells them apart.
-
-    A stage that measures by more axes than the engine has (a batch size, say) makes more candidates of one engine. A
-    text in the place of an input says why there is none.
-    """
-    found = []
-    for name, engine in engines.items():
-        stage, values = variant.split(name)
-        if isinstance(engine, str):
-            found.append(Candidate(values, name, None, {}, engine))
-        else:
-            plan_bytes = engine.json("manifest.json")["plan_bytes"]
-            found.append(Candidate(values, name, engine, {(stage, PLAN_BYTES): plan_bytes}))
-    by_stage: dict[str, list[tuple[dict[str, str], Input | str]]] = {}
-    for name, given in metrics.items():
-        stage, values = variant.split(name)
-        by_stage.setdefault(stage, []).append((values, given))
-    for stage, measured in by_stage.items():
-        joined = []
-        for one in found:
-            fitting = [(v, i) for v, i in measured if all(one.values.get(a, value) == value for a, value in v.items())]
-            for values, given in fitting:
-                named = one._replace(values={**one.values, **values})
-                if isinstance(given, str):
-                    joined.append(named._replace(failed=one.failed or given))
-                    continue
-                figures = given.json(f"{given.kind}.json")["metrics"]
-                more = {(stage, name): float(value) for name, value in figures.items()}
-                joined.append(named._replace(figures={**one.figures, **more}))
-            joined += [] if fitting else [one]
-        found = joined
-    return sorted(found, key=Candidate.order)
-
-
-def one_machine(metrics: Mapping[str, Input]) -> str | None:
-    """Give the machine on which all that is measured in time was measured; None if nothing was.
-
-    Raises StageFailed for more than one: kept figures of two machines say nothing about each other.
-    """
-    found: dict[str, str] = {}
-    for name, given in metrics.items():
-        if given.kind == "benchmark":
-            where = given.json("benchmark.json")["environment"]
-            host = where.get("host") or {}
-            parts = [where.get("device"), host.get("cpu"), host.get("cpus") and f"{host['cpus']} CPUs"]
-            found.setdefault(", ".join(str(part) for part in parts if part), name)
-    if len(found) > 1:
-        where_each = "; ".join(f"{name} on {machine}" for machine, name in found.items())
-        raise StageFailed(f"measured on different machines, so that times cannot be compared: {where_each}")
-    return next(iter(found), None)
-
-
-def _unstable(metrics: Mapping[str, Input]) -> list[str]:
-    """Name the benchmarks that say of themselves that their times scatter."""
-    timed = {name: given for name, given in metrics.items() if given.kind == "benchmark"}
-    told = {name: given.json("benchmark.json").get("warnings", ()) for name, given in timed.items()}
-    return [name for name, warnings in told.items() if any(w.startswith("unstable") for w in warnings)]
-
-
-class Row(NamedTuple):
-    """A candidate in the order of merit; `why` says why it lost, and is empty for the best.
-
-    `tied`: it keeps every rule, and its objective is within the margin of the best one's.
-    """
-
-    candidate: Candidate
-    passed: bool
-    why: str
-    tied: bool = False
-
-
-def timed(figure: str, found: Sequence[Candidate], metrics: Mapping[str, Input]) -> bool:
-    """Tell whether a benchmark measured a figure: then it is another one each time."""
-    benchmarks = {variant.split(name).stage for name, given in metrics.items() if given.kind == "benchmark"}
-    keys = [one.key(figure) for one in found]
-    return any(key is not None and key[0] in benchmarks for key in keys)
-
-
-def rank(
-    found: Sequence[Candidate],
-    objective: str,
-    where: Mapping[str, str],
-    *,
-    margin: float = 0.0,
-    then: tuple[str, str] = ("min", PLAN_BYTES),
-) -> list[Row]:
-    """Order candidates: those that keep every rule first, best first.
-
-    Those whose objective is within `margin` (a share) of the best one's tie: the best of `then` (min or max, and a
-    figure) comes first, of equals the one with fewer plan bytes, then by their values. Nearness counts from the best
-    objective, so that no chain of neighbours makes a tie of what is far apart.
-    """
-    goal, figure = _aim(objective)
-    broken = {one.label: list(_broken(one, figure, where)) for one in found}
-
-    def merit(one: Candidate, goal: str, name: str) -> tuple[bool, float]:
-        value = one.get(name)
-        return (value is None, (value or 0.0) if goal == "min" else -(value or 0.0))
-
-    kept = {one.label: value for one in found if not broken[one.label] and (value := one.get(figure)) is not None}
-    lead = (min if goal == "min" else max)(kept.values(), default=0.0)
-    tied = {label for label, value in kept.items() if abs(value - lead) <= margin * abs(lead)}
-
-    def place(one: Candidate) -> tuple[Any, ...]:
-        behind = (False, 0.0) if one.label in tied else merit(one, goal, figure)
-        last = (one.get(PLAN_BYTES) or 0, one.order())
-        return (bool(broken[one.label]), bool(one.failed), one.label not in tied, behind, merit(one, *then), *last)
-
-    ordered = sorted(found, key=place)
-    best = ordered[0]
-    rows = []
-    for one in ordered:
-        why = "; ".join(broken[one.label])
-        if not why and one is not best:
-            why = _behind(one, best, margin, figure, then[1]) if one.label in tied else _less(one, best, figure)
-        rows.append(Row(one, not broken[one.label], why, one.label in tied))
-    return rows
-
-
-def _behind(one: Candidate, best: Candidate, margin: float, figure: str, then: str) -> str:
-    """Say why one that ties with the best comes after it."""
-    equal = one.get(figure) == best.get(figure)
-    tie = "as good as the best" if equal else f"as good within {percent(margin)}"
-    if one.get(then) != best.get(then) and then != PLAN_BYTES:
-        return f"{tie}, but {_less(one, best, then)}"
-    same = one.get(PLAN_BYTES) == best.get(PLAN_BYTES)
-    return f"{tie}, and after it by name" if same else f"{tie}, with a larger plan"
-
-
-def _less(one: Candidate, best: Candidate, figure: str) -> str:
-    value, wanted = one.get(figure), best.get(figure)
-    if text(value) != text(wanted) or value is None or wanted is None:
-        return f"{figure} {text(value)}, the best has {text(wanted)}"
-    return f"{figure} {value!r}, the best has {wanted!r}"
-
-
-def percent(share: float) -> str:
-    """Write a share: `3 %`."""
-    return f"{share * 100:.4g} %"
-
-
-def _broken(one: Candidate, objective: str, where: Mapping[str, str]) -> Iterable[str]:
-    if one.failed:
-        yield one.failed
-        return
-    for name, rule in sorted(where.items()):
-        value = one.get(name)
-        if value is None:
-            yield f"{name} was not measured"
-        elif not gates.holds(value, rule):
-            # Rounded it may look as if it kept the rule.
-            shown = text(value) if not gates.holds(float(text(value)), rule) else repr(value)
-            yield f"{name} {shown}, expected {rule}"
-    if one.get(objective) is None and objective not in where:
-        yield f"{objective} was not measured"
-
-
-def text(value: float | None) -> str:
-    """Write a figure shortly; whole numbers whole."""
-    if value is None:
-        return "–"
-    if float(value).is_integer() and abs(value) < 1e15:
-        return str(int(value))
-    short = f"{value:.4g}"
-    return f"{value:.7g}" if float(short).is_integer() else short  # 0.999964 is not 1
-
-
-def table(rows: Sequence[Row], figures: Sequence[str], best: str = "best") -> list[str]:
-    """Lay all variants out, best first, with their figures and what became of them.
-
-    What became of them stands at the lines' ends if that fits a terminal, else below each line.
-    """
-    cells = [["", "variant", *figures, ""]]
-    for index, row in enumerate(rows):
-        first = row.passed and index == 0
-        values = [text(row.candidate.get(f)) for f in figures]
-        cells.append(["*" if first else "", row.candidate.label, *values, best if first else row.why])
-    numbers = range(2, 2 + len(figures))
-    lines = columns.table(cells, right=numbers)
-    if max(map(len, lines)) <= WIDE:
-        return lines
-    short = columns.table([row[:-1] for row in cells], right=numbers)
-    return [
-        said
-        for line, row in zip(short, cells, strict=True)
-        for said in (line, *([f"     {row[-1]}"] if row[-1] else []))
-    ]
-
-
 def run(ctx: Context) -> None:
     """Choose; write selection.json, table.txt and tradeoff.svg beside the chosen engine's files.
 
@@ -373,25 +141,28 @@ def run(ctx: Context) -> None:
     """
     params: SelectParams = ctx.params
     measured = ctx.many("metrics")
-    machine = one_machine(measured)
-    found = candidates({**ctx.many("engines"), **ctx.missing("engines")}, {**measured, **ctx.missing("metrics")})
+    machine = candidates.one_machine(measured)
+    found = candidates.join({**ctx.many("engines"), **ctx.missing("engines")}, {**measured, **ctx.missing("metrics")})
     whole = [one for one in found if not one.failed]
     goal, figure = params.aim()
-    asked = list(dict.fromkeys([figure, *sorted(params.where), *([_aim(params.against)[1]] if params.against else [])]))
+    asked = list(dict.fromkeys([figure, *sorted(params.where)]))
+    if params.against:
+        asked = list(dict.fromkeys([*asked, ranking.aim(params.against)[1]]))
     known = dict.fromkeys(name for one in found for _, name in one.figures)
     for name in asked:
         if whole and all(one.get(name) is None for one in whole):
             raise PipelineInvalid(_unknown(name, known))
     margin = params.margin
     if margin is None:
-        margin = MARGIN if timed(figure, found, measured) else 0.0
+        margin = MARGIN if candidates.timed(figure, found, measured) else 0.0
     # A second time, as a coin to toss once more, decides nothing.
-    then = next(((g, name) for g, name in params.others() if not timed(name, found, measured)), ("min", PLAN_BYTES))
-    rows = rank(found, params.objective, params.where, margin=margin, then=then)
+    exact = (other for other in params.others() if not candidates.timed(other[1], found, measured))
+    then = next(exact, ("min", PLAN_BYTES))
+    rows = ranking.rank(found, params.objective, params.where, margin=margin, then=then)
     tied = [row.candidate for row in rows if row.tied]
     near = len(tied) > 1 and len({one.get(figure) for one in tied}) > 1
-    won = f"best of the {len(tied)} within {percent(margin)}" if near else "best"
-    lines = table(rows, list(dict.fromkeys([*asked, PLAN_BYTES])), won)
+    won = f"best of the {len(tied)} within {ranking.percent(margin)}" if near else "best"
+    lines = ranking.table(rows, list(dict.fromkeys([*asked, PLAN_BYTES])), won)
     best = rows[0].candidate if rows[0].passed else None
     (ctx.out / "table.txt").write_text("\n".join(lines) + "\n", "utf-8")
     picture = _picture(ctx.stage, rows, params, margin if near else 0.0)
@@ -409,19 +180,7 @@ def run(ctx: Context) -> None:
             "measured_on": machine,
             "best": best and best.label,
             "engine": best and best.stage,
-            "variants": [
-                {
-                    "variant": row.candidate.label,
-                    "engine": row.candidate.stage,
-                    "values": row.candidate.values,
-                    "passed": row.passed,
-                    "failed": bool(row.candidate.failed),
-                    "tied": row.tied,
-                    "why": row.why,
-                    "figures": {f"{stage}.{name}": value for (stage, name), value in row.candidate.figures.items()},
-                }
-                for row in rows
-            ],
+            "variants": [_record(row) for row in rows],
         },
     )
     failed = len(rows) - len(whole)
@@ -434,21 +193,28 @@ def run(ctx: Context) -> None:
     lost = sum(1 for row in rows if not row.passed) - failed
     broke = f", {lost} of {len(rows)} variants break a rule" if lost else f" of {len(rows)}"
     broke += f", {failed} failed" if failed else ""
-    ctx.note(f"{best.label} is best{broke}: {figure} {text(best.get(figure))}")
+    ctx.note(f"{best.label} is best{broke}: {figure} {ranking.text(best.get(figure))}")
     if near:
-        others = ", ".join(f"{one.label} ({text(one.get(figure))})" for one in tied[1:])
-        ctx.note(f"within {percent(margin)} of the best {figure}, which is a tie: {others}; {_decider(tied, then[1])}")
-    if shaky := _unstable(measured):
+        others = ", ".join(f"{one.label} ({ranking.text(one.get(figure))})" for one in tied[1:])
+        why = ranking.decider(tied, then[1])
+        ctx.note(f"within {ranking.percent(margin)} of the best {figure}, which is a tie: {others}; {why}")
+    if shaky := candidates.unstable(measured):
         ctx.note(f"unstable times of {', '.join(shaky)}: on a machine at rest the order may be another")
 
 
-def _decider(tied: Sequence[Candidate], then: str) -> str:
-    """Say what put the first of a tie before the second."""
-    one, two = tied[:2]
-    for name, says in ((then, f"{then} decides"), (PLAN_BYTES, "the smaller plan is chosen")):
-        if one.get(name) != two.get(name):
-            return says
-    return "the first by name is chosen"
+def _record(row: Row) -> dict[str, Any]:
+    """Give one variant's part of selection.json."""
+    one = row.candidate
+    return {
+        "variant": one.label,
+        "engine": one.stage,
+        "values": one.values,
+        "passed": row.passed,
+        "failed": bool(one.failed),
+        "tied": row.tied,
+        "why": row.why,
+        "figures": {f"{stage}.{name}": value for (stage, name), value in one.figures.items()},
+    }
 
 
 def _copy(engine: Input, ctx: Context) -> None:
@@ -485,7 +251,7 @@ def _picture(stage: str, rows: Sequence[Row], params: SelectParams, margin: floa
         values = [value for row in rows if row.tied and (value := row.candidate.get(figure)) is not None]
         lead = (min if goal == "min" else max)(values)
         far = lead + abs(lead) * margin * (1 if goal == "min" else -1)
-        x = x._replace(tie=(lead, far, percent(margin)))
+        x = x._replace(tie=(lead, far, ranking.percent(margin)))
     rules = " and ".join(f"{name} {rule.strip()}" for name, rule in sorted(params.where.items()))
     passed_count = sum(1 for row in rows if row.passed)
     verb = "keeps" if passed_count == 1 else "keep"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import as_input
-from trtpipe.data import labels
+from trtpipe.data import ground_truth
 from trtpipe.errors import StageFailed
 
 
@@ -20,7 +20,7 @@ def read(tmp_path):
             np.save(path, content)
         else:
             path.write_text(json.dumps(content), "utf-8")
-        return labels.read(as_input("labels", path), ids)
+        return ground_truth.read(as_input("labels", path), ids)
 
     return run
 
@@ -71,23 +71,23 @@ def test_labels_that_do_not_fit_are_refused(name, content, message, read):
 def test_text_that_is_not_utf8_is_refused(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(StageFailed, match="is not UTF-8: byte 3"):
-        labels.read(as_input("labels", tmp_path / "a.txt"), ["a"])
+        ground_truth.read(as_input("labels", tmp_path / "a.txt"), ["a"])
 
 
 def test_one_label_of_a_sample():
-    assert labels.label(3, ["class"]) == 3
-    assert labels.label({"class": 3, "label": "cat"}, ["label", "class"]) == "cat"
+    assert ground_truth.label(3, ["class"]) == 3
+    assert ground_truth.label({"class": 3, "label": "cat"}, ["label", "class"]) == "cat"
     for value in ({"text": "x"}, 1.5, True, None, {"class": [1]}):
         with pytest.raises(ValueError, match="expected"):
-            labels.label(value, ["class", "label"])
+            ground_truth.label(value, ["class", "label"])
 
 
 def test_boxes_of_a_sample():
     corners = [1, 2, 3, 4]
-    assert labels.boxes({"boxes": [{"box": corners, "label": "cat"}]}) == ([[1, 2, 3, 4]], ["cat"], "label")
-    assert labels.boxes([{"box": corners, "class": 2}]) == ([[1, 2, 3, 4]], [2], "class")
-    assert labels.boxes([corners]) == ([[1, 2, 3, 4]], [0], None)
-    assert labels.boxes({"boxes": []}) == ([], [], None)
+    assert ground_truth.boxes({"boxes": [{"box": corners, "label": "cat"}]}) == ([[1, 2, 3, 4]], ["cat"], "label")
+    assert ground_truth.boxes([{"box": corners, "class": 2}]) == ([[1, 2, 3, 4]], [2], "class")
+    assert ground_truth.boxes([corners]) == ([[1, 2, 3, 4]], [0], None)
+    assert ground_truth.boxes({"boxes": []}) == ([], [], None)
 
 
 @pytest.mark.parametrize(
@@ -95,4 +95,4 @@ def test_boxes_of_a_sample():
 )
 def test_what_are_no_boxes_is_refused(value):
     with pytest.raises(ValueError, match="expected"):
-        labels.boxes(value)
+        ground_truth.boxes(value)

@@ -1,4 +1,7 @@
-"""What is known to be right: a labels file → one value a sample, by position or by id."""
+"""The ground truth: what evaluate knows to be right of each sample.
+
+The stage's input `labels` is one file, with a value for each sample by its position or by its id.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trtpipe.stage import Input
 
@@ -119,6 +122,26 @@ def _by_id(pairs: Sequence[tuple[str, Any]], ids: Sequence[str], where: str) -> 
         extra = [i for i in known if i not in there]
         raise StageFailed(f"{where} has labels for {len(extra)} ids that no sample has, first {extra[0]}")
     return [known[i] for i in ids]
+
+
+def each_label(source: Input, ids: Sequence[str], *what: str) -> list[Any]:
+    """Give the right number or text for each sample. Raises StageFailed as `read` does, and where `label` raises."""
+    return _each(source, ids, label, what)
+
+
+def each_boxes(source: Input, ids: Sequence[str]) -> list[tuple[list[list[float]], list[Any], str | None]]:
+    """Give the true boxes of each sample. Raises StageFailed as `read` does, and where `boxes` raises."""
+    return _each(source, ids, boxes)
+
+
+def _each(source: Input, ids: Sequence[str], function: Callable[..., Any], *args: Any) -> list[Any]:
+    found = []
+    for identity, value in zip(ids, read(source, ids), strict=True):
+        try:
+            found.append(function(value, *args))
+        except ValueError as error:
+            raise StageFailed(f"input {source.name} ({source.label}), {identity}: {error}") from error
+    return found
 
 
 def label(value: Any, what: Sequence[str]) -> Any:
