@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from trtpipe import __version__, environment, errors
 from trtpipe.pipeline import loading
 from trtpipe.pipeline.graph import lock_path
+from trtpipe.store.files import write_file
 from trtpipe.store.state import State
-from trtpipe.store.store import Store, write_file
+from trtpipe.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trtpipe.run.runner import Runner
-    from trtpipe.store.store import Artifact
+    from trtpipe.store.artifact import Artifact
 
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
 _AGES = {"s": 1.0, "m": _MINUTE, "h": _HOUR, "d": _DAY, "w": 7 * _DAY}
@@ -159,9 +159,9 @@ def _record(given: str, runner: Runner, stage: str) -> tuple[reasons.Side, str]:
             pass
         raise errors.PipelineInvalid(f"{given}: expected an action record; see trtpipe show PIPELINE STAGE --record")
     if re.fullmatch("[0-9a-f]{6,64}", given):
-        from trtpipe.store import gc
+        from trtpipe.store import actions
 
-        action = gc.find(runner.store, [given])[0]
+        action = actions.find(runner.store.layout, [given])[0]
         return reasons.of_record(action.record), f"{action.label} {action.key[:12]}"
     raise errors.PipelineInvalid(f"--against {given}: expected a record, @N of --history, or a key's first digits")
 
@@ -270,9 +270,9 @@ def cache(args: argparse.Namespace) -> int:
 
 def _ls(args: argparse.Namespace, store: Store) -> int:
     from trtpipe.columns import size_text, table
-    from trtpipe.store import gc
+    from trtpipe.store import actions
 
-    good, bad = gc.actions(store)
+    good, bad = actions.read_all(store.layout)
     rows = [{"stage": a.label, "type": a.record["key"].get("type"), "kind": a.artifact.kind, "size": a.artifact.size,
              "used": a.used, "key": a.key, "artifact": a.artifact.digest} for a in reversed(good)]  # fmt: skip
     cells = [["stage", "kind", "size", "last used", "key", "artifact"]]
@@ -285,9 +285,9 @@ def _ls(args: argparse.Namespace, store: Store) -> int:
 
 def _du(args: argparse.Namespace, store: Store) -> int:
     from trtpipe.columns import size_text, table
-    from trtpipe.store import gc
+    from trtpipe.store import disk_usage
 
-    found = gc.usage(store)
+    found = disk_usage.usage(store.layout)
     total = sum(one for _, one in found.values())
     cells = [["part", "files", "size"], *([p, str(n), size_text(b)] for p, (n, b) in found.items())]
     cells.append(["all", str(sum(n for n, _ in found.values())), size_text(total)])
@@ -298,10 +298,10 @@ def _du(args: argparse.Namespace, store: Store) -> int:
 
 def _verify(args: argparse.Namespace, store: Store) -> int:
     from trtpipe.columns import size_text
-    from trtpipe.store import gc
+    from trtpipe.store import integrity
 
     begun = time.monotonic()
-    count, total, found = gc.verify(store)
+    count, total, found = integrity.verify(store)
     seconds = time.monotonic() - begun
     rows = [f._asdict() for f in found]
     lines = [f"{f.what}: {f.trouble}; {f.fixed}" for f in found]
@@ -314,9 +314,10 @@ def _verify(args: argparse.Namespace, store: Store) -> int:
 def _gc(args: argparse.Namespace, store: Store) -> int:
     from trtpipe.columns import size_text
     from trtpipe.store import gc
+    from trtpipe.trust import lockfile
 
     budget = gc.Budget(args.max_size, args.min_free, args.max_age)
-    found = gc.gc(store, budget, dry_run=args.dry_run)
+    found = gc.gc(store, budget, lambda: lockfile.needed(store.layout), dry_run=args.dry_run)
     would = "would remove" if args.dry_run else "removed"
     lines = [f"{would} {a.label} ({size_text(a.artifact.size)}, {a.key[:12]})" for a in found.removed]
     lines.append(f"{would} {len(found.removed)} results and {found.orphans} files that nothing refers to: "
@@ -339,7 +340,7 @@ def _gc(args: argparse.Namespace, store: Store) -> int:
 def pin(args: argparse.Namespace, runner: Runner) -> int:
     """Keep what stages made from `cache gc`, or let it go again."""
     from trtpipe.run.runner import Taken
-    from trtpipe.store import gc
+    from trtpipe.store import pins
 
     order = runner.pipeline.closure(args.stage)
     wanted = runner.pipeline.match(args.stage) if args.stage else order
@@ -354,10 +355,10 @@ def pin(args: argparse.Namespace, runner: Runner) -> int:
         raise errors.StageFailed(f"{', '.join(missing)}: not built, so there is nothing to pin; run it first")
     try:
         if args.what == "pin":
-            gc.pin(runner.store, found)
+            pins.pin(runner.store.layout, found)
             labels = [label for label, _, _ in found]
         else:
-            labels = gc.unpin(runner.store, [key for _, key, _ in found])
+            labels = pins.unpin(runner.store.layout, [key for _, key, _ in found])
     except OSError as error:
         raise errors.StoreError(f"{error.filename}: {error.strerror}") from None
     _say({args.what: labels}, as_json=args.json, lines=[f"{args.what}: {', '.join(labels) or 'nothing'}"])

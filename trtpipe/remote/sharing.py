@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from trtpipe.pipeline.graph import Stage
     from trtpipe.run.runner import Runner
-    from trtpipe.store.store import Artifact
+    from trtpipe.store.artifact import Artifact
 
 
 class Line(NamedTuple):

@@ -16,7 +16,8 @@ from trtpipe.columns import seconds_text
 from trtpipe.key import Key, difference
 from trtpipe.pipeline import inputs
 from trtpipe.run import events, reasons
-from trtpipe.store.store import Artifact, Hit, artifact_of
+from trtpipe.store.actions import artifact_of
+from trtpipe.store.artifact import Artifact, Hit
 
 if TYPE_CHECKING:
     import subprocess

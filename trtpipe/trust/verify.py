@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from trtpipe.pipeline.graph import Stage
     from trtpipe.run.runner import Assessed, Runner
-    from trtpipe.store.store import Artifact
+    from trtpipe.store.artifact import Artifact
 
 BOUND = 1e-3
 _LISTED = 5
