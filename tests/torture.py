@@ -175,7 +175,7 @@ def kills(top: Path, count: int, rng: random.Random, seconds: float) -> Row:
             break
     with State(str(folder / "artifacts")) as state:
         store = Store(str(folder / "artifacts"), state)
-        gc.gc(store, gc.Budget(), lambda: lockfile.needed(store.layout))
+        gc.gc(store, gc.Budget(), lambda: lockfile.needed(store))
     left = [
         *os.listdir(folder / "artifacts" / "tmp"),
         *(n for n in os.listdir(folder / "artifacts" / "locks") if n != "gc"),

@@ -247,13 +247,13 @@ def test_gc_keeps_what_a_lock_names_that_only_another_machine_sees(built, monkey
     with State(shared) as state:
         store = Store(shared, state)
         monkeypatch.setattr(locks, "host", lambda: "elsewhere")
-        assert len(gc.gc(store, gc.Budget(max_size=0), lambda: lockfile.needed(store.layout)).kept) == 2
+        assert len(gc.gc(store, gc.Budget(max_size=0), lambda: lockfile.needed(store)).kept) == 2
         monkeypatch.undo()
         (built / "hidden").rename(built / "p.lock")
         text = root.read_text()
         root.write_text(text.replace('"keys"', '"key"'))
         with pytest.raises(errors.StoreError, match="damaged, so a lock is unknown"):
-            gc.gc(store, gc.Budget(max_size=0), lambda: lockfile.needed(store.layout))
+            gc.gc(store, gc.Budget(max_size=0), lambda: lockfile.needed(store))
     (built / "p.yaml").write_text((built / "p.yaml").read_text().replace('"seconds": 0', '"seconds": 0.01'))
     assert trtpipe("run", "p.yaml", cwd=built).returncode == 0
     assert json.loads(root.read_text())["keys"] == json.loads(text)["keys"]  # written anew

@@ -317,7 +317,7 @@ def _gc(args: argparse.Namespace, store: Store) -> int:
     from trtpipe.trust import lockfile
 
     budget = gc.Budget(args.max_size, args.min_free, args.max_age)
-    found = gc.gc(store, budget, lambda: lockfile.needed(store.layout), dry_run=args.dry_run)
+    found = gc.gc(store, budget, lambda: lockfile.needed(store), dry_run=args.dry_run)
     would = "would remove" if args.dry_run else "removed"
     lines = [f"{would} {a.label} ({size_text(a.artifact.size)}, {a.key[:12]})" for a in found.removed]
     lines.append(f"{would} {len(found.removed)} results and {found.orphans} files that nothing refers to: "

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trtpipe.pipeline.graph import Pipeline, Stage
     from trtpipe.run.runner import Runner
     from trtpipe.store.gc import Needed
-    from trtpipe.store.layout import Layout
+    from trtpipe.store.store import Store
 
 FORMAT = 1
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
@@ -527,7 +527,7 @@ def keep_root(runner: Runner, document: str) -> None:
         raise errors.StoreError(f"{file} cannot be written: {error.strerror}") from None
 
 
-def needed(layout: Layout) -> Needed:
+def needed(store: Store) -> Needed:
     """Give what `cache gc` must keep for the documents that have a lock.
 
     Raises StoreError if what the store knows of a document is damaged, PipelineInvalid if its lock is: in both cases
@@ -536,7 +536,7 @@ def needed(layout: Layout) -> Needed:
     from trtpipe.store.gc import Needed
 
     found = Needed({}, {}, {})
-    for file in below(layout.part("roots")):
+    for file in below(store.layout.part("roots")):
         if file.endswith(".tmp"):
             continue
         root = read_root(file)
