@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import common
 
@@ -25,7 +26,10 @@ from trtpipe.remote.settings import Settings
 from trtpipe.remote.signed_store import Remote, _blob
 from trtpipe.remote.transport import Access
 from trtpipe.store.state import State
-from trtpipe.store.store import Artifact, Store
+from trtpipe.store.store import Store
+
+if TYPE_CHECKING:
+    from trtpipe.store.artifact import Artifact
 
 GOAL = 0.80
 RECORD = {"seconds": 1.0, "finished": "2026-01-01T00:00:00Z", "environment": {}}

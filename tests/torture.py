@@ -38,9 +38,10 @@ from trtpipe.cli import main as cli
 from trtpipe.key import Key
 from trtpipe.pipeline import loading
 from trtpipe.run import runner  # noqa: F401 — loaded before forks
-from trtpipe.store import gc, locks  # noqa: F401 — loaded before forks
+from trtpipe.store import actions, gc, integrity, locks, workspace  # noqa: F401 — loaded before forks
+from trtpipe.store.artifact import Hit, Miss
 from trtpipe.store.state import State
-from trtpipe.store.store import Hit, Miss, Store
+from trtpipe.store.store import Store
 from trtpipe.trust import lockfile
 
 KNOWN = {0, 1, 2, 3, 4, 5, 10}
@@ -173,7 +174,8 @@ def kills(top: Path, count: int, rng: random.Random, seconds: float) -> Row:
             lost.append(f"after {killed} kills: {problem}")
             break
     with State(str(folder / "artifacts")) as state:
-        gc.gc(Store(str(folder / "artifacts"), state), gc.Budget())
+        store = Store(str(folder / "artifacts"), state)
+        gc.gc(store, gc.Budget(), lambda: lockfile.needed(store))
     left = [
         *os.listdir(folder / "artifacts" / "tmp"),
         *(n for n in os.listdir(folder / "artifacts" / "locks") if n != "gc"),
@@ -192,7 +194,7 @@ def _after_kills(folder: Path, arguments: tuple[str, ...], seed: int) -> str | N
     if [r["made"] for r in rows] != [n * seed for n in range(4)]:
         return f"the next run made {rows}"
     with State(str(folder / "artifacts")) as state:
-        _, _, found = gc.verify(Store(str(folder / "artifacts"), state))
+        _, _, found = integrity.verify(Store(str(folder / "artifacts"), state))
     return f"cache verify: {found}" if found else None
 
 
@@ -372,7 +374,7 @@ def _one_fault(folder: Path, number: int, code: int, lasting: bool, how: collect
         view = store.view_path("p", "s")
         if _content(os.path.realpath(view)) != FILES:
             return f"the next commit shows {sorted(_content(view))}"
-        _, _, found = gc.verify(store)
+        _, _, found = integrity.verify(store)
         return f"verify: {found}" if found else None
 
 
@@ -593,7 +595,7 @@ def subjects(top: Path) -> list[Subject]:
             path.write_bytes(data)
             if not isinstance(one.lookup(KEY.digest), Miss):
                 raise AssertionError("a hit without content")  # noqa: TRY004
-            gc.actions(one)
+            actions.read_all(one.layout)
         return "a miss"
 
     onnx = [models.conv().SerializeToString(), models.doubling(["n", 4]).SerializeToString()]
@@ -640,9 +642,7 @@ def subjects(top: Path) -> list[Subject]:
 
 
 def _artifact(record: bytes) -> Any:
-    from trtpipe.store.store import artifact_of
-
-    return artifact_of(json.loads(record))
+    return actions.artifact_of(json.loads(record))
 
 
 def _as(folder: Path, kind: str) -> Any:

@@ -27,8 +27,9 @@ from trtpipe.remote import signed_store as remotes
 from trtpipe.remote.settings import Settings
 from trtpipe.remote.signed_store import Remote, WrongContent
 from trtpipe.remote.transport import Access, NotAllowed, NotReachable, NotThere, Transport, redact
+from trtpipe.store.artifact import Hit, Miss
 from trtpipe.store.state import State
-from trtpipe.store.store import Hit, Miss, Store
+from trtpipe.store.store import Store
 
 RECORD = {"seconds": 1.5, "notes": ["hello"], "finished": "2026-01-01T00:00:00Z", "environment": {"host": "ci"}}
 MIB = 2**20

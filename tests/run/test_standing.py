@@ -4,7 +4,7 @@ import pytest
 
 from trtpipe.pipeline.graph import Stage
 from trtpipe.run.standing import Standing
-from trtpipe.store.store import Artifact
+from trtpipe.store.artifact import Artifact
 
 
 def stage(name, **inputs):

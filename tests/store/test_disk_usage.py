@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import events, project, python_stage, trtpipe
-from tests.store.test_store import a_key, commit, content_of
+from tests.store.helpers import a_key, commit, content_of, nothing_locked
 from trtpipe import key as keys
 from trtpipe.errors import StoreError
-from trtpipe.store import disk_usage, gc
+from trtpipe.store import disk_usage, gc, integrity
+from trtpipe.store.artifact import Hit, Miss
 from trtpipe.store.state import State
-from trtpipe.store.store import Hit, Miss, Store
+from trtpipe.store.store import Store
 
 MIB = 1 << 20
 MAKE = {
@@ -134,21 +135,21 @@ def test_the_store_counts_shared_blocks_once(there, folder):
     shown = os.path.join(there.show("p", "engine", artifact), "engine.plan")
     there.tree(artifact)
     os.sync()
-    used = gc.usage(there)
+    used = disk_usage.usage(there.layout)
     assert 16 * MIB <= used["blobs"][1] < 17 * MIB
     assert used["shown"][1] < MIB
     with open(shown, "r+b") as stream:
         stream.write(os.urandom(4 * MIB))
     os.sync()
-    assert 4 * MIB <= gc.usage(there)["shown"][1] < 6 * MIB
+    assert 4 * MIB <= disk_usage.usage(there.layout)["shown"][1] < 6 * MIB
     # A budget that the truth meets is met: nothing goes.
-    found = gc.gc(there, gc.Budget(max_size=24 * MIB))
+    found = gc.gc(there, gc.Budget(max_size=24 * MIB), nothing_locked)
     assert (found.met, found.removed) == (True, ())
     there.show("p", "engine", artifact)
     shutil.rmtree(folder / "edited")
     os.sync()
     before = free(folder)
-    found = gc.gc(there, gc.Budget(max_size=MIB))
+    found = gc.gc(there, gc.Budget(max_size=MIB), nothing_locked)
     assert found.met
     assert len(found.removed) == 1
     assert 15 * MIB < found.freed < 18 * MIB
@@ -195,12 +196,12 @@ def test_whatever_somebody_does_to_the_view_the_store_is_not_harmed(there, edit)
     sha256 = artifact.files["engine.plan"][0]
     assert keys.digest_file(there.blob_path(sha256)) == sha256
     assert isinstance(there.lookup(a_key().digest), Hit)
-    _, _, found = gc.verify(there)
+    _, _, found = integrity.verify(there)
     assert [f.damage for f in found] == [False]
     assert content_of(os.path.join(there.show("p", "engine", artifact), "engine.plan")) == plan
     (kept,) = (os.path.join(top, n) for top, _, names in os.walk(f"{there.folder}/edited") for n in names)
     assert content_of(kept) == edited
-    assert gc.verify(there)[2] == []
+    assert integrity.verify(there)[2] == []
 
 
 def test_on_a_full_disk_nothing_is_half_done_and_the_view_still_comes(there, folder):
@@ -220,7 +221,7 @@ def test_on_a_full_disk_nothing_is_half_done_and_the_view_still_comes(there, fol
     os.sync()
     commit(there, {"engine.plan": os.urandom(8 * MIB)}, a_key("new"))
     assert isinstance(there.lookup(a_key("new").digest), Hit)
-    assert gc.verify(there)[2] == []
+    assert integrity.verify(there)[2] == []
 
 
 def test_a_store_on_another_disk_than_the_project_serves_runs(folder, tmp_path):
@@ -249,7 +250,7 @@ def test_a_view_on_another_disk_than_the_store_is_copied(store, small):
     write(shown)
     assert isinstance(store.lookup(a_key().digest), Hit)
     assert content_of(os.path.join(store.show("p", "engine", artifact), "engine.plan")) == plan
-    assert gc.verify(store)[2] == []
+    assert integrity.verify(store)[2] == []
 
 
 @pytest.mark.parametrize("in_kernel", [True, False])

@@ -14,7 +14,10 @@ from tests.helpers import project, python_stage, trtpipe
 from trtpipe import errors
 from trtpipe.key import Key
 from trtpipe.pipeline import document
-from trtpipe.store.store import Artifact
+from trtpipe.store import gc, locks
+from trtpipe.store.artifact import Artifact
+from trtpipe.store.state import State
+from trtpipe.store.store import Store
 from trtpipe.trust import lockfile
 
 EVALUATE = "  e: {type: evaluate, inputs: {results: b, labels: {file: labels.npy}}, params: {metrics: [{metric: exact_match, field: twice}]}}\n"  # noqa: E501
@@ -208,3 +211,51 @@ def test_whatever_params_a_stage_has_come_back_from_the_lock(params, name):
 def test_a_lock_that_cannot_be_written_is_a_store_error(locked):
     with pytest.raises(errors.StoreError, match="cannot be written"):
         lockfile.write(os.path.join(locked, "nowhere", "p.lock"), lockfile.Lock("p", {}), "p.yaml")
+
+
+# --- cache gc
+
+
+@pytest.fixture
+def built(tmp_path):
+    project(tmp_path, python_stage("a") + python_stage("b", "slow", mark="m", seconds=0))
+    assert trtpipe("run", "p.yaml", cwd=tmp_path).returncode == 0
+    return tmp_path
+
+
+def test_gc_keeps_what_the_lock_of_a_known_document_names_even_after_the_document_changed(built):
+    assert trtpipe("lock", "p.yaml", cwd=built).returncode == 0
+    (built / "p.yaml").write_text((built / "p.yaml").read_text().replace('"seconds": 0', '"seconds": 0.01'))
+    assert trtpipe("run", "p.yaml", cwd=built).returncode == 0
+    result = trtpipe("cache", "gc", "--max-size", "1B", cwd=built)
+    assert result.returncode == 5
+    assert f"locked by {built / 'p.lock'}" in result.stdout
+    (built / "p.yaml").write_text((built / "p.yaml").read_text().replace('"seconds": 0.01', '"seconds": 0'))
+    assert trtpipe("run", "p.yaml", "--frozen", cwd=built).returncode == 0
+    (built / "p.lock").write_text("half a lock: [")
+    assert trtpipe("cache", "gc", "--max-size", "1B", cwd=built).returncode == 2  # who knows what it needs
+    (built / "p.lock").unlink()
+    assert trtpipe("cache", "gc", "--max-size", "1B", cwd=built).returncode == 5
+    assert json.loads(trtpipe("cache", "ls", "--json", cwd=built).stdout)["actions"] == []
+
+
+def test_gc_keeps_what_a_lock_names_that_only_another_machine_sees(built, monkeypatch):
+    assert trtpipe("lock", "p.yaml", cwd=built).returncode == 0
+    shared = str(built / "artifacts")
+    (root,) = (built / "artifacts" / "roots").iterdir()
+    (built / "p.lock").rename(built / "hidden")
+    with State(shared) as state:
+        store = Store(shared, state)
+        monkeypatch.setattr(locks, "host", lambda: "elsewhere")
+        assert len(gc.gc(store, gc.Budget(max_size=0), lambda: lockfile.needed(store)).kept) == 2
+        monkeypatch.undo()
+        (built / "hidden").rename(built / "p.lock")
+        text = root.read_text()
+        root.write_text(text.replace('"keys"', '"key"'))
+        with pytest.raises(errors.StoreError, match="damaged, so a lock is unknown"):
+            gc.gc(store, gc.Budget(max_size=0), lambda: lockfile.needed(store))
+    (built / "p.yaml").write_text((built / "p.yaml").read_text().replace('"seconds": 0', '"seconds": 0.01'))
+    assert trtpipe("run", "p.yaml", cwd=built).returncode == 0
+    assert json.loads(root.read_text())["keys"] == json.loads(text)["keys"]  # written anew
+    assert trtpipe("lock", "p.yaml", cwd=built).returncode == 0
+    assert set(json.loads(root.read_text())["keys"]) != set(json.loads(text)["keys"])

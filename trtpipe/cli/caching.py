@@ -42,10 +42,10 @@ def _age_text(seconds: float) -> str:
 def ls(args: argparse.Namespace) -> int:
     """List what is built, last used first."""
     from trtpipe.columns import size_text, table
-    from trtpipe.store import gc
+    from trtpipe.store import actions
 
     with _opened(args) as store:
-        good, bad = gc.actions(store)
+        good, bad = actions.read_all(store.layout)
     rows = [{"stage": a.label, "type": a.record["key"].get("type"), "kind": a.artifact.kind, "size": a.artifact.size,
              "used": a.used, "key": a.key, "artifact": a.artifact.digest} for a in reversed(good)]  # fmt: skip
     cells = [["stage", "kind", "size", "last used", "key", "artifact"]]
@@ -59,10 +59,10 @@ def ls(args: argparse.Namespace) -> int:
 def du(args: argparse.Namespace) -> int:
     """Say how much space each part of the store takes."""
     from trtpipe.columns import size_text, table
-    from trtpipe.store import gc
+    from trtpipe.store import disk_usage
 
     with _opened(args) as store:
-        found = gc.usage(store)
+        found = disk_usage.usage(store.layout)
     total = sum(one for _, one in found.values())
     cells = [["part", "files", "size"], *([p, str(n), size_text(b)] for p, (n, b) in found.items())]
     cells.append(["all", str(sum(n for n, _ in found.values())), size_text(total)])
@@ -74,11 +74,11 @@ def du(args: argparse.Namespace) -> int:
 def verify(args: argparse.Namespace) -> int:
     """Read every file of the store again; give 4 if any is damaged."""
     from trtpipe.columns import size_text
-    from trtpipe.store import gc
+    from trtpipe.store import integrity
 
     begun = time.monotonic()
     with _opened(args) as store:
-        count, total, found = gc.verify(store)
+        count, total, found = integrity.verify(store)
     seconds = time.monotonic() - begun
     rows = [f._asdict() for f in found]
     lines = [f"{f.what}: {f.trouble}; {f.fixed}" for f in found]
@@ -92,10 +92,11 @@ def collect(args: argparse.Namespace) -> int:
     """Remove what was not used for longest; give 5 if the budget is not met."""
     from trtpipe.columns import size_text
     from trtpipe.store import gc
+    from trtpipe.trust import lockfile
 
     budget = gc.Budget(args.max_size, args.min_free, args.max_age)
     with _opened(args) as store:
-        found = gc.gc(store, budget, dry_run=args.dry_run)
+        found = gc.gc(store, budget, lambda: lockfile.needed(store), dry_run=args.dry_run)
     would = "would remove" if args.dry_run else "removed"
     lines = [f"{would} {a.label} ({size_text(a.artifact.size)}, {a.key[:12]})" for a in found.removed]
     lines.append(f"{would} {len(found.removed)} results and {found.orphans} files that nothing refers to: "
@@ -127,7 +128,7 @@ def unpin(args: argparse.Namespace) -> int:
 
 def _mark(args: argparse.Namespace, how: str) -> int:
     from trtpipe.run.lookup import Walk
-    from trtpipe.store import gc
+    from trtpipe.store import pins
 
     lookup = open_pipeline(args).lookup
     order = lookup.pipeline.closure(args.stage)
@@ -143,10 +144,10 @@ def _mark(args: argparse.Namespace, how: str) -> int:
         raise errors.StageFailed(f"{', '.join(missing)}: not built, so there is nothing to pin; run it first")
     try:
         if how == "pin":
-            gc.pin(lookup.store, found)
+            pins.pin(lookup.store.layout, found)
             labels = [label for label, _, _ in found]
         else:
-            labels = gc.unpin(lookup.store, [key for _, key, _ in found])
+            labels = pins.unpin(lookup.store.layout, [key for _, key, _ in found])
     except OSError as error:
         raise errors.StoreError(f"{error.filename}: {error.strerror}") from None
     answer({how: labels}, as_json=args.json, lines=[f"{how}: {', '.join(labels) or 'nothing'}"])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from trtpipe.run.lookup import Lookup, Status
     from trtpipe.run.record import Record
-    from trtpipe.store.store import Artifact
+    from trtpipe.store.artifact import Artifact
 
 
 def explain(args: argparse.Namespace) -> int:
@@ -112,9 +112,9 @@ def _record(given: str, lookup: Lookup, stage: str) -> tuple[Record, str]:
     if os.path.isfile(given):
         return record.of_file(given), given
     if re.fullmatch("[0-9a-f]{6,64}", given):
-        from trtpipe.store import gc
+        from trtpipe.store import actions
 
-        found = gc.find(lookup.store, [given])[0]
+        found = actions.find(lookup.store.layout, [given])[0]
         return record.of_action(found.record), f"{found.label} {found.key[:12]}"
     raise errors.PipelineInvalid(f"--against {given}: expected a record, @N of --history, or a key's first digits")
 

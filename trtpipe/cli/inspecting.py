@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from trtpipe import errors
 from trtpipe.cli.opening import WOULD_RUN, forced, open_pipeline
 from trtpipe.pipeline import loading
+from trtpipe.store.files import write_file
 from trtpipe.store.state import State
-from trtpipe.store.store import write_file
 
 if TYPE_CHECKING:
     import argparse

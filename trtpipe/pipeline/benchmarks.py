@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from trtpipe.pipeline.graph import Pipeline
-    from trtpipe.store.store import Artifact, Store
+    from trtpipe.store.artifact import Artifact
+    from trtpipe.store.store import Store
 
 
 def with_benchmarks(pipeline: Pipeline, params: Mapping[str, Any]) -> tuple[Pipeline, tuple[str, ...]]:

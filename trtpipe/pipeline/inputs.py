@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from trtpipe import environment, project
 from trtpipe.errors import EnvironmentMissing, PipelineInvalid, StoreError
-from trtpipe.store.store import Artifact
+from trtpipe.store.artifact import Artifact
 
 if TYPE_CHECKING:
     from trtpipe.pipeline.graph import Pipeline, Source, Stage

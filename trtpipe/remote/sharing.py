@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trtpipe.remote.signed_store import Fetched, Remote
     from trtpipe.run.events import Event
     from trtpipe.run.lookup import Lookup
-    from trtpipe.store.store import Artifact
+    from trtpipe.store.artifact import Artifact
 
 
 class Line(NamedTuple):

@@ -34,13 +34,14 @@ from trtpipe.remote.transport import (
     Transport,
     TransportError,
 )
-from trtpipe.store.store import Artifact, artifact_of, sound
+from trtpipe.store.actions import artifact_of, sound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Future
 
     from trtpipe.remote.settings import Settings
+    from trtpipe.store.artifact import Artifact
     from trtpipe.store.store import Store
 
 PAYLOAD_TYPE = "application/vnd.trtpipe.action.v1+json"

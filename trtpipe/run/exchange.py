@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from trtpipe.store.store import Artifact
+    from trtpipe.store.artifact import Artifact
 
 
 class Exchange(Protocol):

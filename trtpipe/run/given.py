@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from trtpipe.pipeline.graph import Source, Stage
     from trtpipe.pipeline.inputs import Found
     from trtpipe.run.lookup import Lookup
-    from trtpipe.store.store import Artifact, Store
+    from trtpipe.store.artifact import Artifact
+    from trtpipe.store.store import Store
 
 
 def request(lookup: Lookup, stage: Stage, key: str, given: dict[str, Given], *, folder: str, shared: str) -> Request:

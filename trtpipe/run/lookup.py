@@ -11,7 +11,7 @@ from trtpipe.pipeline import inputs
 from trtpipe.run import reasons
 from trtpipe.run.record import Record, of_action
 from trtpipe.run.standing import Standing
-from trtpipe.store.store import Artifact, Hit
+from trtpipe.store.artifact import Artifact, Hit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

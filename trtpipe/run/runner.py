@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trtpipe.errors import TrtpipeError
     from trtpipe.run.exchange import Exchange
     from trtpipe.run.lookup import Lookup
-    from trtpipe.store.store import Artifact
+    from trtpipe.store.artifact import Artifact
 
 
 class Outcome(NamedTuple):

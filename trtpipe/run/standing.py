@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trtpipe.pipeline.graph import Stage
-    from trtpipe.store.store import Artifact
+    from trtpipe.store.artifact import Artifact
 
 
 class Standing:

@@ -14,7 +14,7 @@ from trtpipe.run import events
 from trtpipe.run.given import outside, request, stored
 from trtpipe.run.pool import STILL_SECONDS, Pool
 from trtpipe.run.standing import Standing
-from trtpipe.store.store import Artifact, Hit
+from trtpipe.store.artifact import Artifact, Hit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

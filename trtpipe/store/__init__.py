@@ -1,1 +1,1 @@
-"""The content-addressed store below `artifacts/`, and what looks after it."""
+"""The content-addressed store below `artifacts/`."""

@@ -20,6 +20,7 @@ import time
 
 _NONE_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 _BUSY = (errno.EWOULDBLOCK, errno.EACCES)
+_OLD_SECONDS = 24 * 3600
 
 
 class Held:
@@ -137,6 +138,23 @@ def foreign(name: str) -> bool:
     """Tell whether a name that ends in `@` and its owner's machine is another machine's."""
     _, at, owner = name.rpartition("@")
     return bool(at) and owner != host()
+
+
+def is_old(path: str) -> bool:
+    """Tell whether what lies at a path was last changed more than a day ago. Raises OSError."""
+    return time.time() - os.stat(path).st_mtime > _OLD_SECONDS
+
+
+def in_use_elsewhere(path: str) -> bool:
+    """Tell whether another machine may use what lies at a path, although its lock is to be had here.
+
+    Some file systems keep locks within one machine, and nothing says so: what another machine made counts as in use
+    for a day. Raises OSError.
+    """
+    try:
+        return foreign(os.path.basename(path)) and not is_old(path)
+    except FileNotFoundError:
+        return False
 
 
 def holder() -> str:

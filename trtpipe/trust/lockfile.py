@@ -23,8 +23,9 @@ from trtpipe.run import events, reasons
 from trtpipe.run.lookup import Walk
 from trtpipe.run.record import of_action, of_key
 from trtpipe.store import locks
+from trtpipe.store.artifact import Artifact
+from trtpipe.store.files import below, write_file
 from trtpipe.store.state import stamp
-from trtpipe.store.store import Artifact, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from trtpipe.pipeline.graph import Pipeline, Stage
     from trtpipe.run.exchange import Exchange
     from trtpipe.run.lookup import Lookup
+    from trtpipe.store.gc import Needed
     from trtpipe.store.store import Store
 
 FORMAT = 1
@@ -384,6 +386,9 @@ def run_frozen(
     return {name: found.entries[name].artifact for name in order}
 
 
+# --- cache gc
+
+
 class Root(NamedTuple):
     """A document that has a lock, as the store knows it.
 
@@ -397,6 +402,15 @@ class Root(NamedTuple):
     keys: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
     blobs: tuple[str, ...] = ()
+
+
+def _named(root: Root, entries: Sequence[Entry]) -> Root:
+    """Give a root with what the entries of its document's lock name."""
+    return root._replace(
+        keys=tuple(sorted({e.key.digest for e in entries})),
+        artifacts=tuple(sorted({e.artifact.digest for e in entries})),
+        blobs=tuple(sorted({sha for e in entries for sha, _ in e.artifact.files.values()})),
+    )
 
 
 def _root_name(document: str, host: str) -> str:
@@ -426,7 +440,7 @@ def keep_root(store: Store, document: str) -> None:
     """Let `cache gc` know of a document that has a lock, and of what that names. Raises StoreError."""
     path, host = os.path.abspath(document), locks.host()
     where = lock_path(path)
-    file = os.path.join(store.folder, "roots", _root_name(path, host))
+    file = os.path.join(store.layout.part("roots"), _root_name(path, host))
     try:
         root = Root(path, host, "")
         if os.path.exists(file):
@@ -438,11 +452,7 @@ def keep_root(store: Store, document: str) -> None:
             return
         with contextlib.suppress(errors.PipelineInvalid):  # gc will not go on while it cannot be read
             entries = [e for them in read(where).stages.values() for e in them]
-            root = Root(
-                path, host, now, tuple(sorted({e.key.digest for e in entries})),
-                tuple(sorted({e.artifact.digest for e in entries})),
-                tuple(sorted({sha for e in entries for sha, _ in e.artifact.files.values()})),
-            )  # fmt: skip
+            root = _named(Root(path, host, now), entries)
         os.makedirs(os.path.dirname(file), exist_ok=True)
         record = {**_unchecked(root), "check": keys.digest(_unchecked(root))}
         write_file(file, json.dumps(record, indent=1).encode())
@@ -450,3 +460,30 @@ def keep_root(store: Store, document: str) -> None:
         return  # somebody has just removed the lock
     except OSError as error:
         raise errors.StoreError(f"{file} cannot be written: {error.strerror}") from None
+
+
+def needed(store: Store) -> Needed:
+    """Give what `cache gc` must keep for the documents that have a lock.
+
+    Raises StoreError if what the store knows of a document is damaged, PipelineInvalid if its lock is: in both cases
+    nobody knows what the lock needs.
+    """
+    from trtpipe.store.gc import Needed
+
+    found = Needed({}, {}, {})
+    for file in below(store.layout.part("roots")):
+        if file.endswith(".tmp"):
+            continue
+        root = read_root(file)
+        where = lock_path(root.document)
+        if os.path.exists(where):
+            entries = [entry for them in read(where).stages.values() for entry in them]
+            root = _named(root, entries)
+        elif root.host != locks.host():
+            # Another machine's lock cannot be seen from here: what it named when the root was written counts.
+            where = f"{root.host}:{where}"
+        else:
+            continue
+        for mine, digests in zip(found, (root.keys, root.artifacts, root.blobs), strict=True):
+            mine.update(dict.fromkeys(digests, f"locked by {where}"))
+    return found

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from trtpipe import environment
-from trtpipe.store.store import write_file
+from trtpipe.store.files import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe import environment
 from trtpipe.errors import StageFailed
-from trtpipe.store.store import write_file
+from trtpipe.store.files import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

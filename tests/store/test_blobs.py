@@ -1,0 +1,134 @@
+"""Blobs: nothing is trusted that is not what its name says, and nobody else can change what was taken in."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from tests.store.helpers import RECORD, a_key, commit, content_of
+from trtpipe import key as keys
+from trtpipe.errors import StoreError
+from trtpipe.store.artifact import Hit, Miss
+
+
+def test_equal_content_is_kept_once_and_gives_one_digest(store):
+    one = commit(store, {"a": b"same"}, a_key("1"))
+    two = commit(store, {"a": b"same"}, a_key("2"))
+    assert one.digest == two.digest
+    blobs = [f for _, _, files in os.walk(os.path.join(store.folder, "blobs")) for f in files]
+    assert len(blobs) == 1
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
+def test_a_harmed_file_is_a_miss_that_says_so_and_is_made_again(store, harm):
+    artifact = commit(store, {"a.txt": b"content"})
+    path = store.blob_path(artifact.files["a.txt"][0])
+    os.chmod(path, 0o644)
+    if harm == "remove":
+        os.unlink(path)
+    else:
+        with open(path, "r+b") as stream:
+            stream.truncate(3) if harm == "truncate" else stream.write(b"C")
+    miss = store.lookup(a_key().digest)
+    assert isinstance(miss, Miss)
+    assert "a.txt: its content" in miss.damage
+    assert commit(store, {"a.txt": b"content"}) == artifact
+    assert isinstance(store.lookup(a_key().digest), Hit)
+    assert content_of(os.path.join(store.tree(artifact), "a.txt")) == b"content"
+
+
+def test_a_file_that_was_only_touched_is_read_again_and_still_a_hit(store):
+    artifact = commit(store, {"a.txt": b"content"})
+    os.utime(store.blob_path(artifact.files["a.txt"][0]), (1, 1))
+    assert isinstance(store.lookup(a_key().digest), Hit)
+
+
+def test_a_change_in_place_is_seen_even_if_its_time_is_put_back(store):
+    artifact = commit(store, {"a": b"content"})
+    store.tree(artifact)
+    path = store.blob_path(artifact.files["a"][0])
+    assert isinstance(store.lookup(a_key().digest), Hit)
+    status = os.stat(path)
+    os.chmod(path, 0o644)
+    with open(path, "r+b") as stream:
+        stream.write(b"C")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert isinstance(store.lookup(a_key().digest), Miss)
+
+
+def test_links_that_the_store_makes_do_not_make_it_read_again(store, monkeypatch):
+    artifact = commit(store, {"a": b"content"})
+    monkeypatch.setattr(keys, "digest_file", lambda _: pytest.fail("the file was read again"))
+    store.tree(artifact)
+    assert isinstance(store.lookup(a_key().digest), Hit)
+
+
+def test_what_is_gone_or_damaged_is_fetched_again_if_it_can_be(store):
+    artifact = commit(store, {"a": b"content"})
+    path = store.blob_path(artifact.files["a"][0])
+    asked = []
+
+    def refetch(sha256, size):
+        asked.append((sha256, size))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as stream:
+            stream.write(b"content")
+        return True
+
+    store.refetch = refetch
+    os.chmod(path, 0o644)
+    with open(path, "wb") as stream:
+        stream.write(b"CONTENT")
+    assert isinstance(store.lookup(a_key().digest), Hit)
+    assert asked == [artifact.files["a"]]
+    assert "it was fetched again" in store.told[0]
+    os.unlink(path)
+    store.refetch = lambda *_: False
+    assert isinstance(store.lookup(a_key().digest), Miss)
+
+
+def test_links_in_a_finished_folder_are_refused(store):
+    with store.workspace() as folder:
+        os.symlink("/etc/hostname", os.path.join(folder, "a"))
+        with pytest.raises(StoreError, match="no plain file"):
+            store.commit(a_key(), "results", folder, RECORD)
+    assert store.lookup(a_key().digest) == Miss(None)
+
+
+def test_a_file_that_somebody_else_has_too_is_copied(store, tmp_path):
+    mine = tmp_path / "mine.txt"
+    mine.write_bytes(b"mine")
+    with store.workspace() as folder:
+        os.link(mine, os.path.join(folder, "a"))
+        artifact = store.commit(a_key(), "results", folder, RECORD)
+    mine.write_bytes(b"changed")
+    assert content_of(os.path.join(store.tree(artifact), "a")) == b"mine"
+    assert os.access(mine, os.W_OK)
+
+
+def test_a_body_may_pass_a_stored_file_on_by_link(store):
+    first = commit(store, {"a": b"weights"}, a_key("1"))
+    with store.workspace() as folder:
+        os.link(os.path.join(store.tree(first), "a"), os.path.join(folder, "b"))
+        second = store.commit(a_key("2"), "results", folder, RECORD, [first])
+    assert second.files["b"] == first.files["a"]
+
+
+def test_a_copy_is_made_however_little_the_kernel_helps(store, tmp_path, monkeypatch):
+    content = os.urandom(3_000_000)
+    (tmp_path / "a").write_bytes(content)
+    real = os.copy_file_range
+    calls = []
+
+    def gives_up(source, target, count):
+        calls.append(count)
+        if len(calls) > 1:
+            raise OSError(errno.EXDEV, "not across file systems")
+        return real(source, target, min(count, 1000))
+
+    monkeypatch.setattr(os, "copy_file_range", gives_up)
+    store.blobs.copy(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (tmp_path / "b").read_bytes() == content
+    assert len(calls) == 2

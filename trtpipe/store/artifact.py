@@ -1,0 +1,42 @@
+"""What a stage made, and the answers to the question whether a key has been made."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+from trtpipe import key as keys
+
+
+class _Artifact(NamedTuple):
+    kind: str
+    files: dict[str, tuple[str, int]]
+
+
+class Artifact(_Artifact):
+    """What a stage made. `files` maps a posix path to (SHA-256, bytes) and must not be changed."""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the kind, the names and the contents."""
+        return keys.digest({"kind": self.kind, "files": {name: sha for name, (sha, _) in self.files.items()}})
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(size for _, size in self.files.values())
+
+
+class Hit(NamedTuple):
+    """A key's artifact is in the store, whole."""
+
+    artifact: Artifact
+    seconds: float
+    notes: tuple[str, ...]
+    """What the stage said to people when it ran."""
+
+
+class Miss(NamedTuple):
+    """A key has no usable artifact; `damage` says what is wrong with one that was there."""
+
+    damage: str | None = None

@@ -1,0 +1,130 @@
+"""What keeps runs and `cache gc` out of each other's way.
+
+`locks/gc` is held by `cache gc` alone, and by all others together while they look things up or put them in. Each run
+holds `locks/run-…`, in which it lists what it uses. Whoever makes a key holds `locks/key-<digest>`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from trtpipe.errors import StoreError
+from trtpipe.store import locks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from trtpipe.store.layout import Layout
+
+_GUARD_SECONDS = 120.0
+_CLOCKS_DIFFER_SECONDS = 60.0
+
+
+class Run(NamedTuple):
+    """A run that goes on: since when (seconds since 1970, a minute early), and the keys and blobs that it uses."""
+
+    since: float
+    keys: tuple[str, ...]
+    blobs: tuple[str, ...]
+
+
+class Guard:
+    """The locks of one store that one process holds."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._run: locks.Held | None = None
+        self._depth = 0
+
+    @contextlib.contextmanager
+    def hold(self, *, alone: bool = False) -> Iterator[None]:
+        """Keep `cache gc` out while things are looked up or put into the store; `alone` is for gc itself, which waits.
+
+        Where nothing can be locked (a read-only store, say) there is nothing to keep out either. May be nested.
+        Raises StoreError if that takes too long.
+        """
+        if self._depth:
+            yield
+            return
+        path = self._layout.lock("gc")
+        try:
+            held = locks.wait(path, shared=not alone, seconds=_GUARD_SECONDS)
+        except OSError as error:
+            if alone:
+                raise self._layout.error(error) from None
+            held = locks.Held(path, None)
+        if held is None:
+            what = "other runs use the store all the time" if alone else "cache gc takes very long"
+            raise StoreError(f"{path} cannot be locked within {_GUARD_SECONDS:.0f} s: {what}")
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            held.release(keep=True)
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Tell `cache gc` that a run goes on; `use` says what it needs."""
+        name = f"run-{time.time():.3f}-{os.getpid()}-{os.urandom(4).hex()}@{locks.host()}"
+        try:
+            self._run = locks.take(self._layout.lock(name))
+        except OSError:
+            self._run = None
+        try:
+            yield
+        finally:
+            if self._run is not None:
+                self._run.release()
+            self._run = None
+
+    def use(self, keys: Iterable[str], blobs: Iterable[str] = ()) -> None:
+        """Keep keys' artifacts, and blobs, from `cache gc` until this run ends; call it within `hold`.
+
+        Raises StoreError.
+        """
+        if self._run is not None:
+            lines = [f"key {k}\n" for k in keys] + [f"blob {b}\n" for b in blobs]
+            try:
+                self._run.append("".join(lines))
+            except OSError as error:
+                raise self._layout.error(error) from None
+
+    def lock(self, key: str, about: str) -> locks.Held | None:
+        """Take the lock of a key at once, or give None if another run makes that key now. Raises StoreError."""
+        try:
+            held = locks.take(self._layout.lock(f"key-{key}"))
+        except OSError as error:
+            raise self._layout.error(error) from None
+        if held is not None:
+            held.write(f"{locks.holder()} makes {about}\n")
+        return held
+
+    def holder(self, key: str) -> str:
+        """Say who makes a key now."""
+        return locks.text(self._layout.lock(f"key-{key}")).strip() or "another run makes it"
+
+
+def running(layout: Layout) -> list[Run]:
+    """Give the runs that go on. The locks of runs that have ended, of whatever kind, are removed."""
+    found = []
+    top = layout.part("locks")
+    for name in os.listdir(top) if os.path.isdir(top) else ():
+        path = layout.lock(name)
+        if not name.startswith(("run-", "key-", "tmp-")):
+            continue
+        held = None if locks.in_use_elsewhere(path) else locks.take(path)
+        if held is not None and held.real:
+            held.release()  # whoever had it is gone, and with this its file
+        elif name.startswith("run-"):
+            since = float("inf")
+            with contextlib.suppress(ValueError):
+                # Somewhat earlier, since the clocks of several machines never agree.
+                since = float(name.split("-")[1]) - _CLOCKS_DIFFER_SECONDS
+            lines = [line.partition(" ") for line in locks.text(path).splitlines()]
+            keys = tuple(digest for kind, _, digest in lines if kind == "key")
+            found.append(Run(since, keys, tuple(digest for kind, _, digest in lines if kind != "key")))
+    return found

@@ -1,0 +1,135 @@
+"""Verification of the whole store: every blob, record and folder of files is read and compared with its digest."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from trtpipe import key as keys
+from trtpipe.store import actions, files
+from trtpipe.store.trees import within
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trtpipe.store.actions import Action
+    from trtpipe.store.artifact import Artifact
+    from trtpipe.store.store import Store
+
+
+class Finding(NamedTuple):
+    """One thing in the store that is not as it should be; `fixed` says what was done about it.
+
+    `damage` is False where stored content and records are good, and only a folder that shows them is not.
+    """
+
+    what: str
+    trouble: str
+    fixed: str
+    damage: bool = True
+
+
+def verify(store: Store, progress: Callable[[int, int], None] = lambda *_: None) -> tuple[int, int, list[Finding]]:
+    """Read everything and compare it with its digests; put aside what is damaged.
+
+    Gives the number of blobs read, their bytes, and what was found. What is put aside is made or fetched again by the
+    next run that needs it. `progress` is told the bytes done and the bytes in all. Raises OSError and StoreError.
+    """
+    good, bad = actions.read_all(store.layout)
+    found: list[Finding] = []
+    for path in bad:
+        if os.path.exists(path):
+            store.blobs.quarantine(path)
+            found.append(Finding(os.path.relpath(path, store.folder), "is no sound action record", "put aside"))
+    blobs = store.blobs.found()
+    found += _blobs(store, blobs, good, progress)
+    found += _absent(store, blobs, good)
+    found += _folders(store, {a.artifact.digest: a.artifact for a in good})
+    store.state.commit()
+    return len(blobs), sum(s.st_size for s in blobs.values()), found
+
+
+def _blobs(
+    store: Store, blobs: dict[str, os.stat_result], good: list[Action], progress: Callable[[int, int], None]
+) -> Iterator[Finding]:
+    """Read all blobs; one that is not what its name says is put aside, or fetched again if it can be."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    users: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
+    for action in good:
+        for name, (sha256, size) in action.artifact.files.items():
+            users.setdefault(sha256, []).append(f"{action.label}/{name}")
+            sizes[sha256] = size
+    total, done = sum(s.st_size for s in blobs.values()), 0
+
+    def examine(item: tuple[str, os.stat_result]) -> tuple[str, int, str | None]:
+        sha256, status = item
+        if not stat.S_ISREG(status.st_mode):
+            return sha256, 0, "is no file"
+        try:
+            same = keys.digest_file(store.layout.blob(sha256)) == sha256
+        except FileNotFoundError:
+            return sha256, 0, None  # cache gc was here meanwhile
+        except OSError as error:
+            return sha256, 0, f"cannot be read: {error.strerror}"
+        return sha256, status.st_size, None if same else "has another content than its name says"
+
+    # Digesting lets go of the interpreter's lock, so threads use the cores.
+    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+        for sha256, size, trouble in pool.map(examine, blobs.items()):
+            done += size
+            progress(done, total)
+            path = store.layout.blob(sha256)
+            if trouble is None:
+                store.state.remember_good(path, blobs[sha256], sha256)
+                continue
+            store.blobs.quarantine(path)
+            fetched = sha256 in sizes and _refetched(store, sha256, sizes[sha256])
+            of = f" ({', '.join(sorted(users[sha256])[:3])})" if sha256 in users else ""
+            yield Finding(f"blobs/{sha256[:12]}{of}", trouble, "fetched again" if fetched else "put aside")
+
+
+def _absent(store: Store, blobs: dict[str, os.stat_result], good: list[Action]) -> Iterator[Finding]:
+    """Find content that records name and that is not there."""
+    for action in good:
+        for name, (sha256, size) in action.artifact.files.items():
+            if sha256 not in blobs:
+                fixed = "fetched again" if _refetched(store, sha256, size) else "a run makes it again"
+                yield Finding(f"{action.label}/{name}", "its content is not in the store", fixed)
+
+
+def _refetched(store: Store, sha256: str, size: int) -> bool:
+    return store.refetch is not None and store.refetch(sha256, size)
+
+
+def _folders(store: Store, known: dict[str, Artifact]) -> Iterator[Finding]:
+    """Check the folders in trees/ and shown/; a tree that is not right is removed, since it can be made again."""
+    for part in ("trees", "shown"):
+        top = store.layout.part(part)
+        for name in sorted(os.listdir(top)) if os.path.isdir(top) else ():
+            folder, artifact = os.path.join(top, name), known.get(name)
+            changed = _changed(store, folder, artifact) if artifact is not None else None
+            if changed is None:
+                continue
+            what = f"{part}/{name[:12]}/{changed}"
+            if part == "trees":
+                files.discard(folder)
+                yield Finding(what, "is not what the stage made", "removed", damage=False)
+            else:
+                fixed = "the next run shows the right one and keeps this in edited/"
+                yield Finding(what, "somebody changed it", fixed, damage=False)
+
+
+def _changed(store: Store, folder: str, artifact: Artifact) -> str | None:
+    """Give the first of an artifact's files in a folder that is not what the stage made, or None."""
+    for name, (sha256, _) in artifact.files.items():
+        path, blob = within(folder, name), store.layout.blob(sha256)
+        try:
+            linked = os.path.exists(blob) and os.path.samefile(path, blob)
+            if not linked and keys.digest_file(path) != sha256:
+                return name
+        except OSError:
+            return name
+    return None

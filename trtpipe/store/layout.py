@@ -1,0 +1,68 @@
+"""Where things lie in a store's folder.
+
+blobs/sha256/ab/<digest>      files by content, read-only
+actions/ab/<key>.json, .log   what a key made, when, where, and the full log of the stage
+trees/<artifact>/             one artifact's files under their names, linked to the blobs; stages read them
+shown/<artifact>/             the same files as copies for people; changes to them do not reach the blobs
+view/<pipeline>/<stage>       links for people, each to a folder in shown/
+edited/                       files that people changed in shown/, moved here before the artifact is shown again
+quarantine/                   files whose content did not fit their name, and what failed stages had made
+pins/, roots/                 pinned artifacts, and documents that have a lock: `cache gc` keeps what they need
+partial/                      downloads that are not complete
+tmp/, locks/, timing/         work in progress, locks of keys and of runs, TensorRT timing caches
+
+`state.sqlite` beside these folders holds what was learnt and can be learnt again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import NamedTuple
+
+from trtpipe.errors import StoreError
+
+
+class Layout(NamedTuple):
+    """The paths of one store; `folder` is absolute."""
+
+    folder: str
+
+    def action(self, key: str, suffix: str = ".json") -> str:
+        """Give the path of a key's action record or log."""
+        return os.path.join(self.folder, "actions", key[:2], key + suffix)
+
+    def blob(self, sha256: str) -> str:
+        """Give the path of a file by content."""
+        return os.path.join(self.folder, "blobs", "sha256", sha256[:2], sha256)
+
+    def tree(self, artifact: str) -> str:
+        """Give the path of an artifact's folder for stages."""
+        return os.path.join(self.folder, "trees", artifact)
+
+    def shown(self, artifact: str) -> str:
+        """Give the path of an artifact's folder for people."""
+        return os.path.join(self.folder, "shown", artifact)
+
+    def view(self, pipeline: str, stage: str) -> str:
+        """Give the path of the link at which people find a stage's artifact."""
+        return os.path.join(self.folder, "view", pipeline, stage)
+
+    def lock(self, name: str) -> str:
+        """Give the path of a lock."""
+        return os.path.join(self.folder, "locks", name)
+
+    def part(self, name: str) -> str:
+        """Give the path of one of the folders listed above, such as `pins`."""
+        return os.path.join(self.folder, name)
+
+    def error(self, error: OSError) -> StoreError:
+        """Give the error that tells people what the disk said, and what they can do."""
+        where = error.filename or self.folder
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StoreError(f"the disk is full: {where}; free some space or use --artifacts on another disk")
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return StoreError(f"{where} is not writable ({error.strerror}); use --artifacts DIR for another place")
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            return StoreError(f"{where}: {error.strerror}; the artifacts folder must be a folder: use --artifacts DIR")
+        return StoreError(f"{where}: {error.strerror or error}; use --artifacts DIR for another place")
