@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -71,6 +72,19 @@ def workers_in(folder):
     return [line for line in found if "trtpipe.run.worker" in line]
 
 
+@contextlib.contextmanager
+def running(folder, *how):
+    """Start `run p.yaml`, and go on when the stage has made the file `mark`."""
+    with subprocess.Popen(
+        [sys.executable, *how, "run", "p.yaml"], cwd=folder, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    ) as process:  # fmt: skip
+        while not (folder / "mark").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        yield process
+
+
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_at_whatever_call_signals_begin_to_come_the_run_ends_in_order(tmp_path, number, code):
     project(tmp_path, python_stage("a"))
@@ -91,19 +105,38 @@ def test_at_whatever_call_signals_begin_to_come_the_run_ends_in_order(tmp_path, 
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_signals_that_do_not_cease_while_a_stage_runs_end_it_in_order(tmp_path, number, code):
     project(tmp_path, python_stage("a", "slow", mark=str(tmp_path / "mark")))
-    with subprocess.Popen(
-        [sys.executable, "-m", "trtpipe", "run", "p.yaml"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-        stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(PROJECT)},
-    ) as process:  # fmt: skip
-        while not (tmp_path / "mark").exists():
-            assert process.poll() is None
-            time.sleep(0.01)
+    with running(tmp_path, "-m", "trtpipe") as process:
         while process.poll() is None:
             process.send_signal(number)
             time.sleep(0.0002)
         error = process.stderr.read()
     assert process.returncode == code
     assert "Traceback" not in error
+    assert workers_in(tmp_path) == []
+    assert list((tmp_path / "artifacts" / "tmp").iterdir()) == []
+
+
+def test_a_second_interrupt_waits_for_no_worker(tmp_path):
+    code = """\
+import signal, time
+def f(arrays, samples, mark):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    open(mark, "w").close()
+    time.sleep(1000)
+"""
+    patient = """\
+from trtpipe import __main__
+from trtpipe.run import runner
+assert runner._GRACE_SECONDS
+runner._GRACE_SECONDS = 1000
+__main__.main()
+"""
+    project(tmp_path, python_stage("a", "f", mark=str(tmp_path / "mark")), code=code)
+    with running(tmp_path, "-c", patient) as process:
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+    assert process.returncode == 130
     assert workers_in(tmp_path) == []
     assert list((tmp_path / "artifacts" / "tmp").iterdir()) == []
 
