@@ -66,8 +66,8 @@ def raw_loop(backend: Any, plan: Path, batch: int, *, seconds: float, graph: boo
     """Enqueue the plan again and again, with nothing else; give (wall ms, CUDA-event ms) a batch."""
     from trtpipe.backends.trt.cuda import Runtime
 
-    cuda, trt = Runtime(), backend.trt
-    runtime = trt.Runtime(backend.logger)
+    cuda, trt = Runtime(), backend.library.trt
+    runtime = trt.Runtime(backend.library.logger)
     engine = runtime.deserialize_cuda_engine(plan.read_bytes())
     context = engine.create_execution_context()
     stream = cuda.stream()

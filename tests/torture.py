@@ -546,7 +546,7 @@ def subjects(top: Path) -> list[Subject]:
     from tests.helpers import run_stage
     from trtpipe.backends import plan_header
     from trtpipe.data import tensors
-    from trtpipe.models import onnxfile
+    from trtpipe.models import onnxfile, signature
     from trtpipe.pipeline import checking, document, schema, variables
     from trtpipe.stage import Input
 
@@ -567,7 +567,7 @@ def subjects(top: Path) -> list[Subject]:
         path.write_bytes(data)
         onnxfile.external_locations(path)
         with contextlib.suppress(errors.StageFailed):
-            onnxfile.describe(onnxfile.load(path))
+            signature.describe(onnxfile.load(path))
         run_stage("parse", {}, {"model": path}, place)
 
     np.savez(work / "a.npz", x=np.arange(12, dtype=np.float32).reshape(4, 3), y=np.arange(4))

@@ -125,7 +125,7 @@ def test_results_agree_with_onnxruntime_in_every_precision(backend, tmp_path, pr
             assert got.shape == want.shape == (rows, 5)
             assert got.dtype == np.float32
             error = np.linalg.norm(got - want) / np.linalg.norm(want)
-            print(f"{backend.title} {precision}, {rows} rows: relative error {error:.3g}")
+            print(f"{backend.library.title} {precision}, {rows} rows: relative error {error:.3g}")
             assert error < (rounded if backend.name == "tensorrt_rtx" else tolerance)
     finally:
         session.close()
@@ -143,14 +143,14 @@ def test_a_stream_of_batches_gives_the_bits_that_single_runs_give(backend, tmp_p
     try:
         streamed = [out["logits"].copy() for out in session.stream(iter(feeds))]
         # TensorRT-RTX launches graphs of its own; a change of shape makes ours void.
-        assert any(slot.graph for slot in session._slots) == (rows == 8 and backend.name == "tensorrt")
+        assert any(slot.graph for slot in session._execution.slots) == (rows == 8 and backend.name == "tensorrt")
     finally:
         session.close()
     session = chain.open(slots=1)
     try:
         single = []
         for feed in feeds:
-            session._slots[0].drop_graph()
+            session._execution.slots[0].drop_graph()
             single.append(session.run(feed)["logits"].copy())
     finally:
         session.close()
@@ -313,7 +313,7 @@ def test_an_output_whose_size_depends_on_the_data_is_given_in_its_real_size(back
         # TensorRT-RTX 1.4 parses NonZero, and its builder then has no kernel for it.
         assert backend.name == "tensorrt_rtx"
         assert "cannot be built" in str(error)
-        pytest.skip(f"{backend.title} has no NonZero")
+        pytest.skip(f"{backend.library.title} has no NonZero")
     session = chain.open()
     try:
         for places in ([1, 5, 15], [0], list(range(16))):

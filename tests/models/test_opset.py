@@ -8,7 +8,7 @@ from onnx import helper
 
 from tests import onnx_models as models
 from trtpipe.errors import StageFailed
-from trtpipe.models import onnxfile, opset
+from trtpipe.models import onnxgraph, opset
 
 
 def answers(model, x):
@@ -48,7 +48,7 @@ def test_a_lowered_graph_is_valid_at_opset_17_and_computes_the_same(name):
     # Reducing over nothing is the identity; onnxruntime 1.21 itself fails on it.
     before = [x] if name == "ReduceMean over nothing" else answers(model, x)
     opset.to_opset_17(model)
-    assert onnxfile.opsets(model) == {"ai.onnx": 17}
+    assert onnxgraph.opsets(model) == {"ai.onnx": 17}
     onnx.checker.check_model(onnx.shape_inference.infer_shapes(model, strict_mode=True), full_check=True)
     for want, found in zip(before, answers(model, x), strict=True):
         np.testing.assert_allclose(found, want, rtol=1e-6, atol=1e-6)

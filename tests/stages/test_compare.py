@@ -124,11 +124,11 @@ def test_mismatches_agree_with_numpys_allclose(pairs, rtol, atol):
 
 
 def test_without_a_reference_onnxruntime_runs_the_model_on_the_data(tmp_path):
-    from trtpipe.models import trial
+    from trtpipe.models import ort_cpu
 
     path = models.save(models.conv(), tmp_path / "model.onnx")
     data = np.random.default_rng(0).standard_normal((5, 3, 8, 8)).astype(np.float32)
-    made = trial.run(path, {"image": data})["logits"]
+    made = ort_cpu.run(path, {"image": data})["logits"]
     inputs = {"model": path, "data": save(tmp_path / "d.npz", image=data),
               "candidate": save(tmp_path / "c.npz", logits=made)}  # fmt: skip
     out = run_stage("compare", {"require": {"relative_l2": "<= 1e-5"}}, inputs, tmp_path)
@@ -279,11 +279,11 @@ def test_bisect_finds_nothing_between_equal_models(tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_bisect_reads_rewritten_models(tmp_path, precision):
-    from trtpipe.models import onnxfile
+    from trtpipe.models import onnxfile, signature
     from trtpipe.models.precision import rewrite
 
     path = models.save(models.conv(), tmp_path / "right.onnx")
-    network = onnxfile.describe(onnxfile.load(path))
+    network = signature.describe(onnxfile.load(path))
     rewrite(path, tmp_path / "half.onnx", precision, network=network)
     given = {"model": path, "candidate_model": tmp_path / "half.onnx"}
     found = compare(tmp_path, RIGHT, extra=given, bisect=True, bound=1e-9)["bisect"]

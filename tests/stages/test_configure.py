@@ -16,7 +16,7 @@ from tests.helpers import apart, run_stage
 from trtpipe import backends
 from trtpipe.backends.trt import rules
 from trtpipe.errors import EnvironmentMissing, GateFailed, PipelineInvalid, StageFailed
-from trtpipe.models import onnxfile
+from trtpipe.models import dtypes, external_data, onnxfile, signature
 from trtpipe.stages.configure import ConfigureParams, check_profiles
 
 RTX = any(importlib.util.find_spec(m) for m in ("tensorrt_rtx", "tensorrt_rtx_bindings"))
@@ -33,7 +33,7 @@ def network(tmp_path, proto=None, external=False):
         models.with_external(path, proto)
     else:
         models.save(proto, path)
-    record = onnxfile.describe(onnxfile.load(path))
+    record = signature.describe(onnxfile.load(path))
     (folder / "network.json").write_text(json.dumps({**record, "layers": {}}))
     return folder
 
@@ -69,7 +69,7 @@ def test_fp16_rewrites_the_model_and_says_what_it_did(tmp_path):
     assert [k["node"] for k in config["rewrite"]["kept"]] == ["head"]
     assert config["rewrite"]["check"]["outputs"]["logits"]["relative_l2"] < 0.01
     assert notes == ["stays float32: head [MatMul], keep_fp32: head"]
-    kinds = {t.name: onnxfile.dtype_name(t.data_type) for t in onnxfile.load(out / "model.onnx").graph.initializer}
+    kinds = {t.name: dtypes.dtype_name(t.data_type) for t in onnxfile.load(out / "model.onnx").graph.initializer}
     assert kinds["w"] == "float16"
     assert kinds["head"] == "float32"
 
@@ -85,7 +85,7 @@ def test_the_same_params_give_the_same_bytes(tmp_path):
 def test_external_data_comes_along(tmp_path, backend):
     out, _ = configure(tmp_path, backend=backend, profiles=[IMAGE], external=True)
     assert (out / "weights.bin").read_bytes() == (tmp_path / "network" / "weights.bin").read_bytes()
-    assert onnxfile.external_files(onnxfile.load(out / "model.onnx"), out, label="m") == ("weights.bin",)
+    assert external_data.external_files(onnxfile.load(out / "model.onnx"), out, label="m") == ("weights.bin",)
 
 
 @needs_rtx

@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers import PROJECT, run_stage
 from trtpipe.errors import StageFailed
-from trtpipe.models import onnxfile
+from trtpipe.models import external_data, onnxfile, onnxgraph
 
 pytest.importorskip("torch")
 
@@ -104,7 +104,7 @@ def test_an_exported_model_has_the_names_axes_opset_and_values_asked_for(root, e
     out = export(root, exporter=exporter, kwargs={"width": 6})
     model = onnxfile.load(out / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
-    assert onnxfile.opsets(model) == {"ai.onnx": 17}
+    assert onnxgraph.opsets(model) == {"ai.onnx": 17}
     assert model.ir_version == 8
     found = record(out)
     assert found["inputs"] == [{"name": "image", "dtype": "float32", "dims": ["batch", 3, 8, 8]}]
@@ -263,7 +263,7 @@ def test_large_weights_go_to_an_external_file(root, monkeypatch):
     out = export(root, kwargs={"width": 300})
     assert sorted(p.name for p in out.iterdir()) == ["export.json", "model.onnx", "model.onnx.data"]
     model = onnxfile.load(out / "model.onnx")
-    assert onnxfile.external_files(model, out, label="model") == ("model.onnx.data",)
+    assert external_data.external_files(model, out, label="model") == ("model.onnx.data",)
 
 
 def test_nothing_of_the_exporters_chatter_reaches_the_terminal(root, capfd, caplog):

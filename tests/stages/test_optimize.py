@@ -14,7 +14,7 @@ from onnx import helper
 from tests import onnx_models as models
 from tests.helpers import run_stage
 from trtpipe.errors import EnvironmentMissing, StageFailed
-from trtpipe.models import trial
+from trtpipe.models import ort_cpu
 from trtpipe.stages.optimize import OptimizeParams
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'trtpipe[cpu]'")
@@ -44,7 +44,7 @@ def test_constants_and_batch_norms_are_folded_and_results_stay(tmp_path):
     assert record["nodes"]["before"]["BatchNormalization"] == 1
     assert record["steps"][0]["outputs"]["logits"]["relative_l2"] < 1e-5
     feed = {"image": np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)}
-    before, after = (trial.run(p, feed)["logits"] for p in (tmp_path / "in" / "model.onnx", path))
+    before, after = (ort_cpu.run(p, feed)["logits"] for p in (tmp_path / "in" / "model.onnx", path))
     assert np.allclose(before, after, rtol=1e-4, atol=1e-4)
 
 

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests import onnx_models as models
 from tests.helpers import PROJECT, apart, run_stage, trtpipe
 from trtpipe.errors import EnvironmentMissing, GateFailed, PipelineInvalid, StageFailed
-from trtpipe.models import trial
+from trtpipe.models import ort_cpu
 from trtpipe.stages.quantize import QuantizeParams
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'trtpipe[cpu]'")
@@ -375,6 +375,6 @@ def test_an_input_that_is_one_value_is_no_trouble_beside_another_that_moves(tmp_
 def test_a_quantised_model_means_the_same_to_onnxruntime_with_and_without_its_fusions(tmp_path):
     model, _ = quantize(tmp_path, residual())
     feed = {"image": pictures(2)}
-    plain = trial.run(model.SerializeToString(), feed, plain=True)["logits"]
-    fused = trial.run(model.SerializeToString(), feed)["logits"]
+    plain = ort_cpu.run(model.SerializeToString(), feed, plain=True)["logits"]
+    fused = ort_cpu.run(model.SerializeToString(), feed)["logits"]
     assert np.linalg.norm(plain - fused) / np.linalg.norm(plain) < 0.1

@@ -19,7 +19,7 @@ import numpy as np
 
 from trtpipe.backends.trt.rules import half_types
 from trtpipe.errors import EnvironmentMissing, StageFailed
-from trtpipe.models import onnxfile, trial
+from trtpipe.models import dtypes, external_data, onnxfile, onnxgraph, ort_cpu, signature
 from trtpipe.runtime import Binding, Measured, Pending, Query
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def load(name: str) -> OnnxRuntime:
     """Give the backend. Raises EnvironmentMissing if ONNX Runtime has no CPU provider."""
     if name != "onnxruntime":
         raise ValueError(name)
-    if not set(trial.PROVIDERS) <= set(onnxruntime.get_available_providers()):
+    if not set(ort_cpu.PROVIDERS) <= set(onnxruntime.get_available_providers()):
         raise EnvironmentMissing("this onnxruntime has no CPUExecutionProvider; pip install 'trtpipe[cpu]'")
     return OnnxRuntime()
 
@@ -101,7 +101,7 @@ def _dtype(kind: str) -> str:
 
 def _signature(model: onnx.ModelProto, session: Any) -> list[Binding]:
     """Join what the runtime says of inputs and outputs with the names that the ONNX file gives their axes."""
-    inputs, outputs = onnxfile.signature(model)
+    inputs, outputs = signature.of(model)
     found = []
     for mode, entries, args in (("input", inputs, session.get_inputs()), ("output", outputs, session.get_outputs())):
         dims = {entry["name"]: entry["dims"] for entry in entries}
@@ -132,10 +132,10 @@ class OnnxRuntime:
     def parse(self, model: Path) -> dict[str, Any]:
         """Open the model in a session without optimisation, so that the runtime itself says what it reads."""
         proto = onnxfile.load(model)
-        files = onnxfile.external_files(proto, model.parent, label=model.name)
+        files = external_data.external_files(proto, model.parent, label=model.name)
         options = _options("disabled")
         try:
-            session = trial.load(model, options)
+            session = ort_cpu.load(model, options)
         except Exception as error:
             raise StageFailed(_explain(proto, model, files, error)) from error
         bindings = _signature(proto, session)
@@ -144,7 +144,7 @@ class OnnxRuntime:
                    if b.mode == side]
             for side in ("input", "output")
         }  # fmt: skip
-        layers = Counter(found.node.op_type for found in onnxfile.walk(proto))
+        layers = Counter(found.node.op_type for found in onnxgraph.walk(proto))
         return {"inputs": sides["input"], "outputs": sides["output"], "layers": dict(sorted(layers.items()))}
 
     def configure(self, config: dict[str, Any], network: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,18 +205,18 @@ class OnnxRuntime:
         if pinned is not None:
             raise StageFailed(f"onnxruntime {self.version} takes no timing cache: it times nothing; leave it out")
         proto = onnxfile.load(model)
-        files = onnxfile.external_files(proto, model.parent, label=model.name)
+        files = external_data.external_files(proto, model.parent, label=model.name)
         level = config.get("optimization_level")
         level = LEVELS[5 if level is None else level]
         options = _options(level)
         options.optimized_model_filepath = str(plan)
-        weight = sum(onnxfile.tensor_bytes(t) for t in onnxfile.initializers(proto))
+        weight = sum(dtypes.tensor_bytes(t) for t in onnxgraph.initializers(proto))
         if weight > onnxfile.INLINE_LIMIT:
             prefix = "session.optimized_model_external_initializers"
             options.add_session_config_entry(f"{prefix}_file_name", f"{plan.name}.data")
             options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
         try:
-            session = trial.load(model, options)
+            session = ort_cpu.load(model, options)
         except Exception as error:
             raise StageFailed(_explain(proto, model, files, error)) from error
         if files:
@@ -225,7 +225,7 @@ class OnnxRuntime:
         del session
         try:
             # Some that it has optimised it does not take back (a float16 weight that a body of an If shares).
-            trial.load(plan, _options(_run_level(level)))
+            ort_cpu.load(plan, _options(_run_level(level)))
         except Exception as error:
             raise StageFailed(
                 f"onnxruntime {self.version} cannot load what it made of {model.name}: {_reason(error)}; "
@@ -239,7 +239,7 @@ class OnnxRuntime:
             )
         return {
             "bindings": [{**asdict(b), "shape": list(b.shape), "dims": list(b.dims)} for b in bindings],
-            "target": {"device": "cpu", "provider": trial.PROVIDERS[0], "graph_optimization": level},
+            "target": {"device": "cpu", "provider": ort_cpu.PROVIDERS[0], "graph_optimization": level},
             "precision_proof": proof,
         }
 
@@ -254,7 +254,7 @@ class OnnxRuntime:
         """Load an optimised model; layouts for this machine's CPU are chosen now."""
         options = _options(_level(manifest))
         try:
-            session = trial.load(plan, options)
+            session = ort_cpu.load(plan, options)
         except Exception as error:
             raise StageFailed(f"{plan.name}: onnxruntime {self.version} cannot load it: {_reason(error)}") from error
         return OrtSession(session, manifest, buffers, plan)
@@ -275,7 +275,7 @@ class OrtSession:
         self.info: Mapping[str, Any] = {
             "runtime": "onnxruntime",
             "runtime_version": str(onnxruntime.__version__),
-            "provider": trial.PROVIDERS[0],
+            "provider": ort_cpu.PROVIDERS[0],
             "threads": session.get_session_options().intra_op_num_threads,
         }
         self._session: Any = session
@@ -362,7 +362,7 @@ class OrtSession:
         with tempfile.TemporaryDirectory() as folder:
             options.enable_profiling = True
             options.profile_file_prefix = os.path.join(folder, "profile")
-            session = trial.load(self._plan, options)
+            session = ort_cpu.load(self._plan, options)
             for _ in range(PROFILED):
                 session.run(self._outputs, dict(feed))
             with open(session.end_profiling(), encoding="utf-8") as stream:
@@ -394,7 +394,7 @@ def precision_proof(model: onnx.ModelProto) -> dict[str, Any]:
     types = {t.name: t.data_type for t in inferred.graph.initializer}
     for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
         types[value.name] = value.type.tensor_type.elem_type
-    opset = onnxfile.opsets(model).get("ai.onnx", 1)
+    opset = onnxgraph.opsets(model).get("ai.onnx", 1)
     for node in model.graph.node:  # in order, so that types flow past operators that ONNX's inference does not know
         _infer_types(node, opset, types)
     up: set[str] = set()
@@ -411,7 +411,7 @@ def precision_proof(model: onnx.ModelProto) -> dict[str, Any]:
         if inside:
             between += 1
             up.update(node.output)
-        found = [onnxfile.dtype_name(types[o]) for o in node.output if types.get(o)]
+        found = [dtypes.dtype_name(types[o]) for o in node.output if types.get(o)]
         kind = "float32" if inside else next((d for d in found if "float" in d), found[0] if found else "unknown")
         rows.setdefault(node.op_type, Counter())[kind] += 1
     return {
@@ -482,20 +482,20 @@ def rejected(model: onnx.ModelProto) -> list[Rejected]:
     for schema in native.get_all_operator_schema():
         schemas.setdefault((schema.domain, schema.name), []).append(schema.since_version)
     local = {(f.domain, f.name) for f in model.functions}
-    versions = {("" if d == "ai.onnx" else d): v for d, v in onnxfile.opsets(model).items()}
+    versions = {("" if d == "ai.onnx" else d): v for d, v in onnxgraph.opsets(model).items()}
     try:
         typed = onnx.shape_inference.infer_shapes(model)
     except Exception:  # noqa: BLE001  then only what the file itself says of types is known
         typed = model
-    types: dict[str, int] = {t.name: t.data_type for t in onnxfile.initializers(typed)}
-    for _, graph in onnxfile.graphs(typed):
+    types: dict[str, int] = {t.name: t.data_type for t in onnxgraph.initializers(typed)}
+    for _, graph in onnxgraph.graphs(typed):
         if isinstance(graph, onnx.GraphProto):
             for value in [*graph.input, *graph.value_info, *graph.output]:
                 if value.type.WhichOneof("value") == "tensor_type":
                     types[value.name] = value.type.tensor_type.elem_type
     verdicts: dict[Any, str | None] = {}
     found: list[Rejected] = []
-    for located in onnxfile.walk(model):
+    for located in onnxgraph.walk(model):
         node = located.node
         domain = "" if node.domain == "ai.onnx" else node.domain
         op = f"{domain}:{node.op_type}" if domain else node.op_type
@@ -516,7 +516,7 @@ def rejected(model: onnx.ModelProto) -> list[Rejected]:
             else:
                 verdicts[signature] = _try_alone(model, node, kinds)
         if reason := verdicts[signature]:
-            found.append(Rejected(onnxfile.node_label(located), op, reason))
+            found.append(Rejected(onnxgraph.node_label(located), op, reason))
     return found
 
 
@@ -541,7 +541,7 @@ def _try_alone(model: onnx.ModelProto, node: onnx.NodeProto, kinds: Sequence[int
         if name:
             single.graph.output.add(name=name)
     try:
-        onnxruntime.InferenceSession(single.SerializeToString(), _options("disabled"), providers=trial.PROVIDERS)
+        onnxruntime.InferenceSession(single.SerializeToString(), _options("disabled"), providers=ort_cpu.PROVIDERS)
     except Exception as error:  # noqa: BLE001  whatever it raises is its reason
         text = _reason(error)
         # Only what speaks of missing operators and kernels counts: a node alone may fail for want of a shape too.

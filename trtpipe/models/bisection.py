@@ -1,4 +1,4 @@
-"""Which node of a changed ONNX model is the first whose result is wrong: all tensors of both models, side by side."""
+"""Find the first node of a changed ONNX model whose result is wrong: compare all tensors of both models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from trtpipe.errors import StageFailed
-from trtpipe.models import onnxfile, precision, trial
+from trtpipe.models import deviation, emulation, feeding, onnxfile, onnxgraph, ort_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,33 +20,34 @@ SHOWN = 20
 
 def _marked(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
     """Give the model with these tensors as its outputs."""
-    copy = onnxfile.copied(model)
+    copy = onnxgraph.copied(model)
     copy.graph.ClearField("output")
     known = {v.name: v for v in (*model.graph.output, *model.graph.value_info)}
     for name in names:
-        # onnxruntime infers the type of an output that does not say it.
+        # onnxruntime infers the type of an output that has none.
         copy.graph.output.append(known.get(name, onnx.ValueInfoProto(name=name)))
     return bytes(copy.SerializeToString())
 
 
 def _candidate(path: Path) -> onnx.ModelProto:
-    model = trial.whole(path)
+    """Load a changed model; half precision inside it is emulated."""
+    model = onnxfile.whole(path)
     outside = {v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)}
     for narrow in (onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT16):
-        if narrow not in outside and any(t.data_type == narrow for t in onnxfile.initializers(model)):
-            return onnx.load_model_from_string(precision.emulated(path, narrow)[0])
+        if narrow not in outside and any(t.data_type == narrow for t in onnxgraph.initializers(model)):
+            return onnx.load_model_from_string(emulation.emulated(path, narrow)[0])
     return model
 
 
-def layers(reference: Path, candidate: Path, feeds: Sequence[trial.Feed], bound: float) -> dict[str, Any]:
+def layers(reference: Path, candidate: Path, feeds: Sequence[feeding.Feed], bound: float) -> dict[str, Any]:
     """Compare every tensor that both models make, in the reference's order.
 
     Gives `first` (the first node whose relative L2 error exceeds `bound`, or None), `jump` (the node with which the
     error grows most), `compared`, and `layers`, the worst ones. Raises StageFailed if the models share no tensor or
     do not run.
     """
-    right, wrong = trial.whole(reference), _candidate(candidate)
-    onnxfile.name_nodes(right)
+    right, wrong = onnxfile.whole(reference), _candidate(candidate)
+    onnxgraph.name_nodes(right)
     made = {o for n in wrong.graph.node for o in n.output}
     order = {o: n for n in right.graph.node if n.op_type != "Constant" for o in n.output if o and o in made}
     if not order:
@@ -56,9 +57,9 @@ def layers(reference: Path, candidate: Path, feeds: Sequence[trial.Feed], bound:
     for start in range(0, len(names), CHUNK):
         part = names[start : start + CHUNK]
         try:
-            # Fusions would change what lies between; the int8 kernels of a CPU saturate on some.
-            one, other = (trial.Trial(_marked(m, part), plain=True) for m in (right, wrong))
-            differences = trial.Differences()
+            # Fusions would change the inner tensors, and the int8 kernels of some CPUs saturate.
+            one, other = (ort_cpu.Session(_marked(m, part), plain=True) for m in (right, wrong))
+            differences = deviation.Differences()
             for feed in feeds:
                 differences.add(one(feed), other(feed))
         except Exception as error:

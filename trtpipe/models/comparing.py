@@ -1,4 +1,4 @@
-"""How far one runtime's or one precision's outputs are from another's: figures an output, and a sample."""
+"""Compare the outputs of two runtimes or two precisions: figures for each output and for each sample."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 1 << 25
 LARGEST = 1e140
-"""Beyond it sums of squares leave float64."""
+"""Squares of larger values overflow float64 when they are summed."""
 EQUAL_DB = 200.0
-"""The PSNR that stands for equal arrays, whose own is infinite; JSON knows no infinity."""
+"""The PSNR of equal arrays, in dB. It would be infinite, which JSON cannot hold."""
 HIGHER_IS_BETTER = ("cosine", "cosine_min", "psnr")
-"""Of these, and of top-k agreement, the least over the outputs is the whole's figure; of all others the largest."""
+"""The overall figure of these, and of top-k agreement, is the smallest over the outputs; of all others the largest."""
 FORMULAS = {
     "allclose": "numpy.allclose: an element is beyond it if |candidate - reference| > atol + rtol * |reference|",
     "both": "Polygraphy's elemwise check: an element is beyond it if its absolute error exceeds atol and its relative "
@@ -40,7 +40,7 @@ class Tolerance(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """One output's figures over all samples, and arrays of one value a sample."""
+    """One output's figures over all samples, and arrays with one value for each sample."""
 
     figures: dict[str, float]
     samples: dict[str, NDArray[np.float64]]
@@ -49,9 +49,9 @@ class Compared(NamedTuple):
 def mismatches(
     candidate: NDArray[Any], reference: NDArray[Any], tolerance: Tolerance, error: NDArray[np.float64] | None = None
 ) -> NDArray[np.bool_]:
-    """Tell for each element whether it is beyond the tolerance; NaN where the reference has none is.
+    """Tell for each element whether it is beyond the tolerance. NaN is beyond it unless the reference is NaN too.
 
-    `error` is what `errors` gives, where that is known already.
+    `error` is the result of `errors`, if it was computed before.
 
     Sources: numpy.allclose's documentation; polygraphy/comparator/compare.py (check_error_stat: elemwise).
     """
@@ -68,7 +68,7 @@ def mismatches(
 
 
 def errors(candidate: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float64]:
-    """Give |candidate - reference|, of integers exactly: beyond 2^53 float64 cannot tell neighbours apart."""
+    """Give |candidate - reference|. For integers it is exact, also beyond 2^53, where float64 is not."""
     if candidate.dtype.kind in "iu" and candidate.dtype == reference.dtype:
         high, low = np.maximum(candidate, reference), np.minimum(candidate, reference)
         exact: NDArray[np.float64] = (high.astype(np.uint64) - low.astype(np.uint64)).astype(np.float64)
@@ -115,11 +115,11 @@ def output(candidate: Source, reference: Source, tolerance: Tolerance, top_k: in
         counted = finite.sum(axis=1)
         with np.errstate(all="ignore"):
             relative = np.where(norms > 0, lengths / norms, np.where(lengths > 0, np.inf, 0.0))
-        # A sample whose reference is nothing but zeros has no relative error of its own: 1 says "as large as all".
+        # If a sample's reference is all zeros, its relative error is undefined and counts as 1.
         per["relative_l2"].append(np.where(np.isinf(relative), 1.0, relative))
         per["max_abs"].append(error.max(axis=1, initial=0.0))
         per["mean_abs"].append(error.sum(axis=1) / np.maximum(counted, 1))
-        # A sample of which nothing could be compared is like nothing.
+        # A sample without any comparable element has a cosine of 0.
         per["cosine"].append(np.where((counted == 0) & (per["nan"][-1] > 0), 0.0, metrics.cosine(c, r)))
         sums["abs"] += float(error.sum())
         sums["error2"] += float(np.square(error).sum())
@@ -154,9 +154,9 @@ def _psnr(mean_square: float, peak: float) -> float:
 def pairs(
     candidate: Mapping[str, Source], reference: Mapping[str, Source], names: Mapping[str, str]
 ) -> list[tuple[str, Source, Source]]:
-    """Pair outputs by name; `names` gives the reference's name of a candidate's.
+    """Pair outputs by name; `names` maps a candidate's name to the reference's.
 
-    Raises StageFailed that lists what has no partner, no equal shape, or no numbers.
+    Raises StageFailed that lists outputs without a partner, with another shape, or that are not numeric.
     """
     problems = []
     found = []
@@ -192,7 +192,7 @@ def overall(outputs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def most_different(compared: Mapping[str, Compared], ids: Sequence[str], number: int) -> list[dict[str, Any]]:
-    """List the samples that differ most: NaN first, then by relative L2 over the outputs."""
+    """List the samples that differ most: by the number of NaN, then by the largest relative L2 over the outputs."""
     if not number:
         return []
     names = list(compared)

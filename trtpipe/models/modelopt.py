@@ -1,6 +1,7 @@
 """NVIDIA's modelopt, an optional extra: fp8 and int4 Q/DQ models, and AutoCast's mixed precision.
 
-It wants PyTorch, and prints and keeps files as it works: here it works in a scratch folder, quietly.
+modelopt needs PyTorch. It prints and writes files as it works: here it works in a scratch folder, and its output is
+held back.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtpipe.errors import EnvironmentMissing, PipelineInvalid, StageFailed, TrtpipeError
-from trtpipe.models import onnxfile, precision, quantization, trial
+from trtpipe.models import feeding, folding, kept_nodes, onnxfile, onnxgraph, qdq, quantizable
+from trtpipe.models.opset import raise_opset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,11 +57,11 @@ def _module(name: str) -> Any:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Hold back what it prints and logs, and give its random choices a seed."""
+    """Hold back what modelopt prints and logs, and seed its random choices."""
     root = logging.getLogger()
     level = root.level
     random.seed(SEED)
-    np.random.seed(SEED)  # noqa: NPY002  it draws from the old global generator
+    np.random.seed(SEED)  # noqa: NPY002  modelopt draws from the old global generator
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -81,25 +83,25 @@ def _called(what: str, call: Callable[[], Any]) -> Any:
 
 
 class _Reader:
-    """Feeds modelopt's calibration from the start as often as it likes."""
+    """Feeds modelopt's calibration, which may start again at any time."""
 
-    def __init__(self, samples: trial.Samples) -> None:
+    def __init__(self, samples: feeding.Samples) -> None:
         self._samples = samples
         self.rewind()
 
     def rewind(self) -> None:
-        """Begin again."""
+        """Start again with the first feed."""
         self._feeds = iter(self._samples)
 
-    def get_next(self) -> trial.Feed | None:
+    def get_next(self) -> feeding.Feed | None:
         """Give the next feed, None at the end."""
         return next(self._feeds, None)
 
-    def get_first(self) -> trial.Feed:
-        """Give the first feed, wherever the reader is."""
+    def get_first(self) -> feeding.Feed:
+        """Give the first feed; the position does not change."""
         return next(iter(self._samples))
 
-    def __iter__(self) -> Iterator[trial.Feed]:
+    def __iter__(self) -> Iterator[feeding.Feed]:
         return iter(self._samples)
 
 
@@ -108,7 +110,7 @@ def quantise(
     out: Path,
     scratch: Path,
     mode: str,
-    samples: trial.Samples | None,
+    samples: feeding.Samples | None,
     *,
     method: str = "minmax",
     ops: Sequence[str] = (),
@@ -121,17 +123,17 @@ def quantise(
     Raises StageFailed for what modelopt cannot do, EnvironmentMissing without it.
     """
     library = _module("modelopt.onnx.quantization")
-    original = trial.whole(path)
+    original = onnxfile.whole(path)
     least = max(OPSETS[mode], opset or 0)
-    work, before = precision.raise_opset(original, least)
-    precision.constants_are_no_inputs(work)
-    onnxfile.name_nodes(work)
-    work, _ = quantization.fold(work, scratch)
-    onnxfile.name_nodes(work)
-    present = Counter(f.node.op_type for f in onnxfile.walk(work))
-    if not any(present[op] for op in (ops or quantization.WEIGHTED)):
-        raise PipelineInvalid(quantization.nothing(present, []))
-    patterns = precision.matching_nodes(work, exclude, "exclude")
+    work, before = raise_opset(original, least)
+    onnxgraph.constants_are_no_inputs(work)
+    onnxgraph.name_nodes(work)
+    work, _ = folding.fold(work, scratch)
+    onnxgraph.name_nodes(work)
+    present = Counter(f.node.op_type for f in onnxgraph.walk(work))
+    if not any(present[op] for op in (ops or quantizable.WEIGHTED)):
+        raise PipelineInvalid(quantizable.nothing(present, []))
+    patterns = onnxgraph.matching_nodes(work, exclude, "exclude")
     source, target = scratch / "float.onnx", scratch / "quantised.onnx"
     onnxfile.save(work, source)
     settings: dict[str, Any] = {
@@ -141,7 +143,7 @@ def quantise(
         "high_precision_dtype": "fp32",
         "output_path": str(target),
         "log_level": "ERROR",
-        "opset": max(least, onnxfile.opsets(work).get("ai.onnx", 0)),
+        "opset": max(least, onnxgraph.opsets(work).get("ai.onnx", 0)),
         "nodes_to_exclude": [_exactly(n) for n in sorted(patterns)],
         "op_types_to_quantize": list(ops) or None,
     }
@@ -152,33 +154,33 @@ def quantise(
     _called(f"{mode} quantisation", lambda: library.quantize(str(source), **settings))
     if not target.exists():
         raise PipelineInvalid(
-            f"modelopt found nothing to quantise in {mode}: the model has {quantization.counts(present)}"
+            f"modelopt found nothing to quantise in {mode}: the model has {quantizable.counts(present)}"
         )
-    result = trial.whole(target)
+    result = onnxfile.whole(target)
     quantised = _quantised(result)
     if not quantised:
         raise PipelineInvalid(
-            f"modelopt quantised nothing in {mode}: the model has {quantization.counts(present)}"
+            f"modelopt quantised nothing in {mode}: the model has {quantizable.counts(present)}"
             + (
                 f"; int4 wants weights whose rows are a multiple of block_size ({block_size})"
                 if samples is None
                 else ""
             )
         )
-    quantization.restore(result, original)
-    quantization.check_scales(result)
+    onnxgraph.restore(result, original)
+    qdq.check_scales(result)
     onnxfile.save(result, out)
     nodes = {n.name: n.op_type for n in result.graph.node}
     left = [
-        quantization.Left(n, op, f"exclude: {patterns[n]}" if n in patterns else "modelopt leaves it")._asdict()
+        kept_nodes.Kept(n, op, f"exclude: {patterns[n]}" if n in patterns else "modelopt leaves it")._asdict()
         for n, op in nodes.items()
-        if op in quantization.WEIGHTED and n not in quantised
+        if op in quantizable.WEIGHTED and n not in quantised
     ]
     return {
         "mode": mode,
         "method": settings["calibration_method"],
-        "opset": {"before": before or onnxfile.opsets(original).get("ai.onnx"),
-                  "after": onnxfile.opsets(result).get("ai.onnx")},
+        "opset": {"before": before or onnxgraph.opsets(original).get("ai.onnx"),
+                  "after": onnxgraph.opsets(result).get("ai.onnx")},
         "quantized": dict(sorted(Counter(nodes[n] for n in quantised).items())),
         "nodes": sorted(quantised),
         "left": left,
@@ -192,11 +194,11 @@ def _exactly(name: str) -> str:
 
 
 def _quantised(model: onnx.ModelProto) -> set[str]:
-    """Name the weighted nodes that read a dequantised weight, also through what only changes its shape or type."""
-    producers = onnxfile.producers(model)
+    """Name the weighted nodes that read a dequantised weight, directly or through a change of shape or type."""
+    producers = onnxgraph.producers(model)
     found = set()
     for node in model.graph.node:
-        if node.op_type not in quantization.WEIGHTED:
+        if node.op_type not in quantizable.WEIGHTED:
             continue
         made = producers.get(node.input[1])
         while made is not None and made.op_type in ("Cast", "Reshape", "Transpose", "Identity") and made.input:
@@ -207,11 +209,12 @@ def _quantised(model: onnx.ModelProto) -> set[str]:
 
 
 def autocast(
-    path: Path, target: Path, kind: str, *, keep: Sequence[str] = (), feed: trial.Feed | None = None
+    path: Path, target: Path, kind: str, *, keep: Sequence[str] = (), feed: feeding.Feed | None = None
 ) -> onnx.ModelProto:
     """Give the model in mixed precision (`fp16` or `bf16`) as AutoCast writes it; `keep` are node names.
 
-    `target` is a scratch folder; with `feed` its range rule sees these values. Inputs and outputs keep their types.
+    `target` is a scratch folder. With `feed`, AutoCast's range rule uses its values. Inputs and outputs keep their
+    types.
     """
     library = _module("modelopt.onnx.autocast")
     data = None

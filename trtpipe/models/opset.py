@@ -1,8 +1,8 @@
-"""Bring a graph from ONNX opset 18 down to 17, or refuse.
+"""Opset conversion: to a newer opset with ONNX's own converter, and from opset 18 to 17.
 
 PyTorch's dynamo exporter writes opset 18; TensorRT 8.6 reads 17. ONNX's own converter and onnxscript's leave
 ReduceMean, Pad and Mish at 18. Between the two opsets few operators changed
-(https://github.com/onnx/onnx/blob/main/docs/Changelog.md, "Version 18"), and most uses can be said in both.
+(https://github.com/onnx/onnx/blob/main/docs/Changelog.md, "Version 18"), and most uses can be written in both.
 """
 
 from __future__ import annotations
@@ -14,30 +14,57 @@ import onnx
 from onnx import helper, numpy_helper
 
 from trtpipe.errors import StageFailed
-from trtpipe.models import onnxfile
+from trtpipe.models import onnxgraph
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+RAISED_TOLERANCE = 1e-3
+"""The largest relative L2 difference of an output that the conversion to a newer opset may cause."""
 REDUCE = {
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
     "ReduceSumSquare",
 }  # fmt: skip
 
 
+def raise_opset(model: onnx.ModelProto, least: int) -> tuple[onnx.ModelProto, int | None]:
+    """Convert a model to opset `least` if its own is older. Gives (model, the old opset or None if nothing was done).
+
+    Raises StageFailed if the converter cannot.
+    """
+    before = onnxgraph.opsets(model).get("ai.onnx", 0)
+    if before >= least:
+        return model, None
+    copy = onnxgraph.copied(model)
+    copy.ir_version = max(copy.ir_version, 8)
+    onnxgraph.constants_are_no_inputs(copy)
+    try:
+        converted: onnx.ModelProto = onnx.version_converter.convert_version(copy, least)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise StageFailed(
+            f"the model is of opset {before}, and ONNX's converter cannot raise it to {least}: {text}; "
+            f"export it with opset {least} or later"
+        ) from error
+    for located in onnxgraph.walk(converted):  # the converter leaves trailing inputs with empty names
+        while located.node.input and not located.node.input[-1]:
+            located.node.input.pop()
+    return converted, before
+
+
 class _Refused(Exception):
-    """A node says what opset 17 cannot."""
+    """A node that has no equivalent in opset 17; the text is the reason."""
 
 
 def to_opset_17(model: onnx.ModelProto) -> None:
     """Rewrite a model of opset 18 in place, subgraphs included; the rewritten graph computes the same values.
 
-    Raises StageFailed that lists every node that cannot be said in opset 17, with its reason.
+    Raises StageFailed that lists every node that has no equivalent in opset 17, with the reason.
     """
-    if onnxfile.opsets(model).get("ai.onnx") != 18:
-        raise StageFailed(f"expected a model of opset 18, found {onnxfile.opsets(model)}")
+    if onnxgraph.opsets(model).get("ai.onnx") != 18:
+        raise StageFailed(f"expected a model of opset 18, found {onnxgraph.opsets(model)}")
     values: dict[str, Any] = {}
-    for _, graph in onnxfile.graphs(model):
+    for _, graph in onnxgraph.graphs(model):
         if isinstance(graph, onnx.GraphProto):
             values.update({t.name: t for t in graph.initializer})
         for node in graph.node:
@@ -50,16 +77,16 @@ def to_opset_17(model: onnx.ModelProto) -> None:
         return [int(v) for v in np.atleast_1d(numpy_helper.to_array(values[name]))]
 
     problems: list[str] = []
-    # Innermost first: nodes are copied, and a copy must hold the subgraphs as they have become.
-    for scope, graph in reversed(list(onnxfile.graphs(model))):
+    # Innermost first: nodes are copied, and a copy must hold the converted subgraphs.
+    for scope, graph in reversed(list(onnxgraph.graphs(model))):
         nodes: list[onnx.NodeProto] = []
         for node in graph.node:
             try:
-                nodes += _lower(node, constant)
+                nodes += _converted(node, constant)
             except _Refused as reason:
-                label = onnxfile.node_label(onnxfile.Located(node, scope, graph))
+                label = onnxgraph.node_label(onnxgraph.Located(node, scope, graph))
                 problems.append(f"{label} ({node.op_type}): {reason}")
-        onnxfile.refill(graph.node, nodes)
+        onnxgraph.refill(graph.node, nodes)
     if problems:
         raise StageFailed("these nodes cannot be said in opset 17:\n" + "\n".join(f"  {p}" for p in problems))
     for imported in [*model.opset_import, *(i for f in model.functions for i in f.opset_import)]:
@@ -68,7 +95,7 @@ def to_opset_17(model: onnx.ModelProto) -> None:
     _drop_unused(model)
 
 
-def _lower(node: onnx.NodeProto, constant: Callable[[str], list[int]]) -> list[onnx.NodeProto]:
+def _converted(node: onnx.NodeProto, constant: Callable[[str], list[int]]) -> list[onnx.NodeProto]:
     if node.domain not in ("", "ai.onnx"):
         return [node]
     op = node.op_type
@@ -121,19 +148,19 @@ def _reduce(
     axes = constant(node.input[1]) if len(node.input) > 1 and node.input[1] else []
     if not axes and attributes.get("noop_with_empty_axes", 0):
         return [helper.make_node("Identity", [node.input[0]], list(node.output), name=node.name)]
-    lowered = helper.make_node(
+    reduced = helper.make_node(
         node.op_type, [node.input[0]], list(node.output), name=node.name, keepdims=attributes.get("keepdims", 1)
     )
     if axes:
-        lowered.attribute.append(helper.make_attribute("axes", axes))
-    return [lowered]
+        reduced.attribute.append(helper.make_attribute("axes", axes))
+    return [reduced]
 
 
 def _split(node: onnx.NodeProto, attributes: dict[str, Any]) -> list[onnx.NodeProto]:
     if "num_outputs" not in attributes:
         return [node]
-    # Opset 13 splits evenly when it is told nothing, and a runtime refuses at run time what is not even; opset 18
-    # makes the last part smaller. Whoever exports the model compares it with the original, so this shows.
+    # Without sizes, opset 13 splits evenly, and a runtime fails on an uneven split; opset 18 makes the last part
+    # smaller. The export stage compares the result with the original model, so that this is found.
     if attributes["num_outputs"] != len(node.output):
         raise _Refused("it has fewer outputs than num_outputs")
     _drop(node, "num_outputs")
@@ -148,12 +175,12 @@ def _drop(node: onnx.NodeProto, *names: str) -> None:
 
 def _drop_unused(model: onnx.ModelProto) -> None:
     """Remove constants that nothing reads any more, such as the axes of reductions."""
-    used = onnxfile.read_names(model)
-    for _, graph in reversed(list(onnxfile.graphs(model))):
+    used = onnxgraph.read_names(model)
+    for _, graph in reversed(list(onnxgraph.graphs(model))):
         nodes = [n for n in graph.node if n.op_type != "Constant" or any(o in used for o in n.output)]
         if len(nodes) != len(graph.node):
-            onnxfile.refill(graph.node, nodes)
+            onnxgraph.refill(graph.node, nodes)
         if isinstance(graph, onnx.GraphProto):
             weights = [t for t in graph.initializer if t.name in used]
             if len(weights) != len(graph.initializer):
-                onnxfile.refill(graph.initializer, weights)
+                onnxgraph.refill(graph.initializer, weights)

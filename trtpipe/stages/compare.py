@@ -161,14 +161,14 @@ def run(ctx: Context) -> None:
 def _reference(ctx: Context) -> Mapping[str, Source]:
     """Give the reference's tensors: the input, or what the model makes of the data in onnxruntime."""
     from trtpipe.data import tensors
-    from trtpipe.models import onnxfile, trial
+    from trtpipe.models import feeding, onnxfile, ort_cpu, signature
 
     if "reference" in ctx.inputs:
         return tensors.open_input(ctx.inputs["reference"])
     path = onnxfile.of_input(ctx.inputs["model"])
-    inputs, _ = onnxfile.signature(onnxfile.load(path))
-    samples = trial.samples(ctx.inputs["data"], inputs).all()
-    session = trial.Trial(path)
+    inputs, _ = signature.of(onnxfile.load(path))
+    samples = feeding.samples(ctx.inputs["data"], inputs).all()
+    session = ort_cpu.Session(path)
     folder = ctx.scratch / "reference"
     folder.mkdir()
     outputs: dict[str, tensors.ArrayWriter] = {}
@@ -196,18 +196,18 @@ def _reference(ctx: Context) -> Mapping[str, Source]:
 
 def _bisect(ctx: Context, worst: list[dict[str, Any]]) -> dict[str, Any]:
     """Compare the two models' inner tensors, on the samples that differ most."""
-    from trtpipe.models import bisection, onnxfile, trial
+    from trtpipe.models import bisection, feeding, onnxfile, signature
 
     params: CompareParams = ctx.params
     right, wrong = onnxfile.of_input(ctx.inputs["model"]), onnxfile.of_input(ctx.inputs["candidate_model"])
     model = onnxfile.load(right)
-    inputs, _ = onnxfile.signature(model)
+    inputs, _ = signature.of(model)
     if "data" in ctx.inputs:
-        samples = trial.samples(ctx.inputs["data"], inputs, most=BISECTED)
+        samples = feeding.samples(ctx.inputs["data"], inputs, most=BISECTED)
         feeds = list(samples.pick([entry["index"] for entry in worst[:BISECTED]]))
         how = f"{len(feeds)} runs of {samples.label}"
     else:
-        feeds, how = trial.random_feeds(model, inputs), "seeded random inputs"
+        feeds, how = feeding.random_feeds(model, inputs), "seeded random inputs"
     return {"on": how, **bisection.layers(right, wrong, feeds, params.bound)}
 
 

@@ -199,14 +199,14 @@ def _verbosity(params: ConfigureParams, runtime: str) -> str:
 
 def run(ctx: Context) -> None:
     """Check the settings against the network and the runtime; rewrite the model where its types are the precision."""
-    from trtpipe.models import onnxfile
+    from trtpipe.models import external_data, onnxfile
 
     params: ConfigureParams = ctx.params
     source = ctx.inputs["network"]
     network = source.json("network.json")
     model_path = source.path("model.onnx")
     model = onnxfile.load(model_path)
-    data = onnxfile.external_files(model, source.folder, label="model.onnx", known=source.files)
+    data = external_data.external_files(model, source.folder, label="model.onnx", known=source.files)
     profiles = [
         {name: {"min": s.min, "opt": s.opt, "max": s.max} for name, s in profile.items()} for profile in params.profiles
     ]
@@ -243,16 +243,25 @@ def run(ctx: Context) -> None:
     }
     made = ctx.out / onnxfile.MODEL
     if params.precision in ("fp16", "bf16"):
-        from trtpipe.models import modelopt, precision, quantization, trial
+        from trtpipe.models import (
+            calibration,
+            deviation,
+            feeding,
+            float16_range,
+            kept_nodes,
+            modelopt,
+            onnxgraph,
+            precision,
+        )
 
-        onnxfile.name_nodes(model)  # those without a name fit by their op
-        config["keep_fp32"] = sorted(precision.matching_nodes(model, params.keep_fp32))
+        onnxgraph.name_nodes(model)  # those without a name fit by their op
+        config["keep_fp32"] = sorted(onnxgraph.matching_nodes(model, params.keep_fp32))
         if params.method == "autocast" and wanted is not None:
             modelopt.require()
         samples = None
         if "calibration" in ctx.inputs:
-            samples = trial.samples(ctx.inputs["calibration"], network["inputs"], names=params.names)
-            quantization.check_values(samples)  # with NaN, the check would look away
+            samples = feeding.samples(ctx.inputs["calibration"], network["inputs"], names=params.names)
+            calibration.check_values(samples)  # with NaN, the check would look away
         how: dict[str, Any] = {
             "network": network, "profiles": profiles, "keep": params.keep_fp32, "tolerance": params.tolerance,
             "samples": samples, "meet_tolerance": params.meet_tolerance,
@@ -265,10 +274,10 @@ def run(ctx: Context) -> None:
             config["hold"] = record = precision.hold(model_path, made, params.precision, **how)
             # Now it is known whether there is anything to hold.
             config["flags"] = list(backend.configure(config, network)["flags"])
-        precision.tell_kept(record["kept"], "config.json", ctx.note)
-        for remark in trial.remarks(record["check"]["outputs"]):
+        kept_nodes.tell_kept(record["kept"], "config.json", ctx.note)
+        for remark in deviation.remarks(record["check"]["outputs"]):
             ctx.note(remark)
-        if inside := precision.unseen(model):
+        if inside := float16_range.unseen(model):
             more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
             ctx.note(
                 f"what the bodies of {', '.join(inside[:3])}{more} compute inside is {params.precision} unchecked: "

@@ -150,7 +150,7 @@ def run(ctx: Context) -> None:
         raise EnvironmentMissing(
             f"export compares its result with PyTorch in onnxruntime ({error}): pip install 'trtpipe[torch]'"
         ) from error
-    from trtpipe.models import onnxfile
+    from trtpipe.models import onnxfile, onnxgraph, signature
 
     torch.manual_seed(params.seed)
     make = ctx.load(params.entrypoint)
@@ -176,13 +176,13 @@ def run(ctx: Context) -> None:
     _check(target)
     errors = _compare(target, params, trials, runs)
     final = onnxfile.load(target)
-    inputs, outputs = onnxfile.signature(final)
+    inputs, outputs = signature.of(final)
     ctx.write_json(
         "export.json",
         {
             "framework": params.framework,
             "exporter": params.exporter,
-            "opset": onnxfile.opsets(final),
+            "opset": onnxgraph.opsets(final),
             "ir_version": final.ir_version,
             "inputs": inputs,
             "outputs": outputs,
@@ -349,7 +349,7 @@ def _export(
     import onnx
     import torch
 
-    from trtpipe.models import onnxfile, opset
+    from trtpipe.models import onnxfile, onnxgraph, opset
 
     path = ctx.scratch / onnxfile.MODEL
     tensors = {name: torch.from_numpy(arrays[name].copy()) for name in order}
@@ -370,7 +370,7 @@ def _export(
         proto = onnx.load_model(str(path))
     except Exception as error:
         raise StageFailed(f"the exporter {params.exporter} wrote a file that is no ONNX model: {error}") from error
-    found = onnxfile.opsets(proto).get("ai.onnx")
+    found = onnxgraph.opsets(proto).get("ai.onnx")
     if found == NEWEST_EXACT and params.opset == 17:
         try:
             opset.to_opset_17(proto)
@@ -465,7 +465,7 @@ def _name(
     reason: str,
 ) -> None:
     """Give inputs and outputs exactly the dims asked for. Raises StageFailed for an axis that was baked in."""
-    from trtpipe.models import onnxfile
+    from trtpipe.models import onnxgraph, signature
 
     names = [value.name for value in proto.graph.input]
     outputs = [value.name for value in proto.graph.output]
@@ -480,7 +480,7 @@ def _name(
             + (f": the module does not use {', '.join(gone)}" if gone else "")
         )
     for value in proto.graph.input:
-        have = onnxfile.input_dims(value) or []
+        have = signature.input_dims(value) or []
         for axis, dim in enumerate(params.inputs[value.name].shape):
             if isinstance(dim, str) and axis < len(have) and isinstance(have[axis], int):
                 raise StageFailed(
@@ -488,7 +488,7 @@ def _name(
                     f"write a number there, or change the code (often a len(), an int() or a shape kept in Python)"
                     + (f"\n{reason}" if reason else "")
                 )
-    for _, graph in onnxfile.graphs(proto):
+    for _, graph in onnxgraph.graphs(proto):
         graph.ClearField("value_info")
     for value in proto.graph.input:
         _set_shape(value, params.inputs[value.name].shape)
@@ -509,14 +509,14 @@ def _set_shape(value: onnx.ValueInfoProto, dims: Sequence[int | str]) -> None:
 
 def _clean(proto: onnx.ModelProto, params: ExportParams) -> None:
     """Drop what differs from machine to machine: stack traces, paths, versions (they are in the key)."""
-    from trtpipe.models import onnxfile
+    from trtpipe.models import onnxgraph
 
     proto.ir_version = params.ir_version
     proto.producer_name = "pytorch"
     proto.graph.name = "main_graph"
     for field in ("producer_version", "domain", "model_version", "doc_string", "metadata_props"):
         proto.ClearField(field)
-    for scope, graph in onnxfile.graphs(proto):
+    for scope, graph in onnxgraph.graphs(proto):
         graph.ClearField("doc_string")
         _forget(graph)
         if hasattr(graph, "initializer"):
@@ -530,10 +530,10 @@ def _clean(proto: onnx.ModelProto, params: ExportParams) -> None:
             raise StageFailed(
                 f"the model has functions ({scope}), which came with IR version 8; expected ir_version >= 8"
             )
-    for found in onnxfile.walk(proto):
+    for found in onnxgraph.walk(proto):
         found.node.ClearField("doc_string")
         _forget(found.node)
-    used = {found.node.domain for found in onnxfile.walk(proto)} | {""}
+    used = {found.node.domain for found in onnxgraph.walk(proto)} | {""}
     kept = [(o.domain, o.version) for o in proto.opset_import if o.domain in used]
     del proto.opset_import[:]
     for domain, version in sorted(kept):

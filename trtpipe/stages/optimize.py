@@ -63,30 +63,30 @@ class OptimizeParams(Params, frozen=True, kw_only=True):
 
 def run(ctx: Context) -> None:
     """Write model.onnx and optimize.json. Raises GateFailed where a step changes the results."""
-    from trtpipe.models import onnxfile, precision, quantization, trial
+    from trtpipe.models import folding, onnxfile, onnxgraph, opset, signature
 
     params: OptimizeParams = ctx.params
     source, label, _, _ = onnxfile.open_input(ctx.inputs["model"])
     slim = _onnxslim() if params.simplify == "onnxslim" else None
-    model = trial.whole(source)
+    model = onnxfile.whole(source)
     before = _counts(model)
     steps: list[dict[str, Any]] = []
     checker = _Checker(ctx.scratch, source, params)
     if params.dims:
-        onnxfile.set_dims(model, params.dims, label=label)
+        signature.set_dims(model, params.dims, label=label)
         steps.append(checker.step("dims", model))
         if "unchecked" in steps[-1]:
             ctx.note("the original cannot take these dims, so that they cannot be checked against it")
     if params.opset is not None:
-        raised, was = precision.raise_opset(model, params.opset)
+        raised, was = opset.raise_opset(model, params.opset)
         if was is None:
-            have = onnxfile.opsets(model).get("ai.onnx", 0)
+            have = onnxgraph.opsets(model).get("ai.onnx", 0)
             ctx.note(f"opset {params.opset} asked for, the model has {have} already")
         else:
             model = raised
             steps.append({**checker.step("opset", model), "from": was, "to": params.opset})
     if params.fold:
-        folded, why = quantization.fold(model, ctx.scratch)
+        folded, why = folding.fold(model, ctx.scratch)
         if why is None:
             model = folded
             steps.append(checker.step("fold", model))
@@ -107,9 +107,9 @@ def run(ctx: Context) -> None:
 
 
 def _counts(model: onnx.ModelProto) -> dict[str, int]:
-    from trtpipe.models import onnxfile
+    from trtpipe.models import onnxgraph
 
-    return dict(sorted(Counter(f.node.op_type for f in onnxfile.walk(model)).items()))
+    return dict(sorted(Counter(f.node.op_type for f in onnxgraph.walk(model)).items()))
 
 
 class _Checker:
@@ -121,22 +121,22 @@ class _Checker:
 
     def step(self, name: str, model: onnx.ModelProto) -> dict[str, Any]:
         """Check one step. Gives its record."""
-        from trtpipe.models import onnxfile, trial
+        from trtpipe.models import deviation, feeding, onnxfile, onnxgraph, signature
 
         path = self._scratch / f"after-{name}.onnx"
-        onnxfile.save(onnxfile.copied(model), path)
+        onnxfile.save(onnxgraph.copied(model), path)
         if self._feeds is None:
             # The first step decides on shapes: dims may freeze what the original leaves open.
-            inputs, _ = onnxfile.signature(model)
-            self._feeds = trial.random_feeds(model, inputs)
+            inputs, _ = signature.of(model)
+            self._feeds = feeding.random_feeds(model, inputs)
             if name == "dims" and (why := _refuses(path, self._feeds[0])):
                 raise StageFailed(f"dims: the model does not run with them: {why}")
             if name == "dims" and (why := _refuses(self._source, self._feeds[0])):
                 # The original's own shapes are fixed at others: there is nothing to compare with but the new one.
                 self._source = path
                 return {"step": name, "unchecked": why}
-        figures: Mapping[str, Any] = trial.against(self._source, path, self._feeds, what=name)
-        if problems := trial.beyond(figures, self._limit):
+        figures: Mapping[str, Any] = deviation.against(self._source, path, self._feeds, what=name)
+        if problems := deviation.beyond(figures, self._limit):
             raise GateFailed(
                 f"{name} changes the model's results (on random inputs):\n  " + "\n  ".join(problems)
                 + f"\nLeave {name} out, or raise tolerance"
@@ -146,10 +146,10 @@ class _Checker:
 
 def _refuses(path: Path, feed: Any) -> str | None:
     """Say why a model does not take these inputs; None if it does."""
-    from trtpipe.models import trial
+    from trtpipe.models import ort_cpu
 
     try:
-        trial.run(path, feed)
+        ort_cpu.run(path, feed)
     except Exception as error:  # noqa: BLE001  whatever it raises is the reason
         return " ".join(str(error).split())
     return None

@@ -57,7 +57,7 @@ def dim_problems(declared: Mapping[str, Sequence[int | str]]) -> Iterable[tuple[
 
 def run(ctx: Context) -> None:
     """Lint, parse, and write `network.json` beside the model."""
-    from trtpipe.models import onnxfile
+    from trtpipe.models import onnxfile, signature
 
     params: ParseParams = ctx.params
     given = ctx.inputs["model"]
@@ -76,12 +76,12 @@ def run(ctx: Context) -> None:
     onnxfile.copy_model(source, ctx.out, files, link=given.kind not in ("file", "folder"))
     target = ctx.out / onnxfile.MODEL
     if params.dims:
-        onnxfile.set_dims(model, params.dims, label=label)
+        signature.set_dims(model, params.dims, label=label)
         target.unlink()  # it may be a hard link to the input's own bytes
         onnxfile.save(model, target)
     backend = ctx.backend()
     seen = backend.parse(target)
-    network = onnxfile.describe(model)
+    network = signature.describe(model)
     for side in ("inputs", "outputs"):
         _join(network[side], seen[side], side, ctx.backend_name)
     ctx.write_json(
@@ -104,12 +104,12 @@ def _join(ours: list[dict[str, Any]], theirs: Sequence[Mapping[str, Any]], side:
 
 
 def _lint_types(model: onnx.ModelProto, runtime: str) -> list[str]:
-    from trtpipe.models import onnxfile
+    from trtpipe.models import dtypes, signature
 
     found = []
-    values = [("input", v) for v in onnxfile.graph_inputs(model)] + [("output", v) for v in model.graph.output]
+    values = [("input", v) for v in signature.graph_inputs(model)] + [("output", v) for v in model.graph.output]
     for mode, value in values:
-        dtype = onnxfile.value_dtype(value)
+        dtype = dtypes.value_dtype(value)
         if dtype in UNFEEDABLE:
             found.append(f"{mode} {value.name} is of type {dtype}; expected a tensor of numbers or booleans")
         elif runtime != "onnxruntime" and dtype not in TENSORRT_IO:
@@ -121,11 +121,11 @@ def _lint_types(model: onnx.ModelProto, runtime: str) -> list[str]:
 
 
 def _lint_weights(model: onnx.ModelProto, folder: Any) -> list[str]:
-    from trtpipe.models import onnxfile
+    from trtpipe.models import external_data, onnxgraph
 
     found = []
-    for name, tensor in onnxfile.constants(model):
-        nan, infinite, mask = onnxfile.not_finite(tensor, folder)
+    for name, tensor in onnxgraph.constants(model):
+        nan, infinite, mask = external_data.not_finite(tensor, folder)
         parts = [f"{count} {what}" for count, what in ((nan, "NaN"), (infinite, "Inf")) if count]
         if parts and not mask:
             total = 1
@@ -136,11 +136,11 @@ def _lint_weights(model: onnx.ModelProto, folder: Any) -> list[str]:
 
 
 def _lint_dims(model: onnx.ModelProto, declared: Mapping[str, Sequence[Any]]) -> list[str]:
-    from trtpipe.models import onnxfile
+    from trtpipe.models import signature
 
     found = []
-    for value in onnxfile.graph_inputs(model):
-        dims = onnxfile.input_dims(value)
+    for value in signature.graph_inputs(model):
+        dims = signature.input_dims(value)
         if dims is None or value.name in declared:
             continue
         names = Counter(d for d in dims if isinstance(d, str))

@@ -95,19 +95,19 @@ def run(ctx: Context) -> None:
 
     Raises PipelineInvalid for data and models that it cannot work with, GateFailed for a result that is too far off.
     """
-    from trtpipe.models import modelopt, onnxfile, quantization, trial
+    from trtpipe.models import calibration, deviation, feeding, modelopt, onnxfile, quantizable, quantization, signature
 
     params: QuantizeParams = ctx.params
     if params.mode != "int8":
         modelopt.require()
     source, label, model, _ = onnxfile.open_input(ctx.inputs["model"])
-    quantization.refuse_quantised(model, label)
-    inputs, _ = onnxfile.signature(model)
-    samples: trial.Samples | None = None
+    quantizable.refuse_quantised(model, label)
+    inputs, _ = signature.of(model)
+    samples: feeding.Samples | None = None
     if "calibration" in ctx.inputs:
         data = ctx.inputs["calibration"]
-        samples = trial.samples(data, inputs, names=params.names, most=params.samples)
-        for remark in quantization.check_samples(samples):
+        samples = feeding.samples(data, inputs, names=params.names, most=params.samples)
+        for remark in calibration.check_samples(samples):
             ctx.note(remark)
     for _, message in params.missing(ctx.inputs.keys()):
         raise PipelineInvalid(message)
@@ -133,9 +133,9 @@ def run(ctx: Context) -> None:
             ctx.note(
                 f"{name}: relative L2 {figures['relative_l2']:g}, cosine {figures['cosine']:g} against the original"
             )
-    for remark in trial.remarks(record["check"]["outputs"]):
+    for remark in deviation.remarks(record["check"]["outputs"]):
         ctx.note(remark)
-    if problems := trial.beyond(record["check"]["outputs"], limit):
+    if problems := deviation.beyond(record["check"]["outputs"], limit):
         raise GateFailed(
             f"{params.mode} changes the model's results too much:\n  " + "\n  ".join(problems)
             + "\nTry method: entropy or percentile, more calibration samples, exclude: for the nodes that lose most "
@@ -144,25 +144,25 @@ def run(ctx: Context) -> None:
 
 
 def _tell(ctx: Context, record: dict[str, Any]) -> None:
-    from trtpipe.models import precision
+    from trtpipe.models import kept_nodes
 
     counts = ", ".join(f"{n} {op}" for op, n in record["quantized"].items())
     ctx.note(f"quantised: {counts}")
-    precision.tell_kept(record["left"], "quantize.json", ctx.note)
+    kept_nodes.tell_kept(record["left"], "quantize.json", ctx.note)
     if record.get("never_active"):
-        ctx.note(f"always 0 in calibration: {', '.join(record['never_active'][: precision.TOLD])}")
+        ctx.note(f"always 0 in calibration: {', '.join(record['never_active'][: kept_nodes.TOLD])}")
 
 
 def _check(source: Path, out: Path, samples: Any, inputs: list[dict[str, Any]], mode: str) -> dict[str, Any]:
-    from trtpipe.models import onnxfile, quantization, trial
+    from trtpipe.models import deviation, feeding, onnxfile, quantization
 
     if samples is not None:
         feeds = samples.first(quantization.CHECKED)
         how = f"{len(feeds)} calibration runs"
     else:
-        feeds = trial.random_feeds(onnxfile.load(source), inputs)
+        feeds = feeding.random_feeds(onnxfile.load(source), inputs)
         how = "seeded random inputs"
-    figures = trial.against(source, out, feeds, what=f"mode {mode}", plain=True)
+    figures = deviation.against(source, out, feeds, what=f"mode {mode}", plain=True)
     return {"how": f"onnxruntime on the CPU without fusions, {how}", "outputs": figures}
 
 

@@ -11,7 +11,8 @@ import json
 import pytest
 
 from tests.helpers import PROJECT
-from trtpipe.backends.trt import backend, rules
+from trtpipe.backends.trt import rules
+from trtpipe.backends.trt.dtypes import DTYPES
 from trtpipe.errors import StageFailed
 
 FILES = sorted((PROJECT / "tests" / "backends" / "trt" / "api").glob("*.json"))
@@ -188,4 +189,4 @@ def test_a_setting_is_honoured_with_names_that_are_there_or_refused(snapshot, se
 def test_every_data_type_has_a_name_of_ours():
     for snapshot, made in SNAPSHOTS.items():
         kinds = {n for n in made["names"]["DataType"] if n.isupper() and n != "DEFAULT"}
-        assert kinds <= backend.DTYPES.keys(), (snapshot, kinds - backend.DTYPES.keys())
+        assert kinds <= DTYPES.keys(), (snapshot, kinds - DTYPES.keys())

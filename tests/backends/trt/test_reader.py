@@ -10,22 +10,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from trtpipe.backends.trt.session import Loaded, TrtSession, _Reader
+from trtpipe.backends.trt.reader import Reader, how_many
+from trtpipe.backends.trt.slots import Loaded
 from trtpipe.data import parallel
 from trtpipe.runtime import Pending
 
 
-def session(slots=2):
-    made = [SimpleNamespace(arrived=None, computed=None, number=n) for n in range(slots)]
-    cuda = SimpleNamespace(wait_host=lambda _event: None)
+def reader_of(feeds, *, slots, threads):
+    return Reader([SimpleNamespace(number=n) for n in range(slots)], feeds, load, threads)
 
-    def fill(slot, feed):
-        given = feed["x"]
-        if isinstance(given, Pending):
-            given.fill(np.empty(given.shape, given.dtype))
-        return Loaded(slot, ((feed["n"],),))
 
-    return SimpleNamespace(_slots=made, _cuda=cuda, _on_host=set(), _fill=fill, _send=lambda _loaded: None)
+def load(slot, feed):
+    given = feed["x"]
+    given.fill(np.empty(given.shape, given.dtype))
+    return Loaded(slot, ((feed["n"],),))
 
 
 def pending(ordered, seen, n):
@@ -41,7 +39,7 @@ def pending(ordered, seen, n):
 @pytest.mark.parametrize("ordered", [True, False])
 def test_batches_come_in_order_each_in_its_slot(slots, reading, ordered):
     seen = []
-    reader = _Reader(session(slots), ({"x": pending(ordered, seen, n), "n": n} for n in range(60)), reading)
+    reader = reader_of(({"x": pending(ordered, seen, n), "n": n} for n in range(60)), slots=slots, threads=reading)
     got = []
     while (loaded := reader.next()) is not None:
         got.append((loaded.shapes[0][0], loaded.slot.number))
@@ -54,7 +52,7 @@ def test_batches_come_in_order_each_in_its_slot(slots, reading, ordered):
 
 def test_no_slot_is_filled_before_its_last_batch_was_launched():
     seen = []
-    reader = _Reader(session(2), ({"x": pending(False, seen, n), "n": n} for n in range(9)), 2)
+    reader = reader_of(({"x": pending(False, seen, n), "n": n} for n in range(9)), slots=2, threads=2)
     time.sleep(0.1)
     assert sorted(seen) == [0, 1]
     reader.next()
@@ -79,7 +77,7 @@ def test_what_goes_wrong_comes_in_its_turn(where):
             raise ValueError("torn")
         yield {"x": Pending(shape=(1,), dtype=np.dtype("float32"), fill=bad, ordered=False), "n": 5}
 
-    reader = _Reader(session(3), feeds(), 2)
+    reader = reader_of(feeds(), slots=3, threads=2)
     for _ in range(5):
         assert reader.next() is not None
         reader.launched()
@@ -95,5 +93,4 @@ def test_what_goes_wrong_comes_in_its_turn(where):
 def test_the_smallest_and_the_largest_batches_are_read_by_few_at_a_time(monkeypatch, size, slots, reading):
     monkeypatch.setattr(parallel, "threads", lambda: 8)
     one = SimpleNamespace(host={"x": np.empty(size, np.uint8)})
-    asked = SimpleNamespace(_slots=[one] * slots, _inputs=[SimpleNamespace(name="x")])
-    assert TrtSession._reading(asked) == reading
+    assert how_many([one] * slots, [SimpleNamespace(name="x")]) == reading

@@ -30,7 +30,7 @@ _TYPES = (
     (re.compile(r"\bBool\b", re.IGNORECASE), "bool", 1.0),
 )
 
-# What an address looks like in a name that a builder made up: it differs in each process. Hashes are longer.
+# An address in a name that the builder made up: it differs from process to process. Hashes are longer.
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{8,12}(?![0-9a-fA-F])|(?<!\d)\d{14,15}(?!\d)")
 DETAILED = "verbosity: detailed"
 _LONGEST_NAME, _LONGEST_TACTIC = 72, 200
@@ -113,7 +113,7 @@ def _format(output: Mapping[str, Any]) -> str:
 
 
 def layers(information: str) -> dict[str, Any]:
-    """Reduce the inspector's JSON to what says whether two engines compute alike: the record in layers.json.
+    """Reduce the inspector's JSON to what is compared between two engines: the record in layers.json.
 
     `layers` holds in the engine's order `name`, `type`, `tactic` (name), `tactic_value` and `outputs` (type and
     format of each), as far as the plan tells them: `detail` is "detailed", "names_only" or "none". Addresses in names

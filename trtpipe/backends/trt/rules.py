@@ -31,7 +31,7 @@ OLDEST = {"tensorrt": (8, 6), RTX: (1, 4)}
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """Give the numbers of a version such as `10.16.1.11` (what is no number ends it)."""
+    """Give the numbers of a version such as `10.16.1.11`, up to the first part that is no number."""
     numbers: list[int] = []
     for part in text.split("."):
         if not part.isdigit():
@@ -73,7 +73,7 @@ def settle(
     """Decide how a runtime honours a config, or refuse it.
 
     `config` and `network` are the records of config.json and network.json; `has(enum, member)` tells whether the
-    installed bindings know a name, as a second opinion on the table. Gives `strongly_typed`, `rewrite` (None,
+    installed bindings know a name, which is asked besides the table. Gives `strongly_typed`, `rewrite` (None,
     "fp16" or "bf16"), `flags` and `not_applicable`. Raises StageFailed naming runtime, setting and alternatives.
     """
     title = f"{TITLES[flavour]} {version}"

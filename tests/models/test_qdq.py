@@ -8,7 +8,7 @@ from onnx import helper
 
 from tests import onnx_models as models
 from trtpipe.errors import StageFailed
-from trtpipe.models import quantization
+from trtpipe.models import qdq
 
 
 def pair(scales=(0.1, 0.1), zero=0, missing=False):
@@ -23,7 +23,7 @@ def pair(scales=(0.1, 0.1), zero=0, missing=False):
 
 
 def test_a_right_pair_passes():
-    assert quantization.check_scales(pair()) == []
+    assert qdq.check_scales(pair()) == []
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_right_pair_passes():
 )
 def test_a_wrong_scale_is_named_with_its_node(proto, message):
     with pytest.raises(StageFailed, match=message):
-        quantization.check_scales(proto)
+        qdq.check_scales(proto)
 
 
 def test_a_tensor_with_two_scales_is_named():
@@ -46,4 +46,4 @@ def test_a_tensor_with_two_scales_is_named():
     proto.graph.node.append(helper.make_node("QuantizeLinear", ["x", "s2", "z"], ["q2"], name="Q2"))
     proto.graph.initializer.append(helper.make_tensor("s2", 1, [], [0.3]))
     with pytest.raises(StageFailed, match="x has two different scales, in Q and Q2"):
-        quantization.check_scales(proto)
+        qdq.check_scales(proto)

@@ -1,4 +1,4 @@
-"""Trial runs: how samples are matched with a model's inputs, and what a changed model is told."""
+"""Samples are matched with a model's inputs, and random inputs find shapes that run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnx import helper
 from tests import onnx_models as models
 from tests.helpers import as_input
 from trtpipe.errors import StageFailed
-from trtpipe.models import onnxfile, trial
+from trtpipe.models import feeding, signature
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'trtpipe[cpu]'")
 
@@ -20,7 +20,7 @@ def entry(name, dims, dtype="float32"):
 
 def samples(tmp_path, inputs, arrays, **more):
     np.savez(tmp_path / "d.npz", **arrays)
-    return trial.samples(as_input("data", tmp_path / "d.npz"), inputs, **more)
+    return feeding.samples(as_input("data", tmp_path / "d.npz"), inputs, **more)
 
 
 def numbers(count):
@@ -68,17 +68,6 @@ def test_a_name_of_no_input_is_an_error(tmp_path):
         samples(tmp_path, [entry("x", ["n", 2])], {"x": numbers(3)}, names={"nosuch": "x"})
 
 
-def test_a_model_with_two_nodes_of_one_name_runs(tmp_path):
-    proto = models.conv(1)
-    for node in proto.graph.node:
-        node.name = "same"
-    feed = {"image": np.ones((1, 3, 8, 8), np.float32)}
-    path = models.save(proto, tmp_path / "m.onnx")
-    right = trial.run(models.conv(1).SerializeToString(), feed)["logits"]
-    for model in (path, proto.SerializeToString()):
-        np.testing.assert_array_equal(trial.run(model, feed)["logits"], right)
-
-
 def test_samples_are_picked_by_their_place(tmp_path):
     found = samples(tmp_path, [entry("x", ["n", 2])], {"x": numbers(9)}).pick([7, 2, 99])
     assert [feed["x"][0, 0] for feed in found] == [4, 14]
@@ -100,54 +89,9 @@ def test_data_that_does_not_fit_says_what_was_found_and_expected(tmp_path, input
         samples(tmp_path, inputs, arrays)
 
 
-def test_figures_over_many_runs_are_those_of_all_values_together():
-    random = np.random.default_rng(0)
-    right, wrong = random.standard_normal((2, 6, 4))
-    differences = trial.Differences()
-    for part in (slice(0, 1), slice(1, 6)):
-        differences.add({"y": right[part]}, {"y": wrong[part]})
-    figures = differences.figures()["y"]
-    assert figures["relative_l2"] == trial.digits(np.linalg.norm(right - wrong) / np.linalg.norm(right))
-    assert figures["max_abs"] == trial.digits(np.abs(right - wrong).max())
-
-
-def test_a_change_that_makes_numbers_infinite_is_refused(tmp_path):
-    weights = {"w": np.array(1.0, np.float32)}
-    proto = models.model([helper.make_node("Div", ["x", "w"], ["y"], name="d")], [models.value("x", ["n"])],
-                         [models.value("y", ["n"])], weights)  # fmt: skip
-    right = models.save(proto, tmp_path / "a.onnx")
-    proto.graph.initializer[0].raw_data = np.zeros(1, np.float32).tobytes()
-    wrong = models.save(proto, tmp_path / "b.onnx")
-    with pytest.raises(StageFailed, match=r"the change breaks the model:\n  y: 3 values not finite"):
-        trial.against(right, wrong, [{"x": np.ones(3, np.float32)}], what="the change")
-
-
 def test_sizes_that_nobody_says_are_guessed_until_one_runs(tmp_path):
     weights = {"w": np.ones((64, 2), np.float32)}
     proto = models.model([helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], [models.value("x", ["n", "k"])],
                          [models.value("y", ["n", 2])], weights)  # fmt: skip
-    inputs, _ = onnxfile.signature(proto)
-    assert trial.random_feeds(proto, inputs)[0]["x"].shape == (1, 64)
-
-
-def test_a_fusion_that_ends_onnxruntime_is_left_out_and_another_failure_is_told(monkeypatch, tmp_path):
-    import onnxruntime
-
-    path = models.save(models.conv(2), tmp_path / "m.onnx")
-    real, left_out = onnxruntime.InferenceSession, []
-
-    def fails(what):
-        def load(*args, disabled_optimizers=None, **more):
-            left_out.append(disabled_optimizers)
-            if disabled_optimizers is None:
-                raise RuntimeError(what)
-            return real(*args, disabled_optimizers=disabled_optimizers, **more)
-
-        return load
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", fails("no such name: Mul_53/SimplifiedLayerNormFusion/"))
-    assert trial.run(path, {"image": np.ones((2, 3, 8, 8), np.float32)})
-    assert left_out == [None, ["SimplifiedLayerNormFusion"]]
-    monkeypatch.setattr(onnxruntime, "InferenceSession", fails("no such name: Mul_53"))
-    with pytest.raises(RuntimeError, match="no such name"):
-        trial.Trial(str(path))
+    inputs, _ = signature.of(proto)
+    assert feeding.random_feeds(proto, inputs)[0]["x"].shape == (1, 64)

@@ -1,0 +1,135 @@
+"""External data (weights outside the ONNX file): every reference is checked, and values are memory-mapped."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from trtpipe.errors import StageFailed
+from trtpipe.models import dtypes, onnxgraph
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from numpy.typing import NDArray
+
+
+def is_external(tensor: onnx.TensorProto) -> bool:
+    """Tell whether a tensor's bytes lie in another file."""
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def place(tensor: onnx.TensorProto) -> tuple[str, int, int]:
+    """Give location, offset and length (in bytes) of external data; offset and length are -1 if they are no numbers."""
+    fields = {entry.key: entry.value for entry in tensor.external_data}
+    try:
+        offset = int(fields.get("offset", "0"))
+        length = int(fields.get("length", str(dtypes.tensor_bytes(tensor))))
+    except ValueError:
+        offset = length = -1
+    return fields.get("location", ""), offset, length
+
+
+def external_files(
+    model: onnx.ModelProto, folder: Path, *, label: str, known: Collection[str] | None = None
+) -> tuple[str, ...]:
+    """List the external data files of a model (sorted, relative to its folder), after checking every reference.
+
+    `known` are the files that the input is declared to hold, relative to the folder: a file outside them is not
+    in the stage's key. Raises StageFailed listing each location that is absolute, leaves the folder (also by a
+    link), is missing, or is shorter than the tensors that lie in it.
+    """
+    needed: dict[str, tuple[int, str]] = {}
+    problems: list[str] = []
+    for name, tensor in onnxgraph.constants(model):
+        if not is_external(tensor):
+            continue
+        location, offset, length = place(tensor)
+        if not location or offset < 0 or length < 0:
+            problems.append(f"tensor {name}: its external data has no location, or a bad offset or length")
+            continue
+        if length < dtypes.tensor_bytes(tensor):
+            problems.append(
+                f"tensor {name}: its shape needs {dtypes.tensor_bytes(tensor)} bytes, it points to {length}"
+            )
+        end, _ = needed.get(location, (-1, ""))
+        if offset + length > end:
+            needed[location] = (offset + length, name)
+    top = os.path.realpath(folder)
+    for location, (end, name) in sorted(needed.items()):
+        path = folder / location
+        if PurePosixPath(location).is_absolute() or ".." in PurePosixPath(location).parts or "\\" in location:
+            problems.append(f"external data {location!r} (tensor {name}) points outside the model's folder")
+        elif not os.path.lexists(path):
+            problems.append(f"external data {location!r} (tensor {name}) is missing; it must lie beside the model")
+        elif os.path.commonpath([os.path.realpath(path), top]) != top:
+            problems.append(f"external data {location!r} (tensor {name}) is a link that leaves the model's folder")
+        elif not path.is_file():
+            problems.append(f"external data {location!r} (tensor {name}) is no file")
+        elif path.stat().st_size < end:
+            problems.append(
+                f"external data {location!r} is torn: tensor {name} ends at byte {end}, "
+                f"the file at byte {path.stat().st_size}"
+            )
+        elif known is not None and location not in known:
+            problems.append(f"external data {location!r} (tensor {name}) is not among the input's files")
+    if problems:
+        raise StageFailed("\n".join(f"{label}: {p}" for p in problems))
+    return tuple(sorted(needed))
+
+
+def array(tensor: onnx.TensorProto, folder: Path) -> NDArray[Any]:
+    """Give a tensor's values, memory-mapped where they lie outside and NumPy knows the type."""
+    name = dtypes.dtype_name(tensor.data_type)
+    if not is_external(tensor):
+        return _values(tensor)
+    location, offset, _ = place(tensor)
+    if name in ("bfloat16", "string") or dtypes.BITS.get(name, 0) < 8 or name.startswith("float8"):
+        loaded = onnx.TensorProto()
+        loaded.CopyFrom(tensor)
+        onnx.external_data_helper.load_external_data_for_tensor(loaded, str(folder))
+        return _values(loaded)
+    shape = tuple(tensor.dims)
+    if not math.prod(shape):
+        return np.empty(shape, np.dtype(name))
+    return np.memmap(folder / location, np.dtype(name).newbyteorder("<"), "r", offset, shape)
+
+
+def _values(tensor: onnx.TensorProto) -> NDArray[Any]:
+    values: NDArray[Any] = onnx.numpy_helper.to_array(tensor)
+    return values
+
+
+def not_finite(tensor: onnx.TensorProto, folder: Path) -> tuple[int, int, bool]:
+    """Count NaN and infinite values of a tensor, and tell whether it looks like an attention mask.
+
+    A mask holds only zeros and infinities of one sign: there the infinities are intended. A large tensor is read in
+    pieces of 4 Mi elements.
+    """
+    name = dtypes.dtype_name(tensor.data_type)
+    if name not in ("float16", "float32", "float64", "bfloat16"):
+        return 0, 0, False
+    flat = array(tensor, folder).reshape(-1)
+    nan = infinite = others = 0
+    signs: set[bool] = set()
+    step = 2**22
+    for start in range(0, flat.size, step):
+        piece = flat[start : start + step]
+        if name == "bfloat16":
+            piece = piece.astype(np.float32)
+        finite = np.isfinite(piece)
+        if finite.all():
+            others += int(np.count_nonzero(piece))
+            continue
+        bad = piece[~finite]
+        found = int(np.isnan(bad).sum())
+        nan += found
+        infinite += bad.size - found
+        signs.update(bool(s) for s in np.unique(np.signbit(bad[~np.isnan(bad)])))
+        others += int(np.count_nonzero(piece[finite]))
+    return nan, infinite, bool(infinite) and not nan and not others and len(signs) == 1

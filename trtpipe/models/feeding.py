@@ -1,0 +1,222 @@
+"""Inputs for a model that is checked or calibrated: seeded random values, or samples from disk."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from trtpipe.data import tensors
+from trtpipe.errors import StageFailed
+from trtpipe.models import ort_cpu
+from trtpipe.runtime import batch_dim
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import onnx
+    from numpy.typing import NDArray
+
+    from trtpipe.stage import Input
+
+SEED = 20240229
+GUESSES = (1, 64, 224, 16, 320, 8)
+"""Sizes tried for dynamic axes when there is no profile to take them from."""
+Feed = dict[str, Any]
+
+
+def random_feeds(
+    model: onnx.ModelProto,
+    inputs: Sequence[Mapping[str, Any]],
+    profiles: Sequence[Mapping[str, Mapping[str, Sequence[int]]]] = (),
+) -> list[Feed]:
+    """Make two feeds of seeded random inputs: floats normal, then uniform in [0, 1); integers 0 or 1.
+
+    Dynamic axes take the first profile's `opt`, with a batch (axis 0) of at most 2; without a profile, the first of
+    GUESSES with which the model runs. Raises StageFailed if none does.
+    """
+    unknown = [entry["name"] for entry in inputs if entry["dims"] is None]
+    if unknown:
+        raise StageFailed(f"the model does not say how many axes {', '.join(unknown)} has; fix its shape in the model")
+    profile = profiles[0] if profiles else {}
+    named: dict[str, int] = {}
+    for entry in inputs:
+        shapes = profile.get(entry["name"])
+        for axis, dim in enumerate(entry["dims"]):
+            if isinstance(dim, str) and shapes is not None:
+                size = shapes["opt"][axis]
+                if axis == 0:
+                    size = max(shapes["min"][0], min(size, 2))
+                named.setdefault(dim, size)
+    missing = [d for e in inputs for d in e["dims"] if isinstance(d, str) and d not in named]
+    if not missing:
+        return _random(inputs, named)
+    batches = {e["dims"][0] for e in inputs if e["dims"] and isinstance(e["dims"][0], str)}
+    said = ""
+    for guess in GUESSES:
+        sizes = {d: 1 if d in batches else guess for d in missing} | named
+        feeds = _random(inputs, sizes)
+        try:
+            ort_cpu.run(model.SerializeToString(), feeds[0])
+        except Exception as error:  # noqa: BLE001 - each guess may fail in any way; the last one is told
+            said = str(error)
+        else:
+            return feeds
+    raise StageFailed(
+        f"the changed model cannot be checked: no size of {', '.join(sorted(set(missing)))} out of "
+        f"{', '.join(map(str, GUESSES))} runs in onnxruntime; give params.profiles or data ({said})"
+    )
+
+
+def _random(inputs: Sequence[Mapping[str, Any]], named: Mapping[str, int]) -> list[Feed]:
+    feeds = []
+    for uniform in (False, True):
+        random = np.random.default_rng(SEED)
+        feed: Feed = {}
+        for entry in inputs:
+            shape = [named[d] if isinstance(d, str) else d for d in entry["dims"]]
+            dtype = np.dtype(entry["dtype"])
+            values: NDArray[Any]
+            if dtype.kind == "f":
+                values = random.random(shape) if uniform else random.standard_normal(shape)
+            else:
+                values = random.integers(0, 2, shape)
+            feed[entry["name"]] = np.asarray(values).astype(dtype)
+        feeds.append(feed)
+    return feeds
+
+
+class _Fed(NamedTuple):
+    name: str
+    how: str  # batch: rows of axis 0; run: axis 0 is added for the samples; constant: the same in every run
+    source: tensors.Source
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples for a model's inputs, read from disk as they are asked for; iterating gives one feed a run.
+
+    `count` samples are chosen evenly out of `total`; `rows` of them are fed at a time.
+    """
+
+    fed: tuple[_Fed, ...]
+    total: int
+    count: int
+    rows: int
+    label: str
+    picked: tuple[int, ...] = ()
+    """Instead of an even choice: these samples, in rising order."""
+    filled: bool = False
+    """Whether a last batch that is not full is fed, filled with its last sample."""
+
+    @property
+    def runs(self) -> int:
+        """How many feeds there are."""
+        return -(-self.count // self.rows)
+
+    def __iter__(self) -> Iterator[Feed]:
+        """Give the feeds; the arrays are their own."""
+        still = {f.name: f.source.read() for f in self.fed if f.how == "constant"}
+        moving = {f.name: f for f in self.fed if f.how != "constant"}
+        even = np.linspace(0, self.total - 1, self.count).round().astype(int).tolist()
+        wanted = set(self.picked or even)
+        waiting: list[Feed] = []
+        for index, row in enumerate(tensors.batches({n: f.source for n, f in moving.items()}, 1)):
+            if index not in wanted:
+                continue
+            waiting.append({n: a.copy() for n, a in row.items()})
+            if self.filled and index == self.total - 1:
+                waiting += waiting[-1:] * (self.rows - len(waiting))
+            if len(waiting) == self.rows:
+                feed = dict(still)
+                for name, one in moving.items():
+                    rows = [w[name] for w in waiting]
+                    feed[name] = np.asarray(rows[0][0]) if one.how == "run" else np.concatenate(rows)
+                waiting = []
+                yield feed
+
+    def all(self) -> Samples:
+        """Take every sample in order; an incomplete last batch is filled with the last sample."""
+        return replace(self, picked=(), count=self.total, filled=True)
+
+    def pick(self, indices: Sequence[int]) -> Samples:
+        """Take only these samples; an incomplete fixed batch is filled with the first of the others."""
+        inside = {i for i in indices if 0 <= i < self.total}
+        if not inside:
+            return self
+        others = (i for i in range(self.total) if i not in inside)
+        inside |= set(itertools.islice(others, -len(inside) % self.rows))
+        # An incomplete last batch is left out, as it is without a pick.
+        picked = tuple(sorted(inside)[: len(inside) // self.rows * self.rows])
+        return replace(self, picked=picked, count=len(picked))
+
+    def first(self, number: int) -> list[Feed]:
+        """Give the first feeds, as a list."""
+        found = []
+        for feed in self:
+            found.append(feed)
+            if len(found) == number:
+                break
+        return found
+
+
+def samples(
+    given: Input, inputs: Sequence[Mapping[str, Any]], *, names: Mapping[str, str] | None = None, most: int = 128
+) -> Samples:
+    """Match data with a model's inputs. `inputs` is network.json's list; `most` limits the samples.
+
+    Raises StageFailed that lists every mismatch with what was found and what was expected.
+    """
+    sources = tensors.open_input(given)
+    names = names or {}
+    known = [entry["name"] for entry in inputs]
+    problems = [f"params.names.{n}: the model's inputs are {', '.join(known)}" for n in names if n not in known]
+    fed: list[_Fed] = []
+    rows, batch = 1, batch_dim(inputs)
+    for entry in inputs:
+        name, dims = entry["name"], entry["dims"]
+        source = sources.get(names.get(name, name))
+        if source is None:
+            problems.append(
+                f"{given.label} has no {names.get(name, name)} for the input {name}; it has {', '.join(sources)}. "
+                "params.names says which is which"
+            )
+            continue
+        if source.dtype.name != entry["dtype"]:
+            problems.append(f"{source.label}: found {source.dtype.name}, expected {entry['dtype']}")
+            continue
+        how = "batch"
+        if dims is None:
+            pass
+        elif not dims or (len(source.shape) == len(dims) and _fits(source.shape, dims) and isinstance(dims[0], int)):
+            how = "batch" if dims and dims[0] == batch else "constant"
+            if not dims and source.shape:
+                how = "run"
+        elif len(source.shape) == len(dims) + 1 and _fits(source.shape[1:], dims):
+            how = "run"
+        elif len(source.shape) != len(dims) or not _fits(source.shape[1:], dims[1:]):
+            expected = ", ".join(["samples", *map(str, dims[1:])])
+            problems.append(f"{source.label}: found shape {list(source.shape)}, expected [{expected}]")
+            continue
+        if how == "batch" and dims and isinstance(dims[0], int):
+            rows = dims[0]
+        fed.append(_Fed(name, how, source))
+    if problems:
+        raise StageFailed("\n".join(problems))
+    counts = {f.source.label: f.source.shape[0] for f in fed if f.how != "constant"}
+    if len(set(counts.values())) > 1:
+        text = ", ".join(f"{label} {count}" for label, count in counts.items())
+        raise StageFailed(f"the tensors differ in their number of samples: {text}")
+    total = next(iter(counts.values()), 0)
+    if any(f.how == "run" for f in fed):
+        rows = 1
+    if total and total < rows:
+        raise StageFailed(f"{given.label}: found {total} samples, expected at least {rows}: the model's batch is fixed")
+    count = min(most, total) // rows * rows or (rows if total else 0)
+    return Samples(tuple(fed), total, count, rows, given.label)
+
+
+def _fits(shape: Sequence[int], dims: Sequence[Any]) -> bool:
+    return len(shape) == len(dims) and all(isinstance(d, str) or d == n for n, d in zip(shape, dims, strict=True))

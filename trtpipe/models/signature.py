@@ -1,0 +1,201 @@
+"""The names, dtypes and dims of a model's inputs and outputs, and its description for network.json."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from trtpipe.errors import StageFailed
+from trtpipe.models import dtypes, external_data, onnxgraph
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+Dim = int | str
+SHAPE_LIKE = 4096
+"""Initialisers up to this many bytes take part in shape inference; larger ones are weights, not shapes."""
+
+
+def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Give the inputs that a caller must feed: those without an initialiser of the same name (IR < 4 lists both)."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    weights |= {sparse.values.name for sparse in model.graph.sparse_initializer}
+    return [value for value in model.graph.input if value.name not in weights]
+
+
+def _dims(value: onnx.ValueInfoProto) -> list[Dim | None] | None:
+    if value.type.WhichOneof("value") != "tensor_type" or not value.type.tensor_type.HasField("shape"):
+        return None
+    found: list[Dim | None] = []
+    for dim in value.type.tensor_type.shape.dim:
+        if dim.dim_param:
+            found.append(dim.dim_param)
+        elif dim.HasField("dim_value") and dim.dim_value >= 0:
+            found.append(dim.dim_value)
+        else:
+            found.append(None)
+    return found
+
+
+def input_dims(value: onnx.ValueInfoProto) -> list[Dim] | None:
+    """Give an input's dims; a dynamic axis without a name is called `<input>_<axis>`. None: unknown rank."""
+    dims = _dims(value)
+    return None if dims is None else [f"{value.name}_{axis}" if d is None else d for axis, d in enumerate(dims)]
+
+
+def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy a model without weights, with named input axes and with outputs that have no shapes."""
+    light = onnx.ModelProto(ir_version=max(model.ir_version, 4))
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    light.graph.name = "g"
+    light.graph.node.extend(model.graph.node)
+    for value in graph_inputs(model):
+        copy = light.graph.input.add()
+        copy.CopyFrom(value)
+        for dim, name in zip(copy.type.tensor_type.shape.dim, input_dims(value) or (), strict=False):
+            if isinstance(name, str):
+                dim.dim_param = name
+    for tensor in model.graph.initializer:
+        if external_data.is_external(tensor) or dtypes.tensor_bytes(tensor) > SHAPE_LIKE:
+            light.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+        else:
+            light.graph.initializer.append(tensor)
+    for value in model.graph.output:
+        copy = light.graph.output.add(name=value.name)
+        if value.type.WhichOneof("value") == "tensor_type":
+            copy.type.tensor_type.elem_type = value.type.tensor_type.elem_type
+    return light
+
+
+def of(model: onnx.ModelProto) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Describe inputs and outputs as `{"name", "dtype", "dims"}`.
+
+    `dims` holds an int for a fixed axis and a name for a dynamic one, or is None where the rank is unknown. An
+    output's axis is named after an input's axis where ONNX shape inference shows that they are the same one:
+    exporters often write meaningless names there. An axis that stays unknown is called `<output>_<axis>`.
+    """
+    inputs = [{"name": v.name, "dtype": dtypes.value_dtype(v), "dims": input_dims(v)} for v in graph_inputs(model)]
+    known = {d for entry in inputs for d in entry["dims"] or () if isinstance(d, str)}
+    try:
+        inferred = {v.name: v for v in onnx.shape_inference.infer_shapes(_skeleton(model), data_prop=True).graph.output}
+    except Exception:  # noqa: BLE001  a model for which inference fails may still run
+        inferred = {}
+    outputs = []
+    for value in model.graph.output:
+        declared = _dims(value)
+        seen = _dims(inferred[value.name]) if value.name in inferred else None
+        outputs.append(
+            {
+                "name": value.name,
+                "dtype": dtypes.value_dtype(value),
+                "dims": _merge(value.name, declared, seen, known),
+            }
+        )
+    return inputs, outputs
+
+
+def _merge(
+    name: str, declared: Sequence[Dim | None] | None, seen: Sequence[Dim | None] | None, known: Collection[str]
+) -> list[Dim] | None:
+    rank = len(seen) if seen is not None else None if declared is None else len(declared)
+    if rank is None:
+        return None
+    if declared is None or len(declared) != rank:
+        declared = [None] * rank
+    if seen is None:
+        seen = [None] * rank
+    merged: list[Dim] = []
+    for axis, (said, found) in enumerate(zip(declared, seen, strict=True)):
+        if found is not None and (isinstance(found, int) or found in known):
+            merged.append(found)
+        elif said is not None:
+            merged.append(said)
+        else:
+            merged.append(f"{name}_{axis}")
+    return merged
+
+
+def set_dims(model: onnx.ModelProto, dims: Mapping[str, Sequence[Dim]], *, label: str) -> None:
+    """Set the dims of inputs in place; shapes that depended on the old ones are inferred again.
+
+    Raises StageFailed for an unknown input or a rank that differs.
+    """
+    inputs = {value.name: value for value in graph_inputs(model)}
+    problems = []
+    for name, wanted in dims.items():
+        value = inputs.get(name)
+        if value is None:
+            problems.append(f"{label} has no input {name!r}; it has {', '.join(inputs) or 'none'}")
+            continue
+        have = _dims(value)
+        if have is not None and len(have) != len(wanted):
+            problems.append(f"{label}: input {name} has {len(have)} axes, found {len(wanted)} dims: {list(wanted)}")
+            continue
+        shape = value.type.tensor_type.shape
+        shape.ClearField("dim")
+        for dim in wanted:
+            if isinstance(dim, str):
+                shape.dim.add(dim_param=dim)
+            else:
+                shape.dim.add(dim_value=dim)
+    if problems:
+        raise StageFailed("\n".join(problems))
+    for _, graph in onnxgraph.graphs(model):
+        graph.ClearField("value_info")
+    ranks = {value.name: _dims(value) for value in model.graph.output}
+    for value in model.graph.output:
+        if value.type.WhichOneof("value") == "tensor_type":
+            value.type.tensor_type.ClearField("shape")
+    _write_output_dims(model, ranks)
+
+
+def _write_output_dims(model: onnx.ModelProto, ranks: Mapping[str, Sequence[Any] | None]) -> None:
+    """Write the inferred dims into outputs that have none; an axis that inference cannot determine stays dynamic."""
+    _, outputs = of(model)
+    for value, found in zip(model.graph.output, outputs, strict=True):
+        rank = ranks[value.name]
+        dims = found["dims"] if found["dims"] is not None else rank and [f"{value.name}_{a}" for a in range(len(rank))]
+        if dims is None or value.type.WhichOneof("value") != "tensor_type":
+            continue
+        shape = value.type.tensor_type.shape
+        for axis, dim in enumerate(dims):
+            if isinstance(dim, int):
+                shape.dim.add(dim_value=dim)
+            elif dim == f"{value.name}_{axis}":
+                shape.dim.add()
+            else:
+                shape.dim.add(dim_param=dim)
+        if not dims:
+            shape.SetInParent()
+
+
+def describe(model: onnx.ModelProto) -> dict[str, Any]:
+    """Describe a model for `network.json`; the caller adds what the runtime's parser says."""
+    inputs, outputs = of(model)
+    sizes: Counter[str] = Counter()
+    count = 0
+    for _, tensor in onnxgraph.constants(model):  # some exporters keep all weights in Constant nodes
+        sizes[dtypes.dtype_name(tensor.data_type)] += dtypes.tensor_bytes(tensor)
+        count += math.prod(tensor.dims)
+    nodes: Counter[str] = Counter()
+    for found in onnxgraph.walk(model):
+        node = found.node
+        nodes[node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}:{node.op_type}"] += 1
+    return {
+        "inputs": inputs,
+        "outputs": outputs,
+        "nodes": dict(sorted(nodes.items())),
+        "opset": onnxgraph.opsets(model),
+        "ir_version": model.ir_version,
+        "producer": " ".join(p for p in (model.producer_name, model.producer_version) if p),
+        "parameters": count,
+        "parameter_bytes": sum(sizes.values()),
+        "dtypes": dict(sorted(sizes.items())),
+        "metadata": {entry.key: entry.value for entry in model.metadata_props},
+    }
