@@ -126,9 +126,9 @@ def f(arrays, samples, mark):
 """
     patient = """\
 from trtpipe import __main__
-from trtpipe.run import runner
-assert runner._GRACE_SECONDS
-runner._GRACE_SECONDS = 1000
+from trtpipe.run import pool
+assert pool._GRACE_SECONDS
+pool._GRACE_SECONDS = 1000
 __main__.main()
 """
     project(tmp_path, python_stage("a", "f", mark=str(tmp_path / "mark")), code=code)
