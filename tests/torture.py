@@ -93,7 +93,7 @@ def command(folder: Path, *arguments: str, log: Path | None = None) -> int:
         os.dup2(out, 2)
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), line_buffering=True)
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), line_buffering=True)
-        environment.installed.cache_clear()
+        environment._distributions.cache_clear()
         return cli.main(list(arguments))
 
     return child(body)

@@ -46,27 +46,50 @@ class Choice(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def installed() -> dict[str, str]:
-    """Give the version of each installed distribution, by normalised name.
+def _distributions() -> dict[str, tuple[str, str]]:
+    """Give version and metadata folder of each installed distribution, by normalised name.
 
     Reads only the names of `*.dist-info` folders: importing importlib.metadata costs more than all of this.
     """
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
     for entry in sys.path:
+        top = entry or "."
         try:
-            names = os.listdir(entry or ".")
+            names = os.listdir(top)
         except OSError:
             continue
         for name in names:
             if name.endswith(".dist-info"):
                 dist, _, version = name[: -len(".dist-info")].rpartition("-")
-                found.setdefault(re.sub(r"[-_.]+", "-", dist).lower(), version)
+                found.setdefault(_normal(dist), (version, os.path.join(os.path.abspath(top), name)))
     return found
+
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def installed() -> dict[str, str]:
+    """Give the version of each installed distribution, by normalised name."""
+    return {name: version for name, (version, _) in _distributions().items()}
 
 
 def version(distribution: str) -> str | None:
     """Give an installed distribution's version, or None."""
-    return installed().get(re.sub(r"[-_.]+", "-", distribution).lower())
+    found = _distributions().get(_normal(distribution))
+    return found[0] if found else None
+
+
+def metadata_folder(distribution: str) -> str | None:
+    """Give the `*.dist-info` folder of an installed distribution, or None."""
+    found = _distributions().get(_normal(distribution))
+    return found[1] if found else None
+
+
+def site_of(distribution: str) -> str | None:
+    """Give the folder into which a distribution is installed, or None."""
+    folder = metadata_folder(distribution)
+    return os.path.dirname(folder) if folder else None
 
 
 def find_file(relative: str) -> str | None:

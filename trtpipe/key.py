@@ -7,7 +7,8 @@ import json
 from typing import Any, NamedTuple
 
 CHUNK = 1 << 20
-FORMAT = 1
+FORMAT = 2
+"""Of the record. Format 1 knew no reads, and named sources from the document's folder."""
 
 
 def canonical(value: Any) -> bytes:
@@ -55,9 +56,10 @@ def digest_file(path: str) -> str:
 class Key(NamedTuple):
     """Everything that can change a stage's output, as a readable record.
 
-    `params` are resolved (defaults filled in), `inputs` maps an input's name to its artifact digest,
-    `sources` maps a source file's path from the project's root to its content digest, and
-    `environment` is that part of the environment on which this stage type depends.
+    `params` are resolved (defaults filled in), `inputs` maps an input's name to its artifact digest, `sources` maps the
+    path of a declared file, from the project's root, to its content digest, and `environment` is that part of the
+    environment on which this stage type depends. All this is the first part, known before the stage runs. `reads` is
+    what users' code was seen to look at: see trtpipe.reads; a stage that runs none has no reads.
     """
 
     type: str
@@ -66,6 +68,7 @@ class Key(NamedTuple):
     inputs: dict[str, str]
     sources: dict[str, str]
     environment: dict[str, Any]
+    reads: dict[str, dict[str, str | None]] = {}  # noqa: RUF012 — nobody changes a key's fields
 
     @property
     def record(self) -> dict[str, Any]:
@@ -76,6 +79,18 @@ class Key(NamedTuple):
     def digest(self) -> str:
         """SHA-256 of the record."""
         return digest(self.record)
+
+    @property
+    def first(self) -> str:
+        """SHA-256 of the first part: the record without the reads."""
+        return digest({name: value for name, value in self.record.items() if name != "reads"})
+
+
+def of_record(record: dict[str, Any]) -> Key:
+    """Make the key again from its record. Raises TypeError or KeyError if it is none, or one of another format."""
+    if record["format"] != FORMAT:
+        raise TypeError(f"found a key of format {record['format']}, expected {FORMAT}")
+    return Key(**{name: value for name, value in record.items() if name != "format"})
 
 
 def difference(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:

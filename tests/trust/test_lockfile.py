@@ -150,7 +150,7 @@ def test_the_locked_artifact_is_shown_even_if_the_store_made_another_since(locke
     [
         lambda t: t.replace("kind:", "kinds:", 1), lambda t: "<<<<<<< ours\n" + t, lambda t: t[: len(t) // 2],
         lambda _: "", lambda _: "[]", lambda t: t.replace("twice", "thrice"),
-        lambda t: t.replace("format: 1", "format: 2"),
+        lambda t: t.replace("format: 2", "format: 1"), lambda t: t.replace("format: 2", "format: 3"),
     ],
 )  # fmt: skip
 def test_a_lock_that_was_edited_or_half_merged_is_exit_2(locked, harm):

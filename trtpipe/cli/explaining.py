@@ -63,7 +63,7 @@ def _explain(lookup: Lookup, mine: Status, found: dict[str, Status], *, as_json:
 
 
 def _compare(args: argparse.Namespace, stage: str, lookup: Lookup) -> None:
-    from trtpipe.key import Key
+    from trtpipe import key as keys
     from trtpipe.trust import lockfile
 
     if args.lock:
@@ -73,9 +73,8 @@ def _compare(args: argparse.Namespace, stage: str, lookup: Lookup) -> None:
         what = path
     else:
         before, what = _record(args.against, lookup, stage)
-        like = {field: value for field, value in before.key.items() if field != "format"}
         try:
-            key = Key(**{**dict.fromkeys(Key._fields), **like})
+            key = keys.of_record(before.key)
             now = lookup.now(lookup.pipeline.stages[stage], _upstream(lookup, stage), like=key)
             lines = [(stage, why) for why in reasons.between(before, now.record)]
         except (TypeError, KeyError, AttributeError):

@@ -50,7 +50,7 @@ def with_benchmarks(pipeline: Pipeline, params: Mapping[str, Any]) -> tuple[Pipe
             name=name, type="benchmark", version=kind.version, params=params_now, inputs=inputs, output=kind.output,
             sources=(), modules=(), packages=tuple(sorted(kind.packages)), backend=kind.backend, gpu_on=kind.gpu_on,
             cacheable=bool(params_now["keep"]), alone=kind.alone,
-            tolerant=False,
+            tolerant=False, watched=False,
         )  # fmt: skip
         names.append(name)
     if not names:

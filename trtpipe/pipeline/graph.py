@@ -49,7 +49,8 @@ class Stage(NamedTuple):
     reads, as `port[stage]`. A stage of a matrix is one variant: `engine@precision=fp16`. `sources` are files beside
     the document and `modules` importable modules whose content is in the key; `packages` are distributions whose
     versions are. What is not `cacheable` runs each time; what runs `alone` has no other stage running beside it; what
-    is `tolerant` runs without those of its inputs that failed, which a run puts into `failed` as (input, why).
+    is `tolerant` runs without those of its inputs that failed, which a run puts into `failed` as (input, why). What is
+    `watched` runs users' code: what that looks at is in the key too.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Stage(NamedTuple):
     cacheable: bool
     alone: bool
     tolerant: bool
+    watched: bool
     place: str
     failed: tuple[tuple[str, str], ...] = ()
 

@@ -134,12 +134,12 @@ def _file(path: str, is_model: bool, state: State) -> Found:
 
 def _external(path: str, sha256: str, state: State) -> list[str]:
     """Give the locations of an ONNX file's external data; onnx is imported only for a file not seen before."""
-    if known := state.external(sha256):
+    if known := state.derived("external", sha256):
         return [str(location) for location in json.loads(known)]
     from trtpipe.models import onnxfile
 
     locations = onnxfile.external_locations(path)
-    state.remember_external(sha256, json.dumps(locations))
+    state.remember_derived("external", sha256, json.dumps(locations))
     return locations
 
 

@@ -247,6 +247,7 @@ def _stage(document: Document, variant: Variant, reads: dict[str, Any], problems
         cacheable=params.cacheable(),
         alone=stage_type.alone,
         tolerant=params.tolerant(),
+        watched=any(True for _ in params.entrypoints()),
         place=document.problem(("stages", variant.stage), "")[:-2],
     )
     return stage, params

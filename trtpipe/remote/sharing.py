@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from trtpipe.errors import GateFailed, PipelineInvalid, StoreError, TrtpipeError
+from trtpipe.errors import EnvironmentMissing, GateFailed, PipelineInvalid, StoreError, TrtpipeError
 from trtpipe.run import events
 from trtpipe.run.lookup import Walk
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trtpipe.pipeline.graph import Stage
     from trtpipe.remote.signed_store import Fetched, Remote
     from trtpipe.run.events import Event
-    from trtpipe.run.lookup import Lookup
+    from trtpipe.run.lookup import Assessed, Lookup
     from trtpipe.store.artifact import Artifact
 
 
@@ -111,6 +111,7 @@ class Sharing:
         the remote store has not makes, is not known yet.
         """
         from trtpipe.remote.signed_store import Fetched
+        from trtpipe.remote.transport import TransportError
 
         lookup, remote = self._lookup, self.needed
         known = dict(artifacts)
@@ -125,20 +126,27 @@ class Sharing:
                 if any(upstream not in known for upstream in stage.upstream):
                     later.append(name)
                 elif stage.cacheable:
-                    with lookup.store.guard():
-                        assessed = lookup.assess(stage, known)
-                        if assessed.hit:
-                            lookup.store.use([assessed.digest])
+                    assessed = self._assess(stage, known)
+                    try:
+                        if assessed.hit is None and stage.watched and remote.bring_lists(assessed.first):
+                            assessed = self._assess(stage, known)
+                    except (TransportError, GateFailed, EnvironmentMissing) as error:
+                        remote.failed(error)
+                        answers[name] = error
+                        continue
                     if assessed.hit:
                         known[name] = assessed.hit.artifact
                         found = True
-                    elif assessed.digest not in remote.asked:
-                        wave.append((stage, assessed.digest))
+                        continue
+                    wave += [(stage, digest) for digest in assessed.tries if digest not in remote.asked]
+                    remote.asked.add(assessed.digest)
             remote.asked.update(digest for _, digest in wave)
             came = remote.fetch_many({digest: stage.output for stage, digest in wave})
             for stage, digest in wave:
                 if digest not in came:
                     continue
+                if isinstance(answers.get(stage.name), Fetched):
+                    continue  # by a list of names that comes before
                 answer = answers[stage.name] = came[digest]
                 if isinstance(answer, Fetched):
                     known[stage.name] = answer.artifact
@@ -149,6 +157,14 @@ class Sharing:
                     remote.failed(answer)
             waiting = later if found else []
         return answers
+
+    def _assess(self, stage: Stage, known: Mapping[str, Artifact]) -> Assessed:
+        store = self._lookup.store
+        with store.guard():
+            assessed = self._lookup.assess(stage, known)
+            if assessed.hit:
+                store.use([assessed.digest])
+        return assessed
 
     def bring_content(self, wanted: Mapping[str, int]) -> None:
         """Fetch content (SHA-256 → bytes), which a lock vouches for and the store has not, and say how much came."""

@@ -2,6 +2,7 @@
 
     v1/actions/ab/<key>.json          what a key made: the record, signed (a DSSE envelope)
     v1/artifacts/ab/<artifact>.json   the same envelope by what was made, so that a locked artifact is found for good
+    v1/reads/ab/<first part>.json     lists of names under the first part of a key, signed
     v1/blobs/sha256/ab/<digest>       files by content
 
 A record counts only if a trusted key signed it and it is the record of the key that was asked for; a blob only if its
@@ -22,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import key as keys
+from trtpipe import reads
 from trtpipe.errors import EnvironmentMissing, GateFailed, StoreError
 from trtpipe.remote import signing
 from trtpipe.remote.transport import (
@@ -34,17 +36,20 @@ from trtpipe.remote.transport import (
     Transport,
     TransportError,
 )
+from trtpipe.store import lists
 from trtpipe.store.actions import artifact_of, sound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Future
 
+    from trtpipe.reads import Names
     from trtpipe.remote.settings import Settings
     from trtpipe.store.artifact import Artifact
     from trtpipe.store.store import Store
 
 PAYLOAD_TYPE = "application/vnd.trtpipe.action.v1+json"
+LISTS_TYPE = "application/vnd.trtpipe.reads.v1+json"
 
 _MAX_RECORD = 24 * 2**20
 _ATTEMPTS = 3
@@ -94,6 +99,7 @@ class Remote:
         self._transport: Transport | None = None
         self._making = threading.Lock()
         self._bad: set[str] = set()
+        self._listed: set[str] = set()
         self._closed = False
         self._chunks = ThreadPoolExecutor(JOBS * AHEAD, "trtpipe-chunk")
         self._files = ThreadPoolExecutor(JOBS, "trtpipe-file")
@@ -151,13 +157,43 @@ class Remote:
         try:
             record = json.loads(verified.payload)
             good = sound(record, digest) and keys.canonical(record) == verified.payload
-            keys.Key(**{name: value for name, value in record["key"].items() if name != "format"})
+            keys.of_record(record["key"])
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             good = False
         if not good:
             # Signed, but not what was asked for: somebody put one key's record in another's place.
             raise GateFailed(f"{what}: found a signed record of something else, expected that of key {digest[:12]}")
         return record, verified
+
+    def bring_lists(self, first: str) -> bool:
+        """Bring the lists of names under the first part of a key into the local store; tell whether one is new there.
+
+        Each first part is asked for once. Raises GateFailed for lists that must not be believed, TransportError if
+        nobody answers, EnvironmentMissing without a client.
+        """
+        if first in self._listed or not self.reachable:
+            return False
+        self._listed.add(first)
+        found = self._lists(first)
+        known = self.store.lists(first)
+        new = [names for names in found if names not in known]
+        if new:
+            self.store.add_lists(first, new)
+        return bool(new)
+
+    def _lists(self, first: str) -> list[Names]:
+        """Give the lists of names that lie here. Raises GateFailed if they are not signed by a trusted key."""
+        name = _reads(first)
+        try:
+            text = self.transport.get(name, _MAX_RECORD)
+        except NotThere:
+            return []
+        what = f"{self.settings.name}/{name}"
+        verified = signing.open_envelope(text, LISTS_TYPE, self.settings.trust, what)
+        try:
+            return lists.parse(json.loads(verified.payload), first)
+        except (ValueError, RecursionError):
+            raise GateFailed(f"{what}: found signed lists of something else, expected those of {first[:12]}") from None
 
     def fetch(self, digest: str, *, artifact: str | None = None, kind: str | None = None) -> Fetched | None:
         """Bring one key's artifact into the local store; None if the remote one has none.
@@ -239,11 +275,10 @@ class Remote:
             for sha256, size in artifact.files.values():
                 if sha256 in came:
                     self._settle(came[sha256], sha256, size)
-            fields = {name: value for name, value in record["key"].items() if name != "format"}
             rest = {name: value for name, value in record.items() if name not in ("key", "artifact")}
             signature = {"keyid": verified.keyid, "sig": verified.signature, "signer": verified.signer}
             self.store.write_action(
-                keys.Key(**fields), artifact, {**rest, "signed": {**signature, "from": self.settings.name}}
+                keys.of_record(record["key"]), artifact, {**rest, "signed": {**signature, "from": self.settings.name}}
             )
             self.store.use([digest])
 
@@ -403,9 +438,29 @@ class Remote:
         blobs = dict(artifact.files.values())
         sent = sum(self._files.map(lambda item: self._send(*item, force=force), blobs.items()))
         envelope = json.dumps(self._envelope(record, signer), sort_keys=True).encode()
+        self._push_list(keys.of_record(record["key"]), signer)
         for name in (_artifact(artifact.digest), _action(digest)):
             self.transport.put(name, envelope)
         return sent
+
+    def _push_list(self, key: keys.Key, signer: signing.Signer) -> None:
+        """Put the list of names by which a key is found beside those that are there, if it has one.
+
+        Two that push at once may lose one of two lists: whoever misses it builds anew, and pushes it again.
+        """
+        if not self.store.lists(key.first):
+            return
+        mine = reads.of(key.reads)
+        try:
+            there = self._lists(key.first)
+        except GateFailed as error:
+            self.warn(f"{error}; they are replaced")
+            there = []
+        if mine in there:
+            return
+        kept = [*there, mine][-reads.MAX_LISTS :]
+        payload = keys.canonical(lists.record(key.first, kept))
+        self.transport.put(_reads(key.first), json.dumps(signer.sign(LISTS_TYPE, payload), sort_keys=True).encode())
 
     def _envelope(self, record: dict[str, Any], signer: signing.Signer) -> dict[str, Any]:
         payload = keys.canonical({name: value for name, value in record.items() if name != "signed"})
@@ -479,6 +534,10 @@ def _action(digest: str) -> str:
 
 def _artifact(digest: str) -> str:
     return f"v1/artifacts/{digest[:2]}/{digest}.json"
+
+
+def _reads(first: str) -> str:
+    return f"v1/reads/{first[:2]}/{first}.json"
 
 
 def _blob(sha256: str) -> str:

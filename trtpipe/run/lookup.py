@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import environment, errors, project
-from trtpipe.key import Key
+from trtpipe import reads as seen
+from trtpipe.key import FORMAT, Key
 from trtpipe.pipeline import inputs
 from trtpipe.run import reasons
+from trtpipe.run.holdings import holds
 from trtpipe.run.record import Record, of_action
 from trtpipe.run.standing import Standing
 from trtpipe.store.artifact import Artifact, Hit
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
     from trtpipe.environment import Choice
     from trtpipe.pipeline.graph import Pipeline, Source, Stage
+    from trtpipe.reads import Names, Reads
     from trtpipe.store.store import Store
 
 
@@ -38,14 +42,21 @@ class Now(NamedTuple):
 
 
 class Assessed(NamedTuple):
-    """What is known of a stage before it runs: its key, and whether the store has it."""
+    """What is known of a stage before it runs: its key, and whether the store has it.
+
+    `first` is the digest of the key's first part, `digest` that of the whole key. Of a stage that runs users' code and
+    is no hit, the reads in the key are those of the list that was tried first; what it will look at is not known yet.
+    """
 
     now: Now
+    first: str
     digest: str
     hit: Hit | None
     reasons: tuple[str, ...]
     failure: str | None = None
     """Why it failed when it last ran with this key."""
+    tries: tuple[str, ...] = ()
+    """The digests of the keys that were looked up, in order: one for each list of names."""
 
     @property
     def key(self) -> Key:
@@ -114,8 +125,16 @@ class Lookup:
                 digests[port] = like.inputs[port]
         sources = self._sources(stage, like, absent)
         facets = self._environment(stage, like, absent)
-        key = Key(stage.type, stage.version, stage.key_params, digests, sources, facets)
+        held = {} if like is None else self._held(like)
+        key = Key(stage.type, stage.version, stage.key_params, digests, sources, facets, held)
         return Now(stage, key, Record(key.record, labels, files), found, stamps, tuple(absent))
+
+    def _held(self, like: Key) -> Reads:
+        """Give what the names in another key's reads hold here. Raises PipelineInvalid if they are no names."""
+        try:
+            return holds(seen.of(like.reads), self.pipeline.root, self.store.state)
+        except ValueError as error:
+            raise errors.PipelineInvalid(f"the reads of a key: {error}") from None
 
     def label(self, source: str | Source) -> str:
         """Give what people and records call an input: a stage's name, a file's path from the project's root."""
@@ -190,19 +209,37 @@ class Lookup:
         `latest` asks for the last artifact of a stage that runs each time, too.
         """
         now = self.now(stage, upstream)
-        digest = now.key.digest
-        if forced:
-            return Assessed(now, digest, None, ("forced",))
-        if not (stage.cacheable or latest):
-            return Assessed(now, digest, None, ("runs each time",))
-        result = self.store.lookup(digest)
-        if isinstance(result, Hit):
-            return Assessed(now, digest, result, ())
-        if result.damage:
-            return Assessed(now, digest, None, (result.damage,))
-        failure = self.store.state.failure(digest)
-        why = self._reasons(stage, now) if failure is None else (f"failed last time: {failure}",)
-        return Assessed(now, digest, None, why, failure)
+        first = now.key.first
+        tries = [now]
+        if stage.watched:
+            tries = [self.with_reads(now, names) for names in self.store.lists(first)]
+        digests = tuple(one.key.digest for one in tries)
+
+        def assessed(one: Now, why: str, *, hit: Hit | None = None, failure: str | None = None) -> Assessed:
+            return Assessed(one, first, one.key.digest, hit, (why,) if why else (), failure, digests)
+
+        usual = tries[0] if tries else now
+        if forced or not (stage.cacheable or latest):
+            return assessed(usual, "forced" if forced else "runs each time")
+        damaged: Assessed | None = None
+        failed: Assessed | None = None
+        for one, digest in zip(tries, digests, strict=True):
+            result = self.store.lookup(digest)
+            if isinstance(result, Hit):
+                return assessed(one, "", hit=result)
+            if result.damage:
+                damaged = damaged or assessed(one, result.damage)
+            failure = self.store.state.failure(digest)
+            if failure is not None:
+                failed = failed or assessed(one, f"failed last time: {failure}", failure=failure)
+        return damaged or failed or assessed(usual, "")._replace(reasons=self._reasons(stage, now))
+
+    def with_reads(self, now: Now, names: Names) -> Now:
+        """Give a stage as it is now with what a list of names holds here. Raises StoreError."""
+        self.store.state.seen = dict(now.stamps)
+        key = now.key._replace(reads=holds(names, self.pipeline.root, self.store.state))
+        stamps = self.store.state.seen
+        return now._replace(key=key, record=now.record._replace(key=key.record), stamps=stamps)
 
     def _reasons(self, stage: Stage, now: Now) -> tuple[str, ...]:
         """Say field by field how a stage differs from what it was when it was last made or found."""
@@ -211,6 +248,10 @@ class Lookup:
         if action is None:
             return ("never built",)
         before = of_action(action)
+        if before.key.get("format") != FORMAT:
+            return ("was made by an older trtpipe, whose keys held less",)
+        with contextlib.suppress(ValueError):
+            now = self.with_reads(now, seen.of(before.key["reads"]))
         if before.key == now.record.key:
             return ("its artifact is gone from the store",)
         return reasons.between(before, now.record)

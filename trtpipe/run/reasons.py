@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from trtpipe.key import difference
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from trtpipe.run.record import Record
 
 
@@ -25,6 +27,8 @@ def between(old: Record, new: Record) -> tuple[str, ...]:
                 lines.append(f"input {port}: {label} is new")
             else:
                 lines.append(f"input {port}: {_files_changed(old, new, name, label)}")
+        elif part == "reads":
+            continue  # told below
         elif part == "sources":
             how = "is new" if before is None else "is gone" if after is None else "changed"
             lines.append(f"source {name} {how}")
@@ -32,7 +36,28 @@ def between(old: Record, new: Record) -> tuple[str, ...]:
             lines.append(f"{name}: {brief(before)} → {brief(after)}")
         else:
             lines.append(f"{path}: {brief(before)} → {brief(after)}")
-    return tuple(lines)
+    return (*lines, *_reads_changed(old.key.get("reads") or {}, new.key.get("reads") or {}))
+
+
+def _reads_changed(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Say what is not as it was when users' code looked at it."""
+    for kind in dict.fromkeys([*old, *new]):
+        before, after = old.get(kind, {}), new.get(kind, {})
+        for name in sorted({*before, *after}):
+            what = {"folders": f"the list of files in {name}", "variables": f"the variable {name}"}.get(kind, name)
+            if name not in before or name not in after:
+                yield f"{what} is {'no longer' if name in before else 'now'} looked at"
+            elif before[name] != after[name]:
+                yield _changed(kind, what, before[name], after[name])
+
+
+def _changed(kind: str, what: str, before: Any, after: Any) -> str:
+    if kind == "packages":
+        was, now = ((str(value).split(" ")[0] if value else "none") for value in (before, after))
+        return f"{what} {was} → {now}" if was != now else f"{what} {was} has other files than before"
+    if before is None:
+        return f"{what} appeared"
+    return f"{what} is gone" if after is None else f"{what} changed"
 
 
 def _files_changed(old: Record, new: Record, port: str, label: str) -> str:

@@ -8,7 +8,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trtpipe import environment, errors
+from trtpipe import environment, errors, reads
 from trtpipe.key import difference
 from trtpipe.run import events
 from trtpipe.run.given import outside, request, stored
@@ -191,7 +191,7 @@ class Work:
         for stage, assessed in self.queue:
             on_gpu = self._on_gpu(stage)
             busy = on_gpu and any(self._on_gpu(r.stage) for r in self.running.values())
-            same = any(r.assessed.digest == assessed.digest for r in self.running.values())
+            same = any(r.assessed.first == assessed.first for r in self.running.values())
             # What measures must not share the machine with what it does not measure.
             apart = any(r.stage.alone for r in self.running.values()) or (stage.alone and bool(self.running))
             if len(self.running) >= self.jobs or busy or same or apart:
@@ -217,12 +217,19 @@ class Work:
         """Take the artifact if there is one now: two stages may have one key, and so may those of other runs."""
         if not stage.cacheable or stage.name in self.forced:
             return False
-        again = self.store.lookup(assessed.digest)
-        if not isinstance(again, Hit):
+        again = assessed._replace(hit=self._found(assessed))
+        if stage.watched and again.hit is None:
+            # The list of names that another run has left may be one that was not known before.
+            again = self.lookup.assess(stage, self.standing.artifacts)
+        if again.hit is None:
             return False
         self.awaited.discard(stage.name)
-        self._hit(stage, assessed, again)
+        self._hit(stage, again, again.hit)
         return True
+
+    def _found(self, assessed: Assessed) -> Hit | None:
+        found = self.store.lookup(assessed.digest)
+        return found if isinstance(found, Hit) else None
 
     def _lock(self, stage: Stage, assessed: Assessed) -> Held | None:
         """Take the key's lock, or say now and then who has it, and give None: then the stage stays in the queue.
@@ -231,13 +238,13 @@ class Work:
         whose holder dies is free at once, and the next run that asks makes the key.
         """
         store = self.store
-        held = store.lock(assessed.digest, f"{self.pipeline.name}/{stage.name}")
+        held = store.lock(assessed.first, f"{self.pipeline.name}/{stage.name}")
         if held is None:
             now = time.monotonic()
             if stage.name not in self.awaited or now - self.told[stage.name] >= STILL_SECONDS:
                 self.awaited.add(stage.name)
                 self.told[stage.name] = now
-                self.emit(events.StageNote(stage.name, f"waiting: {store.holder(assessed.digest)}"))
+                self.emit(events.StageNote(stage.name, f"waiting: {store.holder(assessed.first)}"))
             return None
         self.awaited.discard(stage.name)
         return held
@@ -289,64 +296,81 @@ class Work:
             self._ended(self.running.pop(name), message)
 
     def _ended(self, run: _Running, message: dict[str, Any]) -> None:
-        """Commit what a worker made, or say why it failed."""
-        store, stage = self.store, run.stage
+        """Commit what a worker made, or say why it failed; both under the key with what users' code looked at."""
+        stage, assessed = run.stage, run.assessed
         seconds = time.monotonic() - run.started
         log: str | None = None
         with run.workspace:
             try:
-                with contextlib.suppress(errors.StoreError):
-                    log = store.keep_log(os.path.join(run.folder, "log"), run.assessed.digest)
-                if message["error"] is not None:
-                    self._quarantine(run, message)
-                    raise errors.CLASSES[message["error"]](message["text"])
-                self._check_unchanged(run)
-                artifact = self._commit(run, seconds)
+                # What failed may have failed because of what changed; then it is not remembered as a failure.
+                assessed = self._as_it_ran(run, message)
+                unchanged = True
             except errors.TrtpipeError as error:
-                own = run.assessed.digest if message["error"] is not None else None
+                unchanged, changed = False, error
+            try:
+                with contextlib.suppress(errors.StoreError):
+                    log = self.store.keep_log(os.path.join(run.folder, "log"), assessed.digest)
+                if message["error"] is not None:
+                    self._quarantine(run, assessed, message)
+                    raise errors.CLASSES[message["error"]](message["text"])
+                if not unchanged:
+                    raise changed
+                self._check_inputs(stage)
+                artifact = self._commit(run, assessed, seconds)
+            except errors.TrtpipeError as error:
+                own = assessed if message["error"] is not None and unchanged else None
                 self._failed(stage, error, seconds, log, own)
                 return
-        store.state.forget_failure(run.assessed.digest)
-        with store.guard():
-            store.links_changed(self.standing.artifacts[u] for u in stage.upstream)
-            self._done(stage, run.assessed, artifact, seconds, "ran")
+        self.store.state.forget_failure(assessed.digest)
+        with self.store.guard():
+            self.store.links_changed(self.standing.artifacts[u] for u in stage.upstream)
+            self._done(stage, assessed, artifact, seconds, "ran")
         self.emit(
-            events.StageFinished(stage.name, stage.type, artifact.digest, artifact.size, seconds, run.assessed.digest)
+            events.StageFinished(stage.name, stage.type, artifact.digest, artifact.size, seconds, assessed.digest)
         )
 
-    def _quarantine(self, run: _Running, message: dict[str, Any]) -> None:
+    def _quarantine(self, run: _Running, assessed: Assessed, message: dict[str, Any]) -> None:
         """Keep what a stage had made that then failed its own checks or a gate."""
         if message["error"] not in ("StageFailed", "GateFailed"):
             return
         from trtpipe.store import quarantine
 
-        store = self.store
         out = os.path.join(run.folder, "out")
-        if where := quarantine.keep(store.folder, run.stage.name, run.assessed.digest, out, message["text"]):
+        if where := quarantine.keep(self.store.folder, run.stage.name, assessed.digest, out, message["text"]):
             self.emit(events.StageNote(run.stage.name, f"kept for inspection: {where}"))
 
-    def _check_unchanged(self, run: _Running) -> None:
-        """Refuse a result whose inputs changed while it was made: it would be kept under the wrong key."""
+    def _as_it_ran(self, run: _Running, message: dict[str, Any]) -> Assessed:
+        """Give a stage that has run with its whole key. Raises StageFailed if what it was made of changed meanwhile.
+
+        It would be kept under the wrong key.
+        """
+        before = run.assessed.now
         try:
-            again = self.lookup.assess(run.stage, self.standing.artifacts, forced=True)
+            now = self.lookup.now(run.stage, self.standing.artifacts)
+            changed = [p for p, _, _ in difference(before.key._replace(reads={}).record, now.key.record)]
+            # What was changed and changed back has the same digest, but who knows which of the two the stage has read.
+            changed = changed or [
+                os.path.basename(p) for p in sorted(now.stamps) if before.stamps.get(p) != now.stamps[p]
+            ]
+            if run.stage.watched:
+                now = self.lookup.with_reads(now, reads.parse(message.get("seen", {})))
         except errors.TrtpipeError as error:
             raise errors.StageFailed(f"{error}: it changed while the stage ran, so its result is not kept") from None
-        changed = [p for p, _, _ in difference(run.assessed.key.record, again.key.record)]
-        # What was changed and changed back has the same digest, but who knows which of the two the stage has read.
-        before, after = run.assessed.now.stamps, again.now.stamps
-        changed = changed or [os.path.basename(p) for p in sorted(before) if before[p] != after.get(p)]
         if changed:
             names = ", ".join(changed)
             raise errors.StageFailed(f"{names} changed while the stage ran, so its result is not kept; run again")
-        store = self.store
-        for name in run.stage.upstream:
-            store.links_changed([self.standing.artifacts[name]])
+        return run.assessed._replace(now=now, digest=now.key.digest)
+
+    def _check_inputs(self, stage: Stage) -> None:
+        """Raise StageFailed if a stage wrote into what it reads."""
+        for name in stage.upstream:
+            self.store.links_changed([self.standing.artifacts[name]])
             for file, (sha256, size) in self.standing.artifacts[name].files.items():
-                if store.damage(sha256, size):
+                if self.store.damage(sha256, size):
                     message = f"the stage wrote into its input {name}/{file}, so nothing of it is kept; run again"
                     raise errors.StageFailed(message)
 
-    def _commit(self, run: _Running, seconds: float) -> Artifact:
+    def _commit(self, run: _Running, assessed: Assessed, seconds: float) -> Artifact:
         stage = run.stage
         upstream = {port: self._read(run, port) for port in stage.inputs}
         record = {
@@ -365,22 +389,30 @@ class Work:
             },
         }
         out = os.path.join(run.folder, "out")
-        return self.store.commit(run.assessed.key, stage.output, out, record, upstream.values())
+        self._keep_list(stage, assessed)
+        return self.store.commit(assessed.key, stage.output, out, record, upstream.values())
+
+    def _keep_list(self, stage: Stage, assessed: Assessed) -> None:
+        """Keep where users' code looked, so that the next run knows what to look at before it decides."""
+        if stage.watched:
+            self.store.add_lists(assessed.first, [reads.of(assessed.key.reads)])
 
     def _read(self, run: _Running, port: str) -> Artifact:
         source = run.stage.inputs[port]
         return self.standing.artifacts[source] if isinstance(source, str) else run.assessed.now.found[port].artifact
 
     def _failed(
-        self, stage: Stage, error: errors.TrtpipeError, seconds: float, log: str | None, digest: str | None = None
+        self, stage: Stage, error: errors.TrtpipeError, seconds: float, log: str | None, own: Assessed | None = None
     ) -> None:
-        """Note that a stage failed; with its key's digest, if it failed of itself."""
+        """Note that a stage failed; with how it ran, if it failed of itself."""
         self.failures[stage.name] = error
         why = None
-        if digest is not None and type(error) in _OWN:
+        if own is not None and type(error) in _OWN:
             # What a runtime says stands in the lines below, where the failure is told.
             why = _SAYS.sub("", next(iter(str(error).splitlines()), ""))
-            self.store.state.remember_failure(digest, why)
+            with contextlib.suppress(errors.StoreError):
+                self._keep_list(stage, own)
+            self.store.state.remember_failure(own.digest, why)
         self.standing.failed(stage.name, why)
         self.emit(
             events.StageFailed(stage.name, stage.type, type(error).__name__, str(error), seconds, log, stage.place)

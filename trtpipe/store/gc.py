@@ -9,6 +9,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from trtpipe import key as keys
 from trtpipe.store import actions, disk_usage, files, guard, pins
 from trtpipe.store.workspace import sweep
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from trtpipe.store.store import Store
 
 _QUARANTINE_SECONDS = 7 * 24 * 3600
+_YOUNG_SECONDS = 24 * 3600
 _URL = "://"
 _OURS = re.compile(r"[0-9a-f]{64}(\.|$)")
 """How folders of artifacts are called: what else lies there, in a folder that was no store, is not ours to remove."""
@@ -127,6 +129,7 @@ def _gc(store: Store, budget: Budget, locked: Callable[[], Needed], *, dry_run: 
         size, free = size - freed, free + freed
     else:
         _remove_folders(store, {*makers, *needed.artifacts}, dry_run=False)
+        _remove_lists(store, good, {a.key for a in removed}, now)
         for sha in gone:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(store.layout.blob(sha))
@@ -203,10 +206,26 @@ def _remove_folders(store: Store, artifacts: set[str], *, dry_run: bool) -> int:
     return freed
 
 
+def _remove_lists(store: Store, good: list[Action], removed: set[str], now: float) -> None:
+    """Remove lists of names by which no record is found any more; a young one may be about to get its record."""
+    firsts = set()
+    for action in good:
+        if action.key not in removed:
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                firsts.add(keys.of_record(action.record["key"]).first)
+    for path in files.below(store.layout.part("reads")):
+        with contextlib.suppress(FileNotFoundError):
+            if (
+                os.path.basename(path).partition(".")[0] not in firsts
+                and now - os.lstat(path).st_mtime > _YOUNG_SECONDS
+            ):
+                os.unlink(path)
+
+
 def _remove_waste(store: Store, now: float, *, dry_run: bool) -> int:
     """Remove what killed runs left, and what was put aside a week ago; give the bytes freed."""
     freed = 0
-    parts = ("actions", "view", "pins", "roots", "timing")
+    parts = ("actions", "reads", "view", "pins", "roots", "timing")
     waste = [p for part in parts for p in files.below(store.layout.part(part)) if p.endswith(".tmp")]
     for part in ("quarantine", "edited", "partial"):
         for path in files.below(store.layout.part(part)):

@@ -2,6 +2,7 @@
 
 blobs/sha256/ab/<digest>      files by content, read-only
 actions/ab/<key>.json, .log   what a key made, when, where, and the full log of the stage
+reads/ab/<first part>.json    lists of names: where users' code looked when a key with this first part was made
 trees/<artifact>/             one artifact's files under their names, linked to the blobs; stages read them
 shown/<artifact>/             the same files as copies for people; changes to them do not reach the blobs
 view/<pipeline>/<stage>       links for people, each to a folder in shown/
@@ -31,6 +32,10 @@ class Layout(NamedTuple):
     def action(self, key: str, suffix: str = ".json") -> str:
         """Give the path of a key's action record or log."""
         return os.path.join(self.folder, "actions", key[:2], key + suffix)
+
+    def lists(self, first: str) -> str:
+        """Give the path of the lists of names under the first part of a key."""
+        return os.path.join(self.folder, "reads", first[:2], first + ".json")
 
     def blob(self, sha256: str) -> str:
         """Give the path of a file by content."""

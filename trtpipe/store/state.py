@@ -11,11 +11,11 @@ from typing import Any
 from trtpipe import key
 from trtpipe.errors import StoreError
 
-_VERSION = 3
+_VERSION = 4
 _TABLES = f"""
 CREATE TABLE files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE resolved (known TEXT PRIMARY KEY, pipeline TEXT NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE external (sha256 TEXT PRIMARY KEY, locations TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE derived (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE last (
     pipeline TEXT, stage TEXT, key TEXT NOT NULL, seconds REAL, PRIMARY KEY (pipeline, stage)
 ) WITHOUT ROWID;
@@ -155,13 +155,15 @@ class State:
             (_KEEP_RESOLVED,),
         )
 
-    def external(self, sha256: str) -> str | None:
-        """Give the external data locations (JSON list) of an ONNX file's content, if known."""
-        return _unsealed(self._row("SELECT locations FROM external WHERE sha256 = ?", (sha256,)), sha256)
+    def derived(self, what: str, sha256: str) -> str | None:
+        """Give what is known of a content, such as the locations of an ONNX file's external data (`external`)."""
+        name = f"{what} {sha256}"
+        return _unsealed(self._row("SELECT text FROM derived WHERE name = ?", (name,)), name)
 
-    def remember_external(self, sha256: str, locations: str) -> None:
-        """Remember the external data locations of an ONNX file's content."""
-        self._write("INSERT OR REPLACE INTO external VALUES (?, ?)", (sha256, _sealed(locations, sha256)))
+    def remember_derived(self, what: str, sha256: str, text: str) -> None:
+        """Remember what was found out of a content."""
+        name = f"{what} {sha256}"
+        self._write("INSERT OR REPLACE INTO derived VALUES (?, ?)", (name, _sealed(text, name)))
 
     def last(self, pipeline: str) -> dict[str, tuple[str, float | None]]:
         """Give, by stage, the key and seconds with which each stage of a pipeline was last made or found."""

@@ -10,7 +10,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.store import actions
+from trtpipe.store import actions, lists
 from trtpipe.store.artifact import Artifact, Hit, Miss
 from trtpipe.store.blobs import Blobs
 from trtpipe.store.guard import Guard
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from trtpipe.key import Key
+    from trtpipe.reads import Names
     from trtpipe.store.locks import Held
     from trtpipe.store.state import State
 
@@ -91,6 +92,14 @@ class Store:
     def action(self, key: str) -> dict[str, Any] | None:
         """Give a key's action record, or None if there is no sound one."""
         return actions.read(self.layout, key)
+
+    def lists(self, first: str) -> list[Names]:
+        """Give the lists of names under the first part of a key (its digest), in the order in which they are tried."""
+        return lists.read(self.layout, first)
+
+    def add_lists(self, first: str, more: Iterable[Names]) -> None:
+        """Put lists of names under the first part of a key."""
+        lists.add(self.layout, first, more)
 
     def damage(self, sha256: str, size: int) -> str | None:
         """Say what is wrong with stored content, or None if it is good (or could be fetched again)."""

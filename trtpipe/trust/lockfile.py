@@ -15,7 +15,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trtpipe import errors
+from trtpipe import errors, reads
 from trtpipe import key as keys
 from trtpipe.key import Key
 from trtpipe.pipeline.graph import FAILED_INPUTS, lock_path
@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trtpipe.pipeline.graph import Pipeline, Stage
+    from trtpipe.reads import Reads
     from trtpipe.run.exchange import Exchange
     from trtpipe.run.lookup import Lookup
     from trtpipe.store.gc import Needed
     from trtpipe.store.store import Store
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 had keys without reads, named from the document's folder."""
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _NOT_PLAIN = ("null", "true", "false")
 
@@ -93,6 +95,10 @@ def read(path: str) -> Lock:
     except errors.PipelineInvalid as error:
         raise errors.PipelineInvalid([*error.problems, f"{path}: expected a whole lock; {again}"]) from None
     value = parsed.value
+    if isinstance(value, dict) and value.get("format") == 1:
+        raise errors.PipelineInvalid(
+            f"{path}: found a lock of format 1, of an older trtpipe, whose keys held less; {again}"
+        )
     if not isinstance(value, dict) or value.get("format") != FORMAT or not isinstance(value.get("stages"), dict):
         raise errors.PipelineInvalid(f"{path}: found no lock of format {FORMAT}; {again}")
     stages = {}
@@ -113,6 +119,7 @@ def _entry(value: dict[str, Any]) -> Entry:
         value.get("inputs") or {},
         value.get("sources") or {},
         value.get("environment") or {},
+        value.get("reads") or {},
     )
     files = {}
     for name, (sha256, size) in (value.get("files") or {}).items():
@@ -120,6 +127,7 @@ def _entry(value: dict[str, Any]) -> Entry:
         if not re.fullmatch("[0-9a-f]{64}", sha256) or type(size) is not int or not all(parts) or ".." in parts:
             raise ValueError(f"found a file {name} with no digest and size")
         files[name] = (sha256, size)
+    reads.of(key.reads)
     entry = Entry(tuple(map(str, value["for"])), key, Artifact(value["kind"], files))
     if key.digest != value["key"]:
         raise ValueError("its key is not that of its fields: it was edited, or merged by halves")
@@ -149,6 +157,7 @@ def text(lock: Lock, name: str) -> str:
             lines.append(f"      version: {entry.key.version}")
             for field in ("params", "inputs", "sources", "environment"):
                 lines += _mapping(field, getattr(entry.key, field))
+            lines += _reads(entry.key.reads)
     return "\n".join(lines) + "\n"
 
 
@@ -156,6 +165,14 @@ def _mapping(field: str, values: dict[str, Any]) -> list[str]:
     if not values:
         return []
     return [f"      {field}:", *(f"        {_name(n)}: {_flow(values[n])}" for n in sorted(values))]
+
+
+def _reads(held: Reads) -> list[str]:
+    """Write each name on a line of its own, so that a merge touches only what changed."""
+    lines = ["      reads:"] if held else []
+    for kind in sorted(held):
+        lines += [f"        {kind}:", *(f"          {_name(n)}: {_flow(held[kind][n])}" for n in sorted(held[kind]))]
+    return lines
 
 
 def _name(text: str) -> str:

@@ -1,0 +1,129 @@
+"""What names hold here and now: files by content, folders by what they list, packages by version."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from typing import TYPE_CHECKING
+
+from trtpipe import environment
+from trtpipe import key as keys
+
+if TYPE_CHECKING:
+    from trtpipe.reads import Names, Reads
+    from trtpipe.store.state import State
+
+SYSTEM = ("/usr", "/etc", "/lib", "/lib64", "/opt", "/bin", "/sbin")
+"""Folders that the operating system brings."""
+CACHES = {
+    "HF_HOME": "~/.cache/huggingface",
+    "TORCH_HOME": "~/.cache/torch",
+    "KERAS_HOME": "~/.keras",
+}
+"""Known model caches: the variable that names each, and where it is without that."""
+_NOT_CONTENT = ("INSTALLER", "REQUESTED", "direct_url.json", "RECORD")
+"""Files of a distribution's metadata that differ between two installations of one wheel."""
+MANY = 200_000
+"""Entries of a listed folder that are digested by name; of a larger one only its time of change counts."""
+
+
+def holds(names: Names, root: str, state: State) -> Reads:
+    """Give what a list of names holds. Raises StoreError if a file changes while it is read."""
+    reads: Reads = {}
+    for kind, found in (
+        ("files", {name: _file(path_of(name, root), state) for name in names.files}),
+        ("folders", {name: _folder(path_of(name, root)) for name in names.folders}),
+        ("packages", {name: package(name, state) for name in names.packages}),
+        ("variables", {name: variable(os.environ.get(name)) for name in names.variables}),
+    ):
+        if found:
+            reads[kind] = dict(found)
+    return reads
+
+
+def path_of(name: str, root: str) -> str | None:
+    """Give the path that a name of a file or folder stands for here, or None if what it lies in is not here."""
+    place, colon, rest = name.partition(":")
+    if not colon or place not in ("package", "cache", "system"):
+        return os.path.join(root, name.removeprefix("./"))
+    if place == "system":
+        return "/" + rest
+    first, _, inner = rest.partition("/")
+    top = _cache(first) if place == "cache" else environment.site_of(first)
+    return os.path.join(top, inner) if top is not None else None
+
+
+def _cache(variable_name: str) -> str | None:
+    if variable_name not in CACHES:
+        return None
+    return os.path.expanduser(os.environ.get(variable_name) or CACHES[variable_name])
+
+
+def _file(path: str | None, state: State) -> str | None:
+    if path is None:
+        return None
+    try:
+        if os.path.isdir(path):
+            return "a folder"
+        return state.file_digest(path) if os.path.isfile(path) else "no plain file" if os.path.exists(path) else None
+    except OSError:
+        return "unreadable"
+
+
+def _folder(path: str | None) -> str | None:
+    """Digest the names in a folder, hidden ones too; without the compiled files that Python leaves."""
+    if path is None:
+        return None
+    try:
+        with os.scandir(path) as entries:
+            found = []
+            for entry in entries:
+                if entry.name != "__pycache__":
+                    found.append(entry.name)
+                if len(found) > MANY:
+                    status = os.stat(path)
+                    return f"more than {MANY} entries, {status.st_mtime_ns}"
+    except OSError:
+        return None
+    return keys.digest(sorted(os.fsencode(name).hex() for name in found))
+
+
+def variable(value: str | None) -> str | None:
+    """Give what a key holds of an environment variable: the SHA-256 of its value, None if it is not set."""
+    return None if value is None else keys.digest(["variable", value.encode("utf-8", "surrogateescape").hex()])
+
+
+def package(name: str, state: State) -> str | None:
+    """Give an installed distribution's version and the digest of what it installed; None if it is not there.
+
+    The digest is over those lines of its RECORD that are the same wherever a wheel is installed. Without a RECORD, and
+    where the installation is editable, the version alone stands here: its files count by content.
+    """
+    version = environment.version(name)
+    folder = environment.metadata_folder(name)
+    if version is None or folder is None:
+        return None
+    path = os.path.join(folder, "RECORD")
+    try:
+        sha256 = state.file_digest(path)
+    except OSError:
+        return version
+    known = state.derived("record", sha256)
+    if known is None:
+        with open(path, encoding="utf-8") as stream:
+            known = keys.digest(_lines(stream.read(), os.path.basename(folder)))
+        state.remember_derived("record", sha256, known)
+    return f"{version} {known[:16]}"
+
+
+def _lines(record: str, metadata: str) -> list[list[str]]:
+    """Give (path, hash) of what a distribution installed in site-packages. Source: PEP 376, PEP 627."""
+    found = []
+    for row in csv.reader(io.StringIO(record)):
+        path = row[0] if row else ""
+        own = path.startswith(f"{metadata}/") and path.rpartition("/")[2] in _NOT_CONTENT
+        if not path or path.startswith(("..", "/")) or path.endswith(".pyc") or own:
+            continue
+        found.append([path, row[1] if len(row) > 1 else ""])
+    return sorted(found)
