@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -151,3 +152,20 @@ def test_without_hard_links_what_stat_says_has_to_do(tmp_path, monkeypatch):
     held = locks.take(str(tmp_path / "key"))
     assert held.real
     held.release()
+
+
+@pytest.mark.parametrize(("node", "name"), [("gpu-1.example", "gpu-1.example"), ("a b@ü", "a_b__"), ("", "_")])
+def test_the_name_of_a_machine_fits_into_a_file_name(monkeypatch, node, name):
+    monkeypatch.setattr(os, "uname", lambda: types.SimpleNamespace(nodename=node))
+    assert locks.host() == name
+    assert not locks.foreign(f"run-1@{name}")
+    assert locks.foreign("run-1@elsewhere")
+
+
+def test_what_another_machine_made_counts_as_in_use_for_a_day(tmp_path):
+    paths = [tmp_path / f"{number}@{owner}" for number, owner in enumerate(("elsewhere", "elsewhere", locks.host()))]
+    for path in paths:
+        path.write_text("")
+    os.utime(paths[1], (1, 1))
+    assert [locks.in_use_elsewhere(str(path)) for path in paths] == [True, False, False]
+    assert not locks.in_use_elsewhere(str(tmp_path / "gone@elsewhere"))
