@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import common
 import numpy as np
@@ -25,6 +25,11 @@ sys.path.insert(0, str(common.PROJECT))
 from trtpipe import environment
 from trtpipe.data import parallel, tensors
 from trtpipe.stage import Input
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
 GOAL = 1.25
 SIDE = 224
@@ -81,7 +86,13 @@ def measured(path: Path, start: int, args: argparse.Namespace) -> dict[str, tupl
     into, other = target(size), np.ones(size, np.uint8)
     batch = into.view(np.float32).reshape(args.batch, 3, SIDE, SIDE)
     given = Input(name="data", kind="folder", folder=path.parent, files=(path.name,), label="data")
-    look = lambda piece: np.isnan(np.min(piece))  # noqa: E731
+
+    def look(piece: NDArray[Any]) -> None:
+        np.isnan(np.min(piece))
+
+    def look_only(begin: int, end: int) -> None:
+        look(into[begin:end].view(np.float32))
+
     seconds: dict[str, list[tuple[float, float]]] = {}
     with path.open("rb") as stream, tensors.open_input(given)["image"].reader() as reader:
         whole = np.frombuffer(mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ), np.uint8)
@@ -93,10 +104,10 @@ def measured(path: Path, start: int, args: argparse.Namespace) -> dict[str, tupl
 
             parallel.pieces(size, work)
 
-        ways = {
+        ways: dict[str, Callable[[int], None]] = {
             "infer": lambda i: reader.fill_from(i * args.batch, batch),
             "infer, looking for NaN": lambda i: reader.fill_from(i * args.batch, batch, look),
-            "looking for NaN only": lambda _: parallel.pieces(size, lambda b, e: look(into[b:e].view(np.float32))),
+            "looking for NaN only": lambda _: parallel.pieces(size, look_only),
             "preadv": read,
             "copy from the map": lambda i: parallel.copy(into, whole[start + i * size : start + (i + 1) * size]),
             "copy from memory": lambda _: parallel.copy(into, other),

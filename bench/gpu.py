@@ -20,8 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import common
 import msgspec
@@ -35,6 +36,9 @@ from trtpipe.backends import measure  # noqa: E402
 from trtpipe.data import tensors  # noqa: E402
 from trtpipe.runtime import Settings  # noqa: E402
 from trtpipe.stage import Context, Input  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SIDE = 224
 
@@ -83,13 +87,16 @@ def raw_loop(backend: Any, plan: Path, batch: int, *, seconds: float, graph: boo
         else:
             pointers.append(cuda.malloc(batch * 1000 * 4))
         context.set_tensor_address(name, pointers[-1])
-    launch = lambda: context.execute_async_v3(stream)  # noqa: E731
+
+    def enqueue() -> bool:
+        return bool(context.execute_async_v3(stream))
+
+    launch: Callable[[], object] = enqueue
     for _ in range(20):
         launch()
     cuda.synchronize(stream)
     if graph:
-        made = cuda.capture(stream, launch)
-        launch = lambda: cuda.launch(made, stream)  # noqa: E731
+        launch = partial(cuda.launch, cuda.capture(stream, enqueue), stream)
     begun = time.perf_counter()
     for _ in range(20):
         launch()
@@ -129,7 +136,8 @@ class Timed:
     """A session whose results are timed as they come."""
 
     def __init__(self, session: Any) -> None:
-        self.inner, self.bindings, self.times = session, session.bindings, []
+        self.inner, self.bindings = session, session.bindings
+        self.times: list[float] = []
 
     def stream(self, feeds: Any) -> Any:
         """Stream, and note when each result came."""
@@ -195,8 +203,8 @@ def copy_speed() -> dict[str, float]:
     start, end = cuda.event(timing=True), cuda.event(timing=True)
     found = {}
     for name, one in (
-        ("h2d", lambda: cuda.to_device(device, host, size, stream)),
-        ("d2h", lambda: cuda.to_host(host, device, size, stream)),
+        ("h2d", partial(cuda.to_device, device, host, size, stream)),
+        ("d2h", partial(cuda.to_host, host, device, size, stream)),
     ):
         one()
         cuda.record(start, stream)

@@ -50,7 +50,7 @@ def timed(call: Any, seconds: float) -> float:
         call()
     end.record()
     torch.cuda.synchronize()
-    return start.elapsed_time(end) / count
+    return float(start.elapsed_time(end)) / count
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ def main() -> None:
         def stage(out: Path) -> float:
             started = time.perf_counter()
             given = Input(name="data", kind="file", folder=data.parent, files=(data.name,), label=data.name)
-            feeds = infer.match(buffers, tensors.open_input(given), {}, data.name)
+            feeds = infer.match(buffers, manifest, tensors.open_input(given), {}, data.name)
             ctx: Any = SimpleNamespace(out=out, progress=lambda *_: None)
             with tensors.Writer(out) as writer:
                 infer._stream(ctx, session, writer, infer.Batches(feeds, manifest, buffers, allow_nan=False), samples)  # noqa: SLF001

@@ -16,8 +16,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import common
+
+if TYPE_CHECKING:
+    from trtpipe.store.artifact import Artifact
 
 GOALS = {"digits": 0.150, "200 stages": 0.5}
 
@@ -81,7 +85,7 @@ def populate(document: Path, artifacts: Path) -> None:
         loaded = loading.load(document.name, [], state)
         store = Store(str(artifacts), state)
         lookup = Lookup(loaded, store, choose("onnxruntime"))
-        made = {}
+        made: dict[str, Artifact] = {}
         for name, stage in loaded.stages.items():
             assessed = lookup.assess(stage, made)
             with store.workspace() as folder:

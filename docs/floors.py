@@ -110,8 +110,8 @@ def drawn() -> str:
         floor = FLOORS[number]
         title = floor.rooms[0] if len(floor.rooms) == 1 else "ground"
         lines = textwrap.wrap(_files(floor), WRAP)
-        below = sorted({"ground" if FLOOR[one] == 0 else one for one in uses[number]}, key=lambda n: -FLOOR.get(n, 0))
-        height = LINE * (len(lines) + 1 + bool(below)) + 14
+        from_rooms = sorted({"ground" if FLOOR[n] == 0 else n for n in uses[number]}, key=lambda n: -FLOOR.get(n, 0))
+        height = LINE * (len(lines) + 1 + bool(from_rooms)) + 14
         parts.append(f'<rect x="8" y="{top}" width="{WIDTH - 16}" height="{height}" rx="4"/>')
         y = top + LINE
         parts += [
@@ -122,9 +122,9 @@ def drawn() -> str:
         for line in lines:
             y += LINE
             parts.append(f'<text x="{LEFT}" y="{y}" class="files">{escape(line)}</text>')
-        if below:
+        if from_rooms:
             y += LINE
-            parts.append(f'<text x="{LEFT}" y="{y}" class="uses">imports from {escape(", ".join(below))}</text>')
+            parts.append(f'<text x="{LEFT}" y="{y}" class="uses">imports from {escape(", ".join(from_rooms))}</text>')
         top += height + 6
     style = (
         "rect{fill:#f6f7f9;stroke:#b9c0cc}text{font:13px ui-sans-serif,system-ui,sans-serif;fill:#1d2430}"

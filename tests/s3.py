@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,7 +118,7 @@ class Server:
             self.process.wait()
             self.process = None
 
-    def client(self):
+    def client(self) -> Any:
         """Give s3fs as the user who writes."""
         import s3fs
 

@@ -118,7 +118,7 @@ def test_a_type_without_a_kernel_is_told_from_one_with(backend, tmp_path):
 def test_a_newer_file_format_is_refused_in_the_runtimes_words(backend, tmp_path):
     proto = models.conv()
     proto.ir_version = 99
-    with pytest.raises(StageFailed, match=r"m\.onnx: onnxruntime .* rejects the model: .*IR version: 99"):
+    with pytest.raises(StageFailed, match=r"m\.onnx: onnxruntime .* rejects the model: .*\b99\b"):
         backend.parse(models.save(proto, tmp_path / "m.onnx"))
 
 

@@ -84,9 +84,10 @@ def test_a_bomb_of_aliases_is_refused_quickly():
     assert time.monotonic() - begun < 5
 
 
-def test_a_hundred_thousand_brackets_do_not_crash_the_parser():
-    with pytest.raises(PipelineInvalid, match="levels of nesting"):
-        value("a: " + "[" * 100_000)
+@pytest.mark.parametrize("text", ["[", "{b: ", "- ", "[{b: "])
+def test_a_hundred_thousand_levels_do_not_crash_the_parser_and_are_called_too_deep(text):
+    with pytest.raises(PipelineInvalid, match=r"p\.yaml:1:.*: found more than 32 levels of nesting$"):
+        value("a: " * (text != "- ") + text * 100_000)
 
 
 @pytest.mark.parametrize("levels", [2, 60])

@@ -133,7 +133,7 @@ def test_a_static_network_builds_to_the_same_artifact_twice(tmp_path, precision)
 
 @needs_rtx
 def test_a_failing_build_shows_the_builders_own_errors(tmp_path):
-    with pytest.raises(StageFailed, match=r"(?s)workspace 1 bytes.*TensorRT-RTX .* says:.*workspace limit"):
+    with pytest.raises(StageFailed, match=r"(?s)workspace 1 bytes.*TensorRT-RTX .* says:\s+\w"):
         build(tmp_path, configured(tmp_path, profiles=[IMAGE], workspace="1B"))
 
 

@@ -111,7 +111,7 @@ def parse(text: str, file: str) -> Document:
     stack: list[_Open] = []
     result: list[Any] = []
     nodes = 0
-    event: Any
+    event: Any = None
 
     def fail(event: Any, message: str) -> PipelineInvalid:
         mark = event.start_mark
@@ -206,8 +206,16 @@ def parse(text: str, file: str) -> Document:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        if mark and event is not None and _opened(text[event.end_mark.index : mark.index]) > MAX_DEPTH:
+            # It reads ahead, and may give up before the events that are counted above are there.
+            raise PipelineInvalid(f"{file}{place}: found more than {MAX_DEPTH} levels of nesting") from None
         raise PipelineInvalid(f"{file}{place}: not YAML: {problem}") from None
     return Document(file, result[0] if result else None, places)
+
+
+def _opened(text: str) -> int:
+    """Count the brackets that are opened and not closed."""
+    return sum(text.count(c) for c in "[{") - sum(text.count(c) for c in "]}")
 
 
 def _scalar(event: Any) -> Any:
