@@ -36,6 +36,15 @@ Entrypoint = Annotated[
 SourcePath = Annotated[str, Meta(min_length=1, description="A file beside the document; its content is in the key.")]
 
 
+Env = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="The name of a variable.")], ...],
+    Meta(
+        description="Environment variables that the code gets even if their names look like secrets; records show "
+        "their values. What else the code asks for counts by itself."
+    ),
+]
+
+
 def split_entrypoint(entrypoint: str) -> tuple[str, str]:
     """Split `file.py:callable` or `package.module:callable` at its last colon."""
     where, _, name = entrypoint.rpartition(":")

@@ -77,6 +77,11 @@ class Stage(NamedTuple):
         return tuple(dict.fromkeys(i for i in self.inputs.values() if isinstance(i, str)))
 
     @property
+    def env(self) -> tuple[str, ...]:
+        """The environment variables that the stage declares: users' code gets them, and records show their values."""
+        return tuple(self.params.get("env") or ())
+
+    @property
     def key_params(self) -> dict[str, Any]:
         """The params as they are in the key, where what failed stands beside them."""
         return {**self.params, FAILED_INPUTS: dict(self.failed)} if self.failed else self.params

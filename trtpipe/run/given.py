@@ -33,6 +33,7 @@ def request(lookup: Lookup, stage: Stage, key: str, given: dict[str, Given], *, 
         store=lookup.store.folder,
         key=key,
         backend=lookup.choice.backend,
+        env=stage.env,
     )
 
 

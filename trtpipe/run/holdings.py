@@ -9,33 +9,33 @@ from typing import TYPE_CHECKING
 
 from trtpipe import environment
 from trtpipe import key as keys
+from trtpipe.run import surroundings
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from trtpipe.reads import Names, Reads
     from trtpipe.store.state import State
 
 SYSTEM = ("/usr", "/etc", "/lib", "/lib64", "/opt", "/bin", "/sbin")
 """Folders that the operating system brings."""
-CACHES = {
-    "HF_HOME": "~/.cache/huggingface",
-    "TORCH_HOME": "~/.cache/torch",
-    "KERAS_HOME": "~/.keras",
-}
-"""Known model caches: the variable that names each, and where it is without that."""
 _NOT_CONTENT = ("INSTALLER", "REQUESTED", "direct_url.json", "RECORD")
 """Files of a distribution's metadata that differ between two installations of one wheel."""
 MANY = 200_000
 """Entries of a listed folder that are digested by name; of a larger one only its time of change counts."""
 
 
-def holds(names: Names, root: str, state: State) -> Reads:
-    """Give what a list of names holds. Raises StoreError if a file changes while it is read."""
+def holds(names: Names, root: str, state: State, declared: Collection[str] = ()) -> Reads:
+    """Give what a list of names holds; `declared` are variables that reach the stage though they look like secrets.
+
+    Raises StoreError if a file changes while it is read.
+    """
     reads: Reads = {}
     for kind, found in (
         ("files", {name: _file(path_of(name, root), state) for name in names.files}),
         ("folders", {name: _folder(path_of(name, root)) for name in names.folders}),
         ("packages", {name: package(name, state) for name in names.packages}),
-        ("variables", {name: variable(os.environ.get(name)) for name in names.variables}),
+        ("variables", {name: surroundings.held(name, declared) for name in names.variables}),
     ):
         if found:
             reads[kind] = dict(found)
@@ -50,14 +50,8 @@ def path_of(name: str, root: str) -> str | None:
     if place == "system":
         return "/" + rest
     first, _, inner = rest.partition("/")
-    top = _cache(first) if place == "cache" else environment.site_of(first)
+    top = surroundings.cache(first) if place == "cache" else environment.site_of(first)
     return os.path.join(top, inner) if top is not None else None
-
-
-def _cache(variable_name: str) -> str | None:
-    if variable_name not in CACHES:
-        return None
-    return os.path.expanduser(os.environ.get(variable_name) or CACHES[variable_name])
 
 
 def _file(path: str | None, state: State) -> str | None:
@@ -87,11 +81,6 @@ def _folder(path: str | None) -> str | None:
     except OSError:
         return None
     return keys.digest(sorted(os.fsencode(name).hex() for name in found))
-
-
-def variable(value: str | None) -> str | None:
-    """Give what a key holds of an environment variable: the SHA-256 of its value, None if it is not set."""
-    return None if value is None else keys.digest(["variable", value.encode("utf-8", "surrogateescape").hex()])
 
 
 def package(name: str, state: State) -> str | None:

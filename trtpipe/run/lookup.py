@@ -10,7 +10,7 @@ from trtpipe import environment, errors, project
 from trtpipe import reads as seen
 from trtpipe.key import FORMAT, Key
 from trtpipe.pipeline import inputs
-from trtpipe.run import reasons
+from trtpipe.run import reasons, surroundings
 from trtpipe.run.holdings import holds
 from trtpipe.run.record import Record, of_action
 from trtpipe.run.standing import Standing
@@ -125,14 +125,14 @@ class Lookup:
                 digests[port] = like.inputs[port]
         sources = self._sources(stage, like, absent)
         facets = self._environment(stage, like, absent)
-        held = {} if like is None else self._held(like)
+        held = {} if like is None else self._held(stage, like)
         key = Key(stage.type, stage.version, stage.key_params, digests, sources, facets, held)
         return Now(stage, key, Record(key.record, labels, files), found, stamps, tuple(absent))
 
-    def _held(self, like: Key) -> Reads:
+    def _held(self, stage: Stage, like: Key) -> Reads:
         """Give what the names in another key's reads hold here. Raises PipelineInvalid if they are no names."""
         try:
-            return holds(seen.of(like.reads), self.pipeline.root, self.store.state)
+            return holds(seen.of(like.reads), self.pipeline.root, self.store.state, stage.env)
         except ValueError as error:
             raise errors.PipelineInvalid(f"the reads of a key: {error}") from None
 
@@ -196,7 +196,11 @@ class Lookup:
         wanted = (stage.packages, stage.backend, uses_gpu)
         if wanted not in self._facets:
             choice = self.choice if stage.backend else None
-            self._facets[wanted] = environment.facets(stage.packages, choice, self.gpu if uses_gpu else None)
+            facets = environment.facets(stage.packages, choice, self.gpu if uses_gpu else None)
+            # A stage that needs no package and no runtime does nothing in which a native library could read a variable.
+            if facets and (variables := surroundings.native()):
+                facets["variables"] = variables
+            self._facets[wanted] = facets
         return self._facets[wanted]
 
     # --- look-ups
@@ -237,7 +241,7 @@ class Lookup:
     def with_reads(self, now: Now, names: Names) -> Now:
         """Give a stage as it is now with what a list of names holds here. Raises StoreError."""
         self.store.state.seen = dict(now.stamps)
-        key = now.key._replace(reads=holds(names, self.pipeline.root, self.store.state))
+        key = now.key._replace(reads=holds(names, self.pipeline.root, self.store.state, now.stage.env))
         stamps = self.store.state.seen
         return now._replace(key=key, record=now.record._replace(key=key.record), stamps=stamps)
 

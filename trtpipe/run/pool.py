@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe import errors, interrupts
 from trtpipe.columns import seconds_text
+from trtpipe.run import surroundings
 
 if TYPE_CHECKING:
     import subprocess
@@ -49,19 +50,9 @@ class Pool:
         import subprocess
         import threading
 
+        settings = surroundings.of_worker(folder, request.env)
         reading, writing = os.pipe()
         log = os.path.join(folder, "log")
-        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        settings = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in paths),
-            "PYTHONHASHSEED": "0",
-            "PYTHONUNBUFFERED": "1",
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, from which GPUs are named
-            "CUDA_MODULE_LOADING": os.environ.get("CUDA_MODULE_LOADING", "LAZY"),
-        }
-        settings.pop("TRTPIPE_SIGNING_KEY", None)  # what a pipeline's code signs is not what its owner says
         command = [sys.executable, "-m", "trtpipe.run.worker", str(writing), str(os.getpid())]
         try:
             with open(log, "wb") as output:

@@ -27,7 +27,7 @@ def between(old: Record, new: Record) -> tuple[str, ...]:
                 lines.append(f"input {port}: {label} is new")
             else:
                 lines.append(f"input {port}: {_files_changed(old, new, name, label)}")
-        elif part == "reads":
+        elif part == "reads" or (part == "environment" and name.partition(".")[0] == "variables"):
             continue  # told below
         elif part == "sources":
             how = "is new" if before is None else "is gone" if after is None else "changed"
@@ -36,7 +36,12 @@ def between(old: Record, new: Record) -> tuple[str, ...]:
             lines.append(f"{name}: {brief(before)} → {brief(after)}")
         else:
             lines.append(f"{path}: {brief(before)} → {brief(after)}")
-    return (*lines, *_reads_changed(old.key.get("reads") or {}, new.key.get("reads") or {}))
+    lines += _reads_changed(old.key.get("reads") or {}, new.key.get("reads") or {})
+    before, after = ((side.key.get("environment") or {}).get("variables") or {} for side in (old, new))
+    for name in sorted({*before, *after}):
+        if before.get(name) != after.get(name):
+            lines.append(_changed("variables", f"the variable {name}", before.get(name), after.get(name)))
+    return tuple(lines)
 
 
 def _reads_changed(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

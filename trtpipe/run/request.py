@@ -20,7 +20,7 @@ class Request(NamedTuple):
 
     `inputs` are by port, `failed` says why inputs of a tolerant stage are not there. `sources` start from `folder`, the
     document's; `root` is the project's. `out` and `scratch` are the stage's own folders, `shared` is for state that
-    outlives a run.
+    outlives a run. `env` names the variables that the stage gets even if they look like secrets.
     """
 
     stage: str
@@ -37,6 +37,7 @@ class Request(NamedTuple):
     store: str
     key: str
     backend: str
+    env: tuple[str, ...]
 
     def to_json(self) -> bytes:
         """Give the request as JSON."""
@@ -48,4 +49,4 @@ class Request(NamedTuple):
         """Read a request that `to_json` wrote."""
         value = json.loads(text)
         inputs = {port: Given(**{**given, "files": tuple(given["files"])}) for port, given in value["inputs"].items()}
-        return cls(**{**value, "inputs": inputs, "sources": tuple(value["sources"])})
+        return cls(**{**value, "inputs": inputs, "sources": tuple(value["sources"]), "env": tuple(value["env"])})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import environment, errors, reads
 from trtpipe.key import difference
-from trtpipe.run import events
+from trtpipe.run import events, surroundings
 from trtpipe.run.given import outside, request, stored
 from trtpipe.run.pool import STILL_SECONDS, Pool
 from trtpipe.run.standing import Standing
@@ -379,7 +379,7 @@ class Work:
             "seconds": round(seconds, 3),
             "notes": run.notes,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "environment": environment.record(),
+            "environment": {**environment.record(), "variables": surroundings.recorded(stage.env)},
             "inputs": {
                 port: {
                     "label": self.lookup.label(source),

@@ -10,7 +10,7 @@ from msgspec import Meta
 from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.models import torch_module
 from trtpipe.models.torch_module import TensorSpec  # noqa: TC001  msgspec reads the annotations
-from trtpipe.stage import Context, Entrypoint, Params, SourcePath, StageType
+from trtpipe.stage import Context, Entrypoint, Env, Params, SourcePath, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,6 +33,7 @@ class ExportParams(Params, frozen=True, kw_only=True):
     entrypoint: Annotated[
         Entrypoint, Meta(description="A callable that returns a torch.nn.Module, or the module's class.")
     ]
+    env: Env = ()
     sources: Annotated[
         list[SourcePath], Meta(description="Every other file that the entrypoint reads: code, weights.")
     ] = msgspec.field(default_factory=list)

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from trtpipe.data.resizing import Channels, Crop, Fit, FixedHeight, KeepSize, Letterbox, Resize, fit
 from trtpipe.errors import StageFailed, TrtpipeError
-from trtpipe.stage import Context, Entrypoint, Params, Port, SourcePath, StageType
+from trtpipe.stage import Context, Entrypoint, Env, Params, Port, SourcePath, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,6 +40,7 @@ class PreprocessParams(Params, frozen=True):
     """How pictures become tensors: value = (pixel * scale - mean) / std."""
 
     tensor: Annotated[str, Meta(min_length=1, description="The name of the tensor made: the model's input.")]
+    env: Env = ()
     patterns: Annotated[
         tuple[str, ...],
         Meta(description="Which files of the folder, such as `*.png`; by default all with a picture's suffix."),

@@ -35,7 +35,7 @@ BUILD_TYPE = "https://github.com/trtpipe/trtpipe/blob/main/docs/remote.md#build-
 BUILDER = "https://github.com/trtpipe/trtpipe/blob/main/docs/remote.md#builder"
 MAX_BYTES = 32 * 2**20
 
-_NOT_PACKAGES = ("backend", "backend_version", "machine", "gpu", "compute_capability")
+_NOT_PACKAGES = ("backend", "backend_version", "machine", "gpu", "compute_capability", "variables")
 
 
 class Attested(NamedTuple):
@@ -125,6 +125,14 @@ def _materials(lookup: Lookup, stage: Stage, assessed: Assessed) -> Iterable[dic
             yield from _files(source, redact(lookup.label(source)), assessed.now.found[port])
     for file, sha256 in assessed.key.sources.items():
         yield {"name": file, "digest": {"sha256": sha256}, "annotations": {"role": "source"}}
+    held = assessed.key.reads
+    for file, content in held.get("files", {}).items():
+        if content is not None:
+            yield {"name": file, "digest": {"sha256": content}, "annotations": {"role": "read"}}
+    for package, what in held.get("packages", {}).items():
+        if what is not None:
+            uri = f"pkg:pypi/{package}@{what.partition(' ')[0]}"
+            yield {"name": package, "uri": uri, "annotations": {"role": "package"}}
     environment = assessed.key.environment
     for package, version in environment.items():
         if package not in _NOT_PACKAGES:

@@ -1,0 +1,183 @@
+"""The environment variables of a worker: made by us, so that nothing reaches a stage that its key does not know.
+
+Every worker gets folders of its own for HOME, TMPDIR and XDG_*, and fixed values where a value could change a result.
+Variables that runtimes read natively, where nobody sees it, are passed on and are in the key whenever they are set. All
+others are passed on too; users' code that asks for one is seen to, and its value is in the key by a digest. Names that
+look like a secret are not passed on, unless the stage says so in `params.env`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from typing import TYPE_CHECKING
+
+from trtpipe import key as keys
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+NATIVE = {
+    "ATEN_*": "PyTorch: aten/src/ATen (ATEN_CPU_CAPABILITY)",
+    "BLIS_*": "BLIS: docs/Multithreading.md",
+    "CUBLAS_*": "cuBLAS library, 'cublasSetWorkspace' (CUBLAS_WORKSPACE_CONFIG)",
+    "CUDA_*": "CUDA C++ Programming Guide, 'CUDA Environment Variables'",
+    "CUDNN_*": "cuDNN developer guide, 'Environment Variables'",
+    "DNNL_*": "oneDNN: doc/performance_considerations/dispatcher_control.md",
+    "GLIBC_TUNABLES": "glibc manual, 'Tunables'",
+    "GOMP_*": "libgomp manual, 'Environment Variables'",
+    "JAX_*": "JAX: docs/configuration_options.rst",
+    "KERAS_BACKEND": "Keras: keras/src/backend/config.py",
+    "KMP_*": "LLVM OpenMP: openmp/docs/design/Runtimes.rst",
+    "LD_*": "ld.so(8)",
+    "MALLOC_*": "mallopt(3)",
+    "MKL_*": "oneMKL developer guide, 'Environment Variables'",
+    "MXNET_*": "MXNet: docs, 'env_var'",
+    "NCCL_*": "NCCL user guide, 'Environment Variables'",
+    "NUMEXPR_*": "NumExpr: doc/user_guide.rst",
+    "NVIDIA_*": "CUDA and cuBLAS release notes (NVIDIA_TF32_OVERRIDE)",
+    "OMP_*": "OpenMP API specification, 'Environment Variables'",
+    "ONEDNN_*": "oneDNN: doc/performance_considerations/dispatcher_control.md",
+    "OPENBLAS_*": "OpenBLAS: docs/runtime_variables.md",
+    "ORT_*": "ONNX Runtime: onnxruntime/core/platform",
+    "POLYGRAPHY_*": "Polygraphy: polygraphy/config.py",
+    "PYTHON*": "Python: Doc/using/cmdline.rst",
+    "PYTORCH_*": "PyTorch: docs, 'Environment Variables'",
+    "TF_*": "TensorFlow: tensorflow/core/util/env_var.h and its users",
+    "TORCH*": "PyTorch: docs, 'Environment Variables' (TORCH_*, TORCHINDUCTOR_*, TORCHDYNAMO_*)",
+    "TRITON_*": "Triton: README, 'Tips for hacking'",
+    "TRT_*": "TensorRT developer guide",
+    "XLA_*": "OpenXLA: docs/flags_guidance.md",
+}
+"""Variables that runtimes read natively, as patterns of names, and where that is said."""
+
+NOT_KEYED = {
+    "CUDA_CACHE_*": "where CUDA keeps what it compiled, not what it computes",
+    "CUDA_DEVICE_ORDER": "fixed by us: the order in which GPUs are named",
+    "CUDA_HOME": "a place; what lies there is in the key by its version",
+    "CUDA_MODULE_LOADING": "when kernels are loaded, not which",
+    "CUDA_PATH": "a place; what lies there is in the key by its version",
+    "CUDA_VERSION": "says of a container what it holds",
+    "CUDA_VISIBLE_DEVICES": "which GPU; its name and capability are in the key",
+    "NVIDIA_DRIVER_CAPABILITIES": "says of a container what it may do",
+    "NVIDIA_PRODUCT_NAME": "says of a container what it holds",
+    "NVIDIA_REQUIRE_*": "says of a container where it may run",
+    "NVIDIA_VISIBLE_DEVICES": "which GPU; its name and capability are in the key",
+    "PYTHONDONTWRITEBYTECODE": "changes no result",
+    "PYTHONHASHSEED": "fixed by us",
+    "PYTHONPATH": "where modules are found; they count by content",
+    "PYTHONPYCACHEPREFIX": "changes no result",
+    "PYTHONUNBUFFERED": "fixed by us",
+    "TORCH_HOME": "a cache; what is read from it counts by content",
+}
+"""Of these, the ones that are in no key, and why."""
+
+SECRETS = (
+    "*_ACCESS_KEY*", "*_API_KEY*", "*_CREDENTIAL*", "*_PASSPHRASE", "*_PASSWD", "*_PASSWORD", "*_PRIVATE_KEY*",
+    "*_SECRET", "*_SECRET_*", "*_SIGNING_KEY*", "*_TOKEN", "*_TOKEN_*", "AWS_*", "AZURE_*", "GOOGLE_APPLICATION_*",
+    "GPG_*", "HF_TOKEN*", "KUBECONFIG", "NETRC", "PASSWORD", "PGPASS*", "PIP_*INDEX_URL", "SECRET", "SSH_*", "TOKEN",
+    "UV_*INDEX_URL",
+)  # fmt: skip
+"""Names of variables that hold secrets, as patterns; they reach no worker unless its stage names them in `env`."""
+
+OWN_FOLDERS = {
+    "HOME": "home",
+    "TMPDIR": "tmp",
+    "XDG_CACHE_HOME": "home/.cache",
+    "XDG_CONFIG_HOME": "home/.config",
+    "XDG_DATA_HOME": "home/.local/share",
+    "XDG_RUNTIME_DIR": "tmp",
+    "XDG_STATE_HOME": "home/.local/state",
+}
+FIXED = {
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, from which GPUs are named
+    "LANG": "C.UTF-8",
+    "LC_ALL": "C.UTF-8",
+    "LOGNAME": "trtpipe",
+    "PYTHONHASHSEED": "0",
+    "PYTHONUNBUFFERED": "1",
+    "SHELL": "/bin/sh",
+    "TERM": "dumb",
+    "TZ": "UTC",
+    "USER": "trtpipe",
+}
+DROPPED = ("COLUMNS", "LINES", "OLDPWD", "PS1", "SHLVL", "TEMP", "TMP", "_")
+CACHES = {"HF_HOME": ".cache/huggingface", "KERAS_HOME": ".keras", "TORCH_HOME": ".cache/torch"}
+"""Known model caches: the variable that names each, and where in the user's home it is without that."""
+_KERNELS = ".nv/ComputeCache"
+
+
+def _fits(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def is_made(name: str) -> bool:
+    """Tell whether a worker's value of a variable is ours, or says nothing of a result: no key holds it."""
+    return name in OWN_FOLDERS or name in FIXED or name in DROPPED or name in ("PATH", "PWD") or _fits(name, NOT_KEYED)
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether the name of a variable looks like that of a secret."""
+    return _fits(name.upper(), SECRETS)
+
+
+def cache(name: str) -> str | None:
+    """Give the folder of a known model cache, or None if there is no such cache."""
+    if name not in CACHES:
+        return None
+    return os.path.abspath(os.environ.get(name) or os.path.join(os.path.expanduser("~"), CACHES[name]))
+
+
+def passed_on(declared: Collection[str]) -> dict[str, str]:
+    """Give the variables of this process that a worker sees; secrets only if the stage declares them."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in OWN_FOLDERS and name not in DROPPED and (name in declared or not is_secret(name))
+    }
+
+
+def native() -> dict[str, str]:
+    """Give what a key holds of the variables that runtimes read natively: the digests of those that are set."""
+    return {
+        name: held
+        for name, value in sorted(os.environ.items())
+        if _fits(name, NATIVE) and not is_made(name) and (held := digest(value)) is not None
+    }
+
+
+def digest(value: str | None) -> str | None:
+    """Give what a key holds of a variable's value: its SHA-256, None if it is not set."""
+    return None if value is None else keys.digest(["variable", value.encode("utf-8", "surrogateescape").hex()])
+
+
+def held(name: str, declared: Collection[str]) -> str | None:
+    """Give what a key holds of a variable that users' code asked for: None also if it is withheld from the code."""
+    return digest(passed_on(declared).get(name))
+
+
+def of_worker(folder: str, declared: Collection[str]) -> dict[str, str]:
+    """Make the environment of a worker in a workspace folder, with the folders that it names. Raises OSError."""
+    own = {name: os.path.join(folder, *place.split("/")) for name, place in OWN_FOLDERS.items()}
+    for path in own.values():
+        os.makedirs(path, exist_ok=True)
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    home = os.path.expanduser("~")
+    return {
+        # What CUDA compiles for a GPU is the same wherever it is kept; a worker's own home would lose it.
+        "CUDA_CACHE_PATH": os.path.join(home, *_KERNELS.split("/")),
+        "CUDA_MODULE_LOADING": "LAZY",
+        **{name: str(cache(name)) for name in CACHES},
+        **passed_on(declared),
+        **own,
+        **FIXED,
+        "PATH": os.environ.get("PATH", os.defpath),
+        "PWD": os.path.join(folder, "scratch"),
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in paths),
+    }
+
+
+def recorded(declared: Iterable[str]) -> dict[str, str | None]:
+    """Give the values that a record shows: of the variables that the stage declares, and of no others."""
+    return {name: os.environ.get(name) for name in sorted(declared)}
