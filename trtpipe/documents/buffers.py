@@ -43,3 +43,7 @@ class Buffers(Document, frozen=True, kw_only=True):
     unknown: Annotated[tuple[str, ...], Meta(description="Bindings whose size the data decides.")]
     profile: Annotated[int, Meta(ge=0, description="The optimisation profile that is used, from 0.")]
     batch: Annotated[int, Meta(ge=0, description="Samples in a batch; 1 where there is no batch axis.")]
+
+    def side(self, mode: Literal["input", "output"]) -> list[Buffer]:
+        """Give the buffers of the inputs or of the outputs."""
+        return [b for b in self.bindings if b.mode == mode]

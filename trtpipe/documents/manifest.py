@@ -141,3 +141,7 @@ class Manifest(Document, frozen=True, kw_only=True):
             "loaded may be kept under it."
         ),
     ]
+
+    def side(self, mode: Literal["input", "output"]) -> list[Binding]:
+        """Give the inputs or the outputs."""
+        return [b for b in self.bindings if b.mode == mode]
