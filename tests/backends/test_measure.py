@@ -65,8 +65,8 @@ def test_times_that_vary_by_more_than_a_fortieth_are_called_unstable():
     steady = [query(0, compute=2.0), query(9, compute=2.09)]
     shaky = [query(0, compute=2.0), query(9, compute=2.11)]
     settings = Settings(warm_up_ms=0)
-    assert measure.summary(measured(steady), settings, 1, [99])["warnings"] == []
-    (text,) = measure.summary(measured(shaky), settings, 1, [99])["warnings"]
+    assert measure.summary(measured(steady), settings, 1, [99]).warnings == []
+    (text,) = measure.summary(measured(shaky), settings, 1, [99]).warnings
     assert text.startswith("unstable: the standard deviation of computing is 2.7%")
 
 
