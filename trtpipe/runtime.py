@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from trtpipe.documents.base import Runtime
-    from trtpipe.documents.benchmark import Loaded, Settings
+    from trtpipe.documents.benchmark import RuntimeInfo, Settings
     from trtpipe.documents.buffers import Buffers
     from trtpipe.documents.config import Asked, Config, Hold
     from trtpipe.documents.layers import Layers
@@ -104,7 +104,7 @@ class Session(Protocol):
     """An engine that is ready to run, with the buffers that it owns. Close it on every path."""
 
     bindings: Sequence[Binding]
-    info: Loaded
+    info: RuntimeInfo
 
     def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one batch; the arrays given back are valid until the next call."""
@@ -176,8 +176,8 @@ class Backend(Protocol):
     def configure(self, asked: Asked, network: Network, hold: Hold | None = None) -> Settled:
         """Check that this runtime can honour what is asked (see stages/configure.py), and say how.
 
-        `hold` says what must stay float32 where the runtime picks types, once that is known. Raises StageFailed for what
-        it cannot honour, naming the runtime and the alternatives.
+        `hold` says what must stay float32 where the runtime picks types, once that is known. Raises StageFailed for
+        what it cannot honour, naming the runtime and the alternatives.
         """
         ...
 

@@ -19,7 +19,7 @@ class Settings(Part, frozen=True, kw_only=True, omit_defaults=False):
     profile: Annotated[bool, Meta(description="Whether each layer is timed too, in runs of their own.")] = False
 
 
-class Engine(Part, frozen=True, kw_only=True):
+class MeasuredEngine(Part, frozen=True, kw_only=True):
     """The engine that was measured, as its manifest has it."""
 
     precision: Annotated[Precision, Meta(description="The precision that was asked for.")]
@@ -37,7 +37,7 @@ class Host(Part, frozen=True, kw_only=True):
     driver: Annotated[str | None, Meta(description="The NVIDIA driver's version. Source: NVML.")]
 
 
-class Loaded(Part, frozen=True, kw_only=True):
+class RuntimeInfo(Part, frozen=True, kw_only=True):
     """A runtime with an engine loaded, as it tells of itself. Which fields there are depends on the runtime."""
 
     runtime: Annotated[Runtime, Meta(description="The runtime.")]
@@ -54,7 +54,7 @@ class Loaded(Part, frozen=True, kw_only=True):
     ] = None
 
 
-class Environment(Loaded, frozen=True, kw_only=True):
+class Environment(RuntimeInfo, frozen=True, kw_only=True):
     """Where it was measured."""
 
     device_before: Annotated[
@@ -88,5 +88,5 @@ class Benchmark(Document, frozen=True, kw_only=True):
     preset: Annotated[Literal["trtexec-10", "trtexec-11"], Meta(description="Whose defaults counted.")]
     settings: Annotated[Settings, Meta(description="What was measured, and how long.")]
     data: Annotated[str, Meta(description="What was fed: the input's name, or `random`.")]
-    engine: Annotated[Engine, Meta(description="The engine.")]
+    engine: Annotated[MeasuredEngine, Meta(description="The engine.")]
     environment: Annotated[Environment, Meta(description="Where it was measured.")]

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from trtpipe import columns
-from trtpipe.documents.benchmark import Benchmark, Engine, Environment, Host, Settings
+from trtpipe.documents.benchmark import Benchmark, Environment, Host, MeasuredEngine, Settings
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def run(ctx: Context) -> None:
         preset=params.preset,
         settings=msgspec.structs.replace(settings, cuda_graph=measured.cuda_graph, transfers=measured.transfers),
         data=ctx.inputs["data"].label if "data" in ctx.inputs else "random",
-        engine=Engine(
+        engine=MeasuredEngine(
             precision=manifest.precision,
             precision_proof=manifest.precision_proof.status,
             plan_bytes=manifest.plan_bytes,
