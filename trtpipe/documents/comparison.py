@@ -37,6 +37,7 @@ class Inner(Difference, frozen=True, kw_only=True):
     tensor: Annotated[str, Meta(description="The tensor's name.")]
     node: Annotated[str, Meta(description="The node that makes it.")]
     op: Annotated[str, Meta(description="That node's operator.")]
+    relative_l2: Annotated[float, Meta(description="|changed - original| / |original|, both as the Euclidean norm.")]
 
 
 class Bisect(Part, frozen=True, kw_only=True):
