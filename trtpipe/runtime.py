@@ -7,7 +7,7 @@ What they speak of is in `trtpipe.documents`; the backends themselves, and the o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -146,7 +146,7 @@ class Settled(NamedTuple):
     """
 
     strongly_typed: bool
-    rewrite: str | None
+    rewrite: Literal["fp16", "bf16"] | None
     flags: tuple[str, ...]
     not_applicable: tuple[str, ...]
 

@@ -10,7 +10,9 @@ from trtpipe.documents.checks import Check
 
 
 class Shapes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The shapes of one input within one profile. People write it too, in params: there a misspelt name is an error."""
+    """The shapes of one input within one profile."""
+
+    # People write this part in params, too, where a misspelt name must be an error.
 
     min: Annotated[Shape, Meta(description="The smallest shape that the engine takes.")]
     opt: Annotated[Shape, Meta(description="The shape that the engine is made fast for.")]
