@@ -13,10 +13,13 @@ from trtpipe.documents.buffers import Buffer, Buffers, Totals
 from trtpipe.documents.config import Asked, Config, Profile, Shapes
 from trtpipe.documents.manifest import Binding, Manifest, Proof, Target
 from trtpipe.documents.network import Network
+from trtpipe.models import signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+
+    import onnx
 
     from trtpipe.documents.base import Document
     from trtpipe.runtime import Built
@@ -74,6 +77,11 @@ def network(**changed: Any) -> Network:
         "runtime_version": "1.0",
     }  # fmt: skip
     return Network(**{**empty, **changed})
+
+
+def described(model: onnx.ModelProto) -> Network:
+    """Describe a model as parse does, but for what the runtime's parser makes of it."""
+    return signature.describe(model, layers={}, runtime="onnxruntime", runtime_version="1.0")
 
 
 def manifest(built: Built | None = None, **changed: Any) -> Manifest:

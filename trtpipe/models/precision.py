@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from trtpipe.documents.checks import Difference
     from trtpipe.documents.config import Profile
-    from trtpipe.documents.network import Network
+    from trtpipe.documents.network import Tensor
 
 HALF_SCALES = 19
 """The first opset in which QuantizeLinear takes half precision."""
@@ -62,7 +62,7 @@ def rewrite(
     out: Path,
     precision: Literal["fp16", "bf16"],
     *,
-    network: Network,
+    inputs: Sequence[Tensor],
     profiles: Sequence[Profile] = (),
     keep: Sequence[str] = (),
     tolerance: float | None = None,
@@ -73,7 +73,7 @@ def rewrite(
 ) -> Rewrite:
     """Write the model at `path` in `precision` (fp16 or bf16) to `out` (a file), and check it.
 
-    Inputs and outputs keep their types. `network` has the inputs; shapes for the check come from the first
+    Inputs and outputs keep their types. `inputs` are the model's; shapes for the check come from the first
     profile's `opt`, with a batch (axis 0, if dynamic) of at most 2. With `samples`, range guard and check use
     these instead of random inputs. `method` is onnxruntime (its converter) or autocast (modelopt's). With
     `meet_tolerance`, outputs beyond the tolerance keep more and more nodes in float32 until they are within it.
@@ -97,7 +97,7 @@ def rewrite(
     kept = [
         Kept(node=n, op=_op(work, n), why=f"keep_fp32: {p}") for n, p in onnxgraph.matching_nodes(work, keep).items()
     ]
-    feeds = feeding.random_feeds(original, network.inputs, profiles) if samples is None else samples.first(CHECKED)
+    feeds = feeding.random_feeds(original, inputs, profiles) if samples is None else samples.first(CHECKED)
     if before is not None and (problems := _moved(original, raised, feeds)):
         raise GateFailed(
             f"the model is of opset {before}, and ONNX's converter changes its results on the way to {HALF_SCALES} "
