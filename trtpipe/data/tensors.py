@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from trtpipe.stage import Input
 
 INDEX = Tensors.file
-SAMPLES = "samples.jsonl"
 CHUNK = 1 << 20
 
 

@@ -21,6 +21,13 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
 
+class Line(Part, frozen=True, kw_only=True):
+    """A line of a file that has a JSON object a line; it has no number of its own."""
+
+    file: ClassVar[str]
+    """The name of the file in the artifact."""
+
+
 class Document(Part, frozen=True, kw_only=True, tag_field="format", tag=1):
     """A whole document. `format` in its JSON is the tag; a type whose meaning changes gets another one."""
 

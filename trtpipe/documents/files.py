@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from trtpipe.documents.base import Document
 from trtpipe.errors import StageFailed
 from trtpipe.violations import dotted, show, violations
 
@@ -16,9 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from trtpipe.documents.base import Document, Line
     from trtpipe.violations import Path as Place
 
-Kind = TypeVar("Kind", bound=Document)
+Kind = TypeVar("Kind", bound="Document")
+Row = TypeVar("Row", bound="Line")
+Either = TypeVar("Either", bound="Document | Line")
 LISTED = 5
 """Mistakes of one document that a message lists."""
 
@@ -62,25 +64,46 @@ def read(path: Path, kind: type[Kind], label: str = "") -> Kind:
 
 def decode(data: bytes, kind: type[Kind], label: str) -> Kind:
     """Read a document of one kind from bytes. Raises as `read` does."""
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise StageFailed(f"{label} is no JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise StageFailed(f"{label}: found {show(value)}, expected a mapping")
+    value = _mapping(data, label)
     known = kind.__struct_config__.tag
     if value.get("format") != known:
         found = f"format {show(value['format'])}" if "format" in value else "no format number"
         raise StageFailed(
             f"{label}: found {found}, and this trtpipe knows format {known}: run the stage that makes it again"
         )
+    return _checked(value, kind, label)
+
+
+def read_lines(path: Path, kind: type[Row], label: str = "") -> Iterator[tuple[Row, dict[str, Any]]]:
+    """Read the lines of a file of one kind: what is known of each, and all of it as it stands.
+
+    Raises StageFailed for a line that is no JSON or does not fit its schema.
+    """
+    with path.open("rb") as stream:
+        for number, data in enumerate(stream, 1):
+            where = f"{label or path.name}, line {number}"
+            value = _mapping(data, where)
+            yield _checked(value, kind, where), value
+
+
+def _mapping(data: bytes, label: str) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise StageFailed(f"{label} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise StageFailed(f"{label}: found {show(value)}, expected a mapping")
+    return value
+
+
+def _checked(value: dict[str, Any], kind: type[Either], label: str) -> Either:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise StageFailed(f"{label}: {_explained(value, kind, str(error))}") from None
 
 
-def _explained(value: Any, kind: type[Document], otherwise: str) -> str:
+def _explained(value: Any, kind: type[Document | Line], otherwise: str) -> str:
     """Say what does not fit, in the words of the schema that programs read, too."""
     from trtpipe.documents import schemas
 

@@ -6,11 +6,13 @@ from msgspec import Meta
 
 from trtpipe.documents.base import Document, Part
 
+Better = Literal["min", "max"]
+
 
 class Goal(Part, frozen=True, kw_only=True):
     """What is better."""
 
-    goal: Annotated[Literal["min", "max"], Meta(description="Whether less or more is better.")]
+    goal: Annotated[Better, Meta(description="Whether less or more is better.")]
     figure: Annotated[str, Meta(description="Of which figure.")]
 
 

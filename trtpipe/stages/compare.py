@@ -96,7 +96,7 @@ class CompareParams(Params, frozen=True, kw_only=True):
 def run(ctx: Context) -> None:
     """Write comparison.json. Raises GateFailed where figures are not what they must be, and for NaN."""
     from trtpipe.data import tensors
-    from trtpipe.data.samples import samples_of
+    from trtpipe.data.samples import ids_of
     from trtpipe.models import comparing
 
     params: CompareParams = ctx.params
@@ -123,11 +123,7 @@ def run(ctx: Context) -> None:
             raise PipelineInvalid(f"require.{name}: {unknown(name, tuple(figures))}")
     verdicts = judge(figures, params.require)
     total = paired[0][1].shape[0]
-    ids = (
-        [sample["id"] for sample in samples_of(given, total)]
-        if given.kind == "tensors"
-        else list(map(str, range(total)))
-    )
+    ids = ids_of(given, total) if given.kind == "tensors" else list(map(str, range(total)))
     most = comparing.most_different(compared, ids, max(params.worst, BISECTED))
     worst = most[: params.worst]
     (ctx.out / "table.txt").write_text(_table(outputs, worst), "utf-8")

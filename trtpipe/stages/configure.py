@@ -246,8 +246,8 @@ def run(ctx: Context) -> None:
             samples = feeding.samples(ctx.inputs["calibration"], network.inputs, names=params.names)
             calibration.check_values(samples)  # with NaN, the check would look away
         how: dict[str, Any] = {
-            "inputs": network.inputs, "profiles": params.profiles, "keep": params.keep_fp32, "tolerance": params.tolerance,
-            "samples": samples, "meet_tolerance": params.meet_tolerance,
+            "inputs": network.inputs, "profiles": params.profiles, "keep": params.keep_fp32,
+            "tolerance": params.tolerance, "samples": samples, "meet_tolerance": params.meet_tolerance,
         }  # fmt: skip
         change: Hold
         if settled.rewrite is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from trtpipe.documents.samples import Sample
 from trtpipe.errors import StageFailed
 from trtpipe.runtime import batch_dim
 from trtpipe.stage import Context, Params, Port, StageType
@@ -61,12 +62,12 @@ def run(ctx: Context) -> None:
         ctx.note(f"{data.label} also holds {', '.join(ignored)}, which the engine does not read")
     total = next((f.source.shape[0] for f in feeds if f.how != "constant"), 1)
     samples = None
-    if tensors.SAMPLES in data.files:
-        samples = data.path(tensors.SAMPLES)
+    if Sample.file in data.files:
+        samples = data.path(Sample.file)
         with samples.open("rb") as stream:
             lines = sum(1 for line in stream if line.strip())
         if lines != total:
-            raise StageFailed(f"{data.label}: {tensors.SAMPLES} has {lines} lines for {total} samples")
+            raise StageFailed(f"{data.label}: {Sample.file} has {lines} lines for {total} samples")
     session = ctx.backend().open(plan, manifest, buffers, ctx.note, ctx.shared)
     try:
         with tensors.Writer(ctx.out) as writer:
@@ -74,7 +75,7 @@ def run(ctx: Context) -> None:
     finally:
         session.close()
     if samples is not None:
-        (ctx.out / tensors.SAMPLES).write_bytes(samples.read_bytes())
+        (ctx.out / Sample.file).write_bytes(samples.read_bytes())
 
 
 def match(
