@@ -9,9 +9,11 @@ import msgspec
 import numpy as np
 
 from trtpipe.documents import files
+from trtpipe.documents.benchmark import Benchmark, Environment, Host, MeasuredEngine, Settings
 from trtpipe.documents.buffers import Buffer, Buffers, Totals
 from trtpipe.documents.config import Asked, Config, Profile, Shapes
 from trtpipe.documents.manifest import Binding, Manifest, Proof, Target
+from trtpipe.documents.metrics import Metrics
 from trtpipe.documents.network import Network
 from trtpipe.models import signature
 
@@ -94,6 +96,30 @@ def manifest(built: Built | None = None, **changed: Any) -> Manifest:
     if built is not None:
         empty |= {"bindings": built.bindings, "precision_proof": built.proof, "target": built.target}
     return Manifest(**{**empty, **changed})
+
+
+def metrics(figures: Mapping[str, float]) -> Metrics:
+    """Make the metrics of an evaluation."""
+    return Metrics(metrics=dict(figures), counts={}, require={}, samples=1)
+
+
+def benchmark(
+    figures: Mapping[str, float],
+    warnings: Sequence[str] = (),
+    *,
+    device: str | None = None,
+    cpu: str = "",
+    cpus: int = 0,
+) -> Benchmark:
+    """Make a benchmark on a machine."""
+    host = Host(cpu=cpu, cpus=cpus, os="Linux", python="3.11", driver=None)
+    runtime = {"runtime": "onnxruntime", "runtime_version": "1.0", "device": device}
+    return Benchmark(
+        metrics=dict(figures), queries=10, warm_up_queries=1, warnings=tuple(warnings), batch=1, shapes={},
+        preset="trtexec-11", settings=Settings(), data="random",
+        engine=MeasuredEngine(precision="model", precision_proof="unproven", plan_bytes=100),
+        environment=Environment(**runtime, device_before=None, device_after=None, host=host),
+    )  # fmt: skip
 
 
 def buffers(bindings: Iterable[Binding], known: Mapping[str, Sequence[int]]) -> Buffers:

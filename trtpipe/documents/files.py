@@ -103,7 +103,7 @@ def _checked(value: dict[str, Any], kind: type[Either], label: str) -> Either:
         raise StageFailed(f"{label}: {_explained(value, kind, str(error))}") from None
 
 
-def _explained(value: Any, kind: type[Document | Line], otherwise: str) -> str:
+def _explained(value: Any, kind: Any, otherwise: str) -> str:
     """Say what does not fit, in the words of the schema that programs read, too."""
     from trtpipe.documents import schemas
 
