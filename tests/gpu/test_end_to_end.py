@@ -230,8 +230,8 @@ def test_what_tensorrt_rtx_compiled_is_kept_for_the_next_start(backend, tmp_path
 def test_the_plan_says_who_built_it(backend, tmp_path):
     chain = Chain(backend, tmp_path, models.conv(2))
     header = plan_header.read_header(chain.plan)
-    assert header["flavour"] == backend.name
-    assert header["version"].startswith(".".join(backend.version.split(".")[:3]))
+    assert header.flavour == backend.name
+    assert header.version.startswith(".".join(backend.version.split(".")[:3]))
     plan_header.check(chain.plan, backend.name, backend.version)
     if backend.name == "tensorrt":
         assert chain.manifest.target.gpu == environment.gpus()[0].name

@@ -139,7 +139,7 @@ def test_a_runtime_without_timings_refuses_a_timing_cache(tmp_path, backend):
 @pytest.mark.parametrize("precision", ["model", "fp32", "tf32", "fp16", "bf16"])
 def test_every_precision_builds_a_real_plan(tmp_path, precision):
     out, manifest = build(tmp_path, configured(tmp_path, profiles=[IMAGE], precision=precision))
-    assert plan_header.read_header(out / "engine.plan")["flavour"] == "tensorrt_rtx"
+    assert plan_header.read_header(out / "engine.plan").flavour == "tensorrt_rtx"
     assert manifest["precision"] == precision
     assert [b["dtype"] for b in manifest["bindings"]] == ["float32", "float32"]
 

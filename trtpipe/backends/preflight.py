@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trtpipe import environment
 from trtpipe.backends import plan_header
@@ -14,8 +14,6 @@ from trtpipe.documents.manifest import Manifest, Target
 from trtpipe.errors import EnvironmentMissing, StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from trtpipe.stage import Context
 
 TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX", "onnxruntime": "ONNX Runtime"}
@@ -38,9 +36,9 @@ def check(plan: Path, manifest: Manifest | None) -> list[Check]:
     if manifest is not None and manifest.runtime == "onnxruntime":
         return _onnxruntime(plan, manifest)
     header = plan_header.read_header(plan)
-    flavour = header["flavour"]
+    flavour = header.flavour
     title = TITLES[flavour]
-    found = [Check("plan", True, f"{title} {header['version']}, {os.stat(plan).st_size} bytes", "")]
+    found = [Check("plan", True, f"{title} {header.version}, {os.stat(plan).st_size} bytes", "")]
     found.append(_whole(plan, header, manifest))
     if manifest is not None and manifest.runtime != flavour:
         found.append(Check("manifest", False, f"it is of {manifest.runtime}", "take the manifest beside this plan"))
@@ -58,9 +56,9 @@ def check(plan: Path, manifest: Manifest | None) -> list[Check]:
     return found + _gpu(flavour, installed, manifest)
 
 
-def _whole(plan: Path, header: Mapping[str, Any], manifest: Manifest | None) -> Check:
+def _whole(plan: Path, header: plan_header.Header, manifest: Manifest | None) -> Check:
     size = os.stat(plan).st_size
-    wanted = header["bytes"] if header["flavour"] == "tensorrt_rtx" else None
+    wanted = header.size if header.flavour == "tensorrt_rtx" else None
     if manifest is not None:
         wanted = manifest.plan_bytes
     if wanted is None:
@@ -70,10 +68,10 @@ def _whole(plan: Path, header: Mapping[str, Any], manifest: Manifest | None) -> 
     return Check("size", True, f"{size} bytes, as expected", "")
 
 
-def _requirement(header: Mapping[str, Any]) -> str:
-    if header["flavour"] == "tensorrt":
-        return f"tensorrt=={'.'.join(header['version'].split('.')[:3])}.*"
-    return f"tensorrt_rtx_cu13=={'.'.join(header['version'].split('.')[:3])}.*"
+def _requirement(header: plan_header.Header) -> str:
+    if header.flavour == "tensorrt":
+        return f"tensorrt=={'.'.join(header.version.split('.')[:3])}.*"
+    return f"tensorrt_rtx_cu13=={'.'.join(header.version.split('.')[:3])}.*"
 
 
 def _gpu(flavour: str, installed: str | None, manifest: Manifest | None) -> list[Check]:

@@ -55,11 +55,7 @@ def test_a_failed_build_of_int8_says_which_tensorrt_rtx_has_none(rtx, monkeypatc
 @needs_rtx
 def test_a_real_plan_is_built_and_its_header_read(rtx, tmp_path):
     plan, built = build(rtx, models.save(models.conv(), tmp_path / "m.onnx"), tmp_path, [IMAGE])
-    assert plan_header.read_header(plan) == {
-        "flavour": "tensorrt_rtx",
-        "version": rtx.version,
-        "bytes": plan.stat().st_size,
-    }
+    assert plan_header.read_header(plan) == ("tensorrt_rtx", rtx.version, plan.stat().st_size)
     plan_header.check(plan, "tensorrt_rtx", rtx.version)
     assert built.bindings[0] == made.binding("image", "input", ["batch", 3, 8, 8])
     assert built.target == Target(compute_capabilities="8.0+")
