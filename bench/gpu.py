@@ -34,7 +34,10 @@ sys.path.insert(0, str(PROJECT))
 from trtpipe import backends, environment, stages  # noqa: E402
 from trtpipe.backends import measure  # noqa: E402
 from trtpipe.data import tensors  # noqa: E402
-from trtpipe.runtime import Settings  # noqa: E402
+from trtpipe.documents import files  # noqa: E402
+from trtpipe.documents.benchmark import Settings  # noqa: E402
+from trtpipe.documents.buffers import Buffers  # noqa: E402
+from trtpipe.documents.manifest import Manifest  # noqa: E402
 from trtpipe.stage import Context, Input  # noqa: E402
 
 if TYPE_CHECKING:
@@ -50,8 +53,8 @@ def stage(name: str, params: dict[str, Any], inputs: dict[str, Path], top: Path,
     given = {}
     for port, path in inputs.items():
         if path.is_dir():
-            files = tuple(sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()))
-            given[port] = Input(name=port, kind="folder", folder=path, files=files, label=port)
+            names = tuple(sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()))
+            given[port] = Input(name=port, kind="folder", folder=path, files=names, label=port)
         else:
             given[port] = Input(name=port, kind="file", folder=path.parent, files=(path.name,), label=path.name)
     shared = top / "timing"
@@ -151,24 +154,24 @@ def through_infer(backend: Any, engine: Path, buffers: Path, data: Path, top: Pa
     """Run `infer`'s own loop from a .npy file; give ms a batch (steady, with its start, and the slowest one's)."""
     from trtpipe.stages import infer
 
-    manifest = json.loads((engine / "manifest.json").read_text())
-    record = json.loads((buffers / "buffers.json").read_text())
+    manifest = files.read(engine / Manifest.file, Manifest)
+    planned = files.read(buffers / Buffers.file, Buffers)
     given = Input(name="data", kind="folder", folder=data, files=("image.npy",), label="data")
     sources = tensors.open_input(given)
-    feeds = infer.match(record, manifest, sources, {}, "data")
-    session = backend.open(engine / manifest["plan"], manifest, record, print, top / "timing")
+    feeds = infer.match(planned, manifest, sources, {}, "data")
+    session = backend.open(engine / manifest.plan, manifest, planned, print, top / "timing")
     timed = Timed(session)
     out = Path(tempfile.mkdtemp(dir=top))
     fake: Any = type("Quiet", (), {"progress": staticmethod(lambda *_: None)})
     try:
         with tensors.Writer(out) as writer:
-            batches = infer.Batches(feeds, manifest, record, allow_nan=False)
+            batches = infer.Batches(feeds, manifest, planned, allow_nan=False)
             total = feeds[0].source.shape[0]
             infer._stream(fake, timed, writer, batches, total)  # noqa: SLF001
     finally:
         session.close()
     times = timed.times
-    lead = min(max(6, record["slots"]), len(times) // 3)  # batches that wait already come faster than they are made
+    lead = min(max(6, planned.slots), len(times) // 3)  # batches that wait already come faster than they are made
     each = np.diff(times) * 1000
     return float(each[lead:].mean()), float(each.mean()), float(each[lead:].max())
 
@@ -293,9 +296,9 @@ def one_batch(
     """Measure everything at one batch size."""
     engine, found = built
     print(f"batch {batch}: measuring", flush=True)
-    manifest = json.loads((engine / "manifest.json").read_text())
-    found["proof"] = manifest["precision_proof"]
-    plan = engine / manifest["plan"]
+    manifest = files.read(engine / Manifest.file, Manifest)
+    found["proof"] = msgspec.to_builtins(manifest.precision_proof)
+    plan = engine / manifest.plan
     shape = {"shapes": {"image": [batch, 3, SIDE, SIDE]}}
     usual = stage("allocate", shape, {"engine": engine}, top, backend)
     buffers = {"infer": usual} | {
@@ -303,8 +306,8 @@ def one_batch(
         for slots in args.slots.split(",")
         if slots
     }
-    record = json.loads((usual / "buffers.json").read_text())
-    found["slots"] = record["slots"]
+    planned = files.read(usual / Buffers.file, Buffers)
+    found["slots"] = planned.slots
     feed = {"image": np.random.default_rng(0).uniform(-1, 1, (batch, 3, SIDE, SIDE)).astype(np.float32)}
     data = top / f"data{batch}"
     data.mkdir(exist_ok=True)
@@ -326,7 +329,7 @@ def one_batch(
                 wall, device = raw_loop(backend, plan, batch, seconds=args.seconds, graph=graph)
                 add("raw_graph_ms" if graph else "raw_ms", wall)
                 add("raw_graph_event_ms" if graph else "raw_event_ms", device)
-        session = backend.open(plan, manifest, record, print, top / "timing")
+        session = backend.open(plan, manifest, planned, print, top / "timing")
         try:
             for name, graph, transfers in (
                 ("device", True, False),
@@ -336,7 +339,7 @@ def one_batch(
                 settings = Settings(
                     duration_ms=args.seconds * 1000, cuda_graph=graph, transfers=transfers, spin_wait=graph
                 )
-                got = measure.summary(session.measure(feed, settings), settings, batch, [99])["metrics"]
+                got = measure.summary(session.measure(feed, settings), settings, batch, [99]).metrics
                 add(f"{name}_compute_p50_ms", got["gpu_compute_p50_ms"])
                 add(f"{name}_latency_p50_ms", got["latency_p50_ms"])
                 add(f"{name}_latency_p99_ms", got["latency_p99_ms"])

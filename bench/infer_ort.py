@@ -58,11 +58,14 @@ def main() -> None:
 
     from trtpipe import backends
     from trtpipe.data import tensors
+    from trtpipe.documents import files
+    from trtpipe.documents.buffers import Buffers
+    from trtpipe.documents.manifest import Manifest
     from trtpipe.stage import Input
     from trtpipe.stages import infer
 
-    manifest = json.loads((folders["engine"] / "manifest.json").read_text())
-    buffers = json.loads((folders["buffers"] / "buffers.json").read_text())
+    manifest = files.read(folders["engine"] / Manifest.file, Manifest)
+    buffers = files.read(folders["buffers"] / Buffers.file, Buffers)
     samples = BATCH * args.batches
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads
@@ -73,7 +76,7 @@ def main() -> None:
         data = Path(top) / "data.npz"
         images = np.random.default_rng(0).standard_normal((samples, 3, 224, 224), np.float32)
         np.savez(data, image=images)
-        session = backends.load("onnxruntime").open(folders["engine"] / manifest["plan"], manifest, buffers, print)
+        session = backends.load("onnxruntime").open(folders["engine"] / manifest.plan, manifest, buffers, print)
 
         def stage(out: Path) -> float:
             started = time.perf_counter()

@@ -19,11 +19,20 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+from trtpipe.documents import files  # noqa: E402
+from trtpipe.documents.config import Config, Rewrite  # noqa: E402
+from trtpipe.documents.quantisation import Quantisation  # noqa: E402
+
+if TYPE_CHECKING:
+    from trtpipe.documents.checks import Check
+
 SAMPLES = 16
 Arrays = dict[str, np.ndarray]
 
@@ -189,8 +198,17 @@ def find(model: Model, folder: Path | None) -> Path | None:
     return path if path.is_file() else None
 
 
-def attempt(model: Model, path: Path, folder: Path) -> dict[str, Any]:
-    """Run one model's pipeline. Gives what each stage came to."""
+class Attempt(NamedTuple):
+    """What one model's pipeline came to: what failed and why, what half precision and int8 did, what was built."""
+
+    failed: dict[str, str]
+    half: Rewrite | None
+    eighth: Quantisation | None
+    built: set[str]
+
+
+def attempt(model: Model, path: Path, folder: Path) -> Attempt:
+    """Run one model's pipeline."""
     (folder / "model.onnx").write_bytes(path.read_bytes())
     np.savez(folder / "data.npz", allow_pickle=False, **make(model))
     tolerance = {"tolerance": 10}  # the table shall show the error, whatever it is
@@ -209,41 +227,39 @@ def attempt(model: Model, path: Path, folder: Path) -> dict[str, Any]:
         failed["clean"] = result.stderr.strip()[-300:]
     view = folder / "artifacts" / "view" / "real"
 
-    def record(stage: str, name: str) -> Any:
-        file = view / stage / name
-        return json.loads(file.read_text()) if file.is_file() else None
+    config, quantised = view / "c16" / Config.file, view / "q8" / Quantisation.file
+    return Attempt(
+        failed=failed,
+        half=files.read(config, Config).rewrite if config.is_file() else None,
+        eighth=files.read(quantised, Quantisation) if quantised.is_file() else None,
+        built={e for e in ("e32", "e16", "e8", "e816") if (view / e / "engine.plan").is_file()},
+    )
 
-    return {"failed": failed, "c16": record("c16", "config.json"), "q8": record("q8", "quantize.json"),
-            "c816": record("c816", "config.json"),
-            "built": {e for e in ("e32", "e16", "e8", "e816") if (view / e / "engine.plan").is_file()}}  # fmt: skip
 
-
-def worst(outputs: dict[str, Any]) -> str:
+def worst(check: Check) -> str:
     """Say the largest relative L2 over the outputs."""
-    values = [f["relative_l2"] for f in outputs.values() if "relative_l2" in f]
+    values = [f.relative_l2 for f in check.outputs.values() if f.relative_l2 is not None]
     return f"{max(values):.2g}" if values else "no float output"
 
 
-def row(model: Model, found: dict[str, Any]) -> list[str]:
+def row(model: Model, found: Attempt) -> list[str]:
     """Make one line of the table."""
-    failed = found["failed"]
+    failed, half, eighth = found.failed, found.half, found.eighth
 
     def state(converted: bool, stages: tuple[str, ...], built: str) -> str:
-        if built in found["built"]:
+        if built in found.built:
             return "yes"
         return "no" if any(s in failed for s in stages) else "–" if not converted else "no"
 
-    half = found["c16"] and found["c16"]["rewrite"]
-    eighth = found["q8"]
     reasons = [f"{stage}: {' '.join(text.split())[:160]}" for stage, text in failed.items()]
     return [
         model.name,
-        "yes" if "e32" in found["built"] else "no",
-        worst(half["check"]["outputs"]) if half else "–",
-        str(len(half["kept"])) if half else "–",
+        "yes" if "e32" in found.built else "no",
+        worst(half.check) if half else "–",
+        str(len(half.kept)) if half else "–",
         state(bool(half), ("e16",), "e16"),
-        worst(eighth["check"]["outputs"]) if eighth else "–",
-        ", ".join(f"{n} {op}" for op, n in eighth["quantized"].items()) if eighth else "–",
+        worst(eighth.check) if eighth else "–",
+        ", ".join(f"{n} {op}" for op, n in eighth.quantized.items()) if eighth else "–",
         state(bool(eighth), ("net8", "c8", "e8"), "e8"),
         state(bool(eighth), ("c816", "e816"), "e816"),
         "; ".join(reasons),

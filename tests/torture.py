@@ -544,11 +544,12 @@ def subjects(top: Path) -> list[Subject]:
     """Make what is to be mutated, from real files."""
     import numpy as np
 
+    from tests import made
     from tests import onnx_models as models
     from tests.helpers import run_stage
     from trtpipe.backends import plan_header
     from trtpipe.data import tensors
-    from trtpipe.models import onnxfile, signature
+    from trtpipe.models import onnxfile
     from trtpipe.pipeline import checking, document, schema, variables
     from trtpipe.stage import Input
 
@@ -569,7 +570,7 @@ def subjects(top: Path) -> list[Subject]:
         path.write_bytes(data)
         onnxfile.external_locations(path)
         with contextlib.suppress(errors.StageFailed):
-            signature.describe(onnxfile.load(path))
+            made.described(onnxfile.load(path))
         run_stage("parse", {}, {"model": path}, place)
 
     np.savez(work / "a.npz", x=np.arange(12, dtype=np.float32).reshape(4, 3), y=np.arange(4))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import operator
 import re
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
+
+from trtpipe.documents.base import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -18,12 +20,12 @@ OPERATORS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operat
 Rule = Annotated[str, Meta(pattern=RULE, description="What the figure must be: >=, >, <=, < or ==, and a number.")]
 
 
-class Verdict(NamedTuple):
+class Verdict(Part, frozen=True, kw_only=True):
     """A rule, the figure that it was asked of, and whether the figure keeps it."""
 
-    rule: str
-    value: float
-    passed: bool
+    rule: Annotated[str, Meta(description="What the figure must be, such as `>= 0.97`.")]
+    value: Annotated[float, Meta(description="The figure.")]
+    passed: Annotated[bool, Meta(description="Whether it keeps the rule.")]
 
 
 def holds(value: float, rule: str) -> bool:
@@ -36,7 +38,10 @@ def holds(value: float, rule: str) -> bool:
 
 def judge(figures: Mapping[str, float], require: Mapping[str, str]) -> dict[str, Verdict]:
     """Ask each rule of its figure. Raises KeyError for a rule about a figure that is not there."""
-    return {name: Verdict(rule, figures[name], holds(figures[name], rule)) for name, rule in require.items()}
+    return {
+        name: Verdict(rule=rule, value=figures[name], passed=holds(figures[name], rule))
+        for name, rule in require.items()
+    }
 
 
 def unknown(name: str, names: Sequence[str]) -> str:

@@ -1,12 +1,13 @@
-"""What a runtime is to all others: its bindings, a session, the protocol that every backend speaks.
+"""What a runtime is to all others: a session, and the protocol that every backend speaks.
 
-The backends themselves, and the one door to their imports, are in `trtpipe.backends`.
+What they speak of is in `trtpipe.documents`; the backends themselves, and the one door to their imports, are in
+`trtpipe.backends`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,27 +15,23 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from trtpipe.documents.base import Runtime
+    from trtpipe.documents.benchmark import RuntimeInfo, Settings
+    from trtpipe.documents.buffers import Buffers
+    from trtpipe.documents.config import Asked, Config, Hold
+    from trtpipe.documents.layers import Layers
+    from trtpipe.documents.manifest import Binding, Manifest, Proof, Target
+    from trtpipe.documents.network import Network, Tensor
+
 NAMES = ("tensorrt", "tensorrt_rtx", "onnxruntime")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Binding:
-    """One input or output of an engine. `shape` holds -1 for a dynamic axis; `dtype` is NumPy's name or `bfloat16`."""
-
-    name: str
-    mode: str  # input | output
-    dtype: str
-    shape: tuple[int, ...]
-    dims: tuple[int | str, ...]
-    """The shape with the ONNX names of its dynamic axes."""
-
-
-def batch_dim(inputs: Iterable[Mapping[str, Any]]) -> int | str | None:
-    """Give the dim of the batch axis by the inputs' records: the first axis of the first input where that is dynamic.
+def batch_dim(inputs: Iterable[Binding | Tensor]) -> int | str | None:
+    """Give the dim of the batch axis of these inputs: the first axis of the first input where that is dynamic.
 
     Where no input begins with a dynamic axis, the first axis of the first input that has one.
     """
-    firsts = [entry["dims"][0] for entry in inputs if entry["dims"]]
+    firsts = [entry.dims[0] for entry in inputs if entry.dims]
     return next((dim for dim in firsts if isinstance(dim, str)), firsts[0] if firsts else None)
 
 
@@ -50,19 +47,6 @@ class Pending:
     dtype: np.dtype[Any]
     fill: Callable[[np.ndarray], None]
     ordered: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is measured: at least `iterations` queries and `duration_ms`, after `warm_up_ms`."""
-
-    warm_up_ms: float = 200.0
-    iterations: int = 10
-    duration_ms: float = 3000.0
-    transfers: bool = True
-    cuda_graph: bool = False
-    spin_wait: bool = False
-    profile: bool = False
 
 
 class Query(NamedTuple):
@@ -120,7 +104,7 @@ class Session(Protocol):
     """An engine that is ready to run, with the buffers that it owns. Close it on every path."""
 
     bindings: Sequence[Binding]
-    info: Mapping[str, Any]
+    info: RuntimeInfo
 
     def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one batch; the arrays given back are valid until the next call."""
@@ -143,47 +127,75 @@ class Session(Protocol):
         ...
 
 
+class Parsed(NamedTuple):
+    """A network as a runtime's parser sees it: its inputs and outputs, and how many layers of each type it has."""
+
+    bindings: Sequence[Binding]
+    layers: dict[str, int]
+
+    def side(self, mode: str) -> list[Binding]:
+        """Give the bindings of one mode, `input` or `output`."""
+        return [b for b in self.bindings if b.mode == mode]
+
+
+class Settled(NamedTuple):
+    """How a runtime honours what was asked for.
+
+    `rewrite` is what must be done to the ONNX file (`fp16`, `bf16` or nothing), `flags` are builder flags by name, and
+    `not_applicable` are names of settings that have no meaning here and lose nothing.
+    """
+
+    strongly_typed: bool
+    rewrite: Literal["fp16", "bf16"] | None
+    flags: tuple[str, ...]
+    not_applicable: tuple[str, ...]
+
+
+class Built(NamedTuple):
+    """What a runtime tells of the plan that it built."""
+
+    bindings: tuple[Binding, ...]
+    target: Target
+    proof: Proof
+    layers: Layers | None = None
+
+
 class Backend(Protocol):
     """A runtime. Bodies of stages call this, never polygraphy, tensorrt or onnxruntime."""
 
-    name: str
+    name: Runtime
     version: str
 
-    def parse(self, model: Path) -> dict[str, Any]:
+    def parse(self, model: Path) -> Parsed:
         """Parse an ONNX file with the runtime's own parser.
 
-        Gives `inputs` and `outputs` (name, dtype, shape with -1, dims) and `layers` (type → count) as the runtime
-        sees them. Raises StageFailed that lists every rejected node with its name, op and reason.
+        Raises StageFailed that lists every rejected node with its name, op and reason.
         """
         ...
 
-    def configure(self, config: dict[str, Any], network: Mapping[str, Any]) -> dict[str, Any]:
-        """Check that this runtime can honour a config (see stages/configure.py).
+    def configure(self, asked: Asked, network: Network, hold: Hold | None = None) -> Settled:
+        """Check that this runtime can honour what is asked (see stages/configure.py), and say how.
 
-        Gives the runtime's part of the config: `strongly_typed` (bool), `rewrite` (None, "fp16" or "bf16": what
-        must be done to the ONNX file), `flags` (builder flags by name) and `not_applicable` (names of settings
-        that have no meaning here and lose nothing). Raises StageFailed for what it cannot honour, naming the
-        runtime and the alternatives.
+        `hold` says what must stay float32 where the runtime picks types, once that is known. Raises StageFailed for
+        what it cannot honour, naming the runtime and the alternatives.
         """
         ...
 
     def build(
         self,
         model: Path,
-        config: Mapping[str, Any],
+        config: Config,
         plan: Path,
         shared: Path,
         note: Callable[[str], None],
         *,
         pinned: Path | None = None,
         reproducible: bool = False,
-    ) -> dict[str, Any]:
+    ) -> Built:
         """Build and serialise the plan for a configured model into the file `plan`.
 
         `pinned` is a timing cache to use instead of the store's; `reproducible` fails a build that another one
-        might not repeat.
-        `shared` is the folder of timing caches. Gives the manifest's runtime part: `bindings` (list of
-        Binding as dicts), `target` (GPU name and compute capability, or the capabilities built for).
+        might not repeat. `shared` is the folder of timing caches.
         Raises StageFailed with the runtime's own last errors.
         """
         ...
@@ -191,12 +203,12 @@ class Backend(Protocol):
     def open(
         self,
         plan: Path,
-        manifest: Mapping[str, Any],
-        buffers: Mapping[str, Any],
+        manifest: Manifest,
+        buffers: Buffers,
         note: Callable[[str], None],
         shared: Path | None = None,
     ) -> Session:
-        """Load a plan and allocate what `buffers` (the buffers artifact's record) says.
+        """Load a plan and allocate its buffers.
 
         `shared` is the folder of state that outlives a run: TensorRT-RTX keeps there what it compiled.
         """

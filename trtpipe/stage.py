@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -13,14 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 import msgspec
 from msgspec import Meta
 
+from trtpipe.documents import files
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from trtpipe.documents.base import Document
     from trtpipe.runtime import Backend
 
 _Value = TypeVar("_Value")
+_Kind = TypeVar("_Kind", bound="Document")
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 SIZE_PATTERN = r"^(0|[1-9][0-9]*)(B|KiB|MiB|GiB|TiB)$"
 ENTRYPOINT_PATTERN = r"^([^:]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
@@ -182,9 +184,9 @@ class Input:
             )
         return self.folder / found[0]
 
-    def json(self, name: str) -> Any:
-        """Give the content of a JSON file of the input."""
-        return json.loads(self.path(name).read_text("utf-8"))
+    def read(self, kind: type[_Kind]) -> _Kind:
+        """Give one of the input's documents. Raises StageFailed if it is not there, or is not what it should be."""
+        return files.read(self.path(kind.file), kind, f"input {self.name} ({self.label}): {kind.file}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,10 +223,13 @@ class Context:
         """Give the stages of a port that takes many which failed, sorted, and why."""
         return _of_port(port, self.failed)
 
+    def write(self, document: Document) -> None:
+        """Write a document into the artifact, under the name that all of its kind have."""
+        files.write(self.out / document.file, document)
+
     def write_json(self, name: str, value: Any) -> None:
-        """Write a value as readable JSON with sorted names, the same bytes each time."""
-        text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        (self.out / name).write_text(text + "\n", "utf-8")
+        """Write a value of another program's form as readable JSON with sorted names, the same bytes each time."""
+        (self.out / name).write_text(files.text(value, name), "utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)

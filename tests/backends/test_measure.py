@@ -5,7 +5,8 @@ import math
 import pytest
 
 from trtpipe.backends import measure
-from trtpipe.runtime import Measured, Query, Settings
+from trtpipe.documents.benchmark import Settings
+from trtpipe.runtime import Measured, Query
 
 
 def query(start, *, h2d=1.0, compute=2.0, d2h=0.5, enqueue=0.1):
@@ -29,21 +30,21 @@ def test_percentiles_are_trtexecs():
 def test_latency_is_copy_in_compute_and_copy_out_and_throughput_is_queries_over_wall_time():
     queries = [query(float(t)) for t in range(0, 40, 4)]
     found = measure.summary(measured(queries), Settings(warm_up_ms=0), 8, [90, 99])
-    m = found["metrics"]
+    m = found.metrics
     assert m["latency_mean_ms"] == m["latency_p99_ms"] == 3.5
     assert (m["h2d_p50_ms"], m["gpu_compute_p50_ms"], m["d2h_p50_ms"], m["enqueue_p50_ms"]) == (1, 2, 0.5, 0.1)
     assert m["wall_ms"] == 39.5
     assert m["throughput_qps"] == pytest.approx(10 / 39.5 * 1000)
     assert m["throughput_samples"] == pytest.approx(80 / 39.5 * 1000)
-    assert found["warnings"] == []
-    assert found["queries"] == 10
+    assert found.warnings == []
+    assert found.queries == 10
 
 
 def test_what_starts_computing_during_the_warm_up_does_not_count():
     queries = [query(float(t), compute=100.0 if t < 20 else 2.0) for t in range(0, 40, 4)]
     found = measure.summary(measured(queries), Settings(warm_up_ms=20), 1, [99])
-    assert found["warm_up_queries"] == 5
-    assert found["metrics"]["gpu_compute_max_ms"] == 2
+    assert found.warm_up_queries == 5
+    assert found.metrics["gpu_compute_max_ms"] == 2
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_what_starts_computing_during_the_warm_up_does_not_count():
 )
 def test_each_bound_has_its_warning(given, warning):
     found = measure.summary(measured([query(0, **given), query(9, **given)]), Settings(warm_up_ms=0), 1, [99])
-    (text,) = found["warnings"]
+    (text,) = found.warnings
     assert warning in text
 
 
@@ -64,22 +65,22 @@ def test_times_that_vary_by_more_than_a_fortieth_are_called_unstable():
     steady = [query(0, compute=2.0), query(9, compute=2.09)]
     shaky = [query(0, compute=2.0), query(9, compute=2.11)]
     settings = Settings(warm_up_ms=0)
-    assert measure.summary(measured(steady), settings, 1, [99])["warnings"] == []
-    (text,) = measure.summary(measured(shaky), settings, 1, [99])["warnings"]
+    assert measure.summary(measured(steady), settings, 1, [99]).warnings == []
+    (text,) = measure.summary(measured(shaky), settings, 1, [99]).warnings
     assert text.startswith("unstable: the standard deviation of computing is 2.7%")
 
 
 def test_without_transfers_there_are_no_figures_of_copies():
     flat = [query(float(t), h2d=0.0, d2h=0.0) for t in (0, 3)]
-    m = measure.summary(measured(flat, transfers=False), Settings(warm_up_ms=0), 1, [99])["metrics"]
+    m = measure.summary(measured(flat, transfers=False), Settings(warm_up_ms=0), 1, [99]).metrics
     assert not any(name.startswith(("h2d", "d2h")) for name in m)
     assert m["latency_mean_ms"] == m["gpu_compute_mean_ms"] == 2
 
 
 def test_a_cpu_is_not_called_a_gpu():
     m = measure.summary(measured([query(0)], device="cpu", transfers=False), Settings(warm_up_ms=0), 1, [99])
-    assert "compute_mean_ms" in m["metrics"]
-    assert not any("gpu" in name for name in m["metrics"])
+    assert "compute_mean_ms" in m.metrics
+    assert not any("gpu" in name for name in m.metrics)
 
 
 def test_exports_have_trtexecs_shapes():

@@ -10,28 +10,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from tests import made
 from tests import onnx_models as models
 from tests.helpers import PROJECT
 from trtpipe import backends
 from trtpipe.backends import ort
+from trtpipe.documents.manifest import Target
 from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.models import onnxfile
-
-PLAIN = {
-    "precision": "model",
-    "workspace": None,
-    "profiles": [],
-    "optimization_level": None,
-    "timing_cache": "auto",
-    "version_compatible": False,
-    "hardware_compatibility": "none",
-    "compute_capabilities": None,
-    "sparse_weights": False,
-    "strip_plan": False,
-    "refit": False,
-    "weight_streaming": False,
-    "verbosity": "names_only",
-}
 
 
 @pytest.fixture
@@ -44,20 +30,15 @@ def notes():
     return kept, kept.append
 
 
-def buffers(manifest, shapes):
-    entries = []
-    for b in manifest["bindings"]:
-        shape = shapes.get(b["name"])
-        size = None if shape is None else int(np.prod(shape)) * np.dtype(b["dtype"]).itemsize
-        entries.append({**b, "shape": shape or [], "bytes": size})
-    return {"bindings": entries, "slots": 1, "profile": 0, "batch": 1}
-
-
-def built(backend, proto, tmp_path, config=None):
+def built(backend, proto, tmp_path):
     path = models.save(proto, tmp_path / "model.onnx")
     plan = tmp_path / "engine.onnx"
-    made = backend.build(path, {**PLAIN, **(config or {})}, plan, tmp_path, lambda _: None)
-    return plan, {**made, "runtime": "onnxruntime", "profiles": []}
+    return plan, made.manifest(backend.build(path, made.config(), plan, tmp_path, lambda _: None))
+
+
+def opened(backend, plan, manifest, shapes=()):
+    """Open an engine; outputs of known `shapes` have buffers."""
+    return backend.open(plan, manifest, made.buffers(manifest.bindings, dict(shapes)), lambda _: None)
 
 
 def test_it_is_a_backend_with_its_own_name_and_version(backend):
@@ -66,9 +47,9 @@ def test_it_is_a_backend_with_its_own_name_and_version(backend):
 
 def test_parse_gives_what_the_runtime_sees(backend, tmp_path):
     seen = backend.parse(models.save(models.conv(), tmp_path / "m.onnx"))
-    assert seen["inputs"] == [{"name": "image", "dtype": "float32", "shape": [-1, 3, 8, 8], "dims": ["batch", 3, 8, 8]}]
-    assert seen["outputs"] == [{"name": "logits", "dtype": "float32", "shape": [-1, 5], "dims": ["batch", 5]}]
-    assert seen["layers"]["Conv"] == 1
+    assert seen.side("input") == [made.binding("image", "input", ["batch", 3, 8, 8])]
+    assert seen.side("output") == [made.binding("logits", "output", ["batch", 5])]
+    assert seen.layers["Conv"] == 1
 
 
 def test_every_rejected_node_is_listed_with_its_reason(backend, tmp_path):
@@ -131,12 +112,13 @@ def test_messages_hold_no_folders(backend, tmp_path):
 
 
 def test_configure_takes_what_it_can_honour(backend):
-    assert backend.configure(PLAIN, {})["rewrite"] is None
-    assert backend.configure({**PLAIN, "precision": "fp32"}, {})["rewrite"] is None
-    half = backend.configure({**PLAIN, "precision": "fp16", "workspace": 2**30}, {})
-    assert half["rewrite"] == "fp16"
-    assert "workspace" in half["not_applicable"]
-    assert backend.configure({**PLAIN, "optimization_level": 0}, {})["flags"] == ["graph_optimization=disabled"]
+    network = made.network()
+    assert backend.configure(made.asked(), network).rewrite is None
+    assert backend.configure(made.asked(precision="fp32"), network).rewrite is None
+    half = backend.configure(made.asked(precision="fp16", workspace=2**30), network)
+    assert half.rewrite == "fp16"
+    assert "workspace" in half.not_applicable
+    assert backend.configure(made.asked(optimization_level=0), network).flags == ("graph_optimization=disabled",)
 
 
 @pytest.mark.parametrize(
@@ -150,39 +132,38 @@ def test_configure_takes_what_it_can_honour(backend):
         ("sparse_weights", True),
         ("version_compatible", True),
         ("hardware_compatibility", "ampere+"),
-        ("compute_capabilities", [89]),
+        ("compute_capabilities", (89,)),
     ],
 )
 def test_configure_refuses_what_only_tensorrt_knows(backend, setting, value):
     with pytest.raises(StageFailed, match=rf"onnxruntime \S+ cannot honour {setting}.*tensorrt or tensorrt_rtx"):
-        backend.configure({**PLAIN, setting: value}, {})
+        backend.configure(made.asked(**{setting: value}), made.network())
 
 
 def test_a_half_precision_model_is_not_passed_off_as_float32(backend):
-    half = {"dtypes": {"float16": 3}, "inputs": [], "outputs": []}
-    assert backend.configure({**PLAIN, "precision": "model"}, half)["rewrite"] is None
+    half = made.network(dtypes={"float16": 3})
+    assert backend.configure(made.asked(precision="model"), half).rewrite is None
     with pytest.raises(StageFailed, match="cannot honour precision fp32: the model itself holds float16"):
-        backend.configure({**PLAIN, "precision": "fp32"}, half)
+        backend.configure(made.asked(precision="fp32"), half)
 
 
 def test_all_refusals_come_at_once(backend):
     with pytest.raises(StageFailed) as caught:
-        backend.configure({**PLAIN, "precision": "bf16", "refit": True}, {})
+        backend.configure(made.asked(precision="bf16", refit=True), made.network())
     assert len(str(caught.value).splitlines()) == 2
 
 
 def test_a_built_model_says_what_it_is_and_computes_the_same(backend, tmp_path):
-    plan, made = built(backend, models.conv(), tmp_path)
-    assert made["target"] == {"device": "cpu", "provider": "CPUExecutionProvider", "graph_optimization": "extended"}
-    assert [b["name"] for b in made["bindings"]] == ["image", "logits"]
-    assert made["bindings"][0] == {
-        "name": "image", "mode": "input", "dtype": "float32", "shape": [-1, 3, 8, 8], "dims": ["batch", 3, 8, 8]
-    }  # fmt: skip
-    assert made["precision_proof"]["status"] == "proven"
-    assert {kind for row in made["precision_proof"]["rows"].values() for kind in row} == {"float32"}
-    assert "FusedConv" in made["precision_proof"]["rows"]
+    plan, manifest = built(backend, models.conv(), tmp_path)
+    assert manifest.target == Target(device="cpu", provider="CPUExecutionProvider", graph_optimization="extended")
+    assert [b.name for b in manifest.bindings] == ["image", "logits"]
+    assert manifest.bindings[0] == made.binding("image", "input", ["batch", 3, 8, 8])
+    proof = manifest.precision_proof
+    assert proof.status == "proven"
+    assert {kind for row in proof.rows.values() for kind in row} == {"float32"}
+    assert "FusedConv" in proof.rows
     x = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
-    session = backend.open(plan, made, buffers(made, {}), lambda _: None)
+    session = opened(backend, plan, manifest)
     plain = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run({"image": x})["logits"], plain.run(None, {"image": x})[0], atol=1e-5)
     session.close()
@@ -200,7 +181,7 @@ def test_types_flow_past_operators_that_onnx_does_not_know_at_that_opset():
         opset=12,
         domains=("com.microsoft",),
     )
-    assert ort.precision_proof(proto)["rows"] == {
+    assert ort.precision_proof(proto).rows == {
         "BiasGelu": {"float16": 1}, "LayerNormalization": {"float16": 1}, "Shape": {"int64": 1}
     }  # fmt: skip
 
@@ -208,9 +189,9 @@ def test_types_flow_past_operators_that_onnx_does_not_know_at_that_opset():
 def test_two_processes_build_the_same_bytes(tmp_path):
     models.save(models.conv(), tmp_path / "model.onnx")
     code = (
-        "import sys; from pathlib import Path; from trtpipe import backends\n"
+        "import sys; from pathlib import Path; from tests import made; from trtpipe import backends\n"
         "p = Path(sys.argv[1]); b = backends.load('onnxruntime')\n"
-        "b.build(p / 'model.onnx', {}, p / sys.argv[2], p, print)\n"
+        "b.build(p / 'model.onnx', made.config(), p / sys.argv[2], p, print)\n"
     )
     for name in ("one.onnx", "two.onnx"):
         subprocess.run([sys.executable, "-c", code, str(tmp_path), name], check=True, cwd=PROJECT)
@@ -222,9 +203,9 @@ def test_large_weights_go_outside_and_the_engine_still_opens(backend, tmp_path, 
     monkeypatch.setattr(onnxfile, "INLINE_LIMIT", 100)
     proto = models.model([helper.make_node("Add", ["x", "b"], ["y"])], [models.value("x", [2000])],
                          [models.value("y", [2000])], {"b": np.ones(2000, np.float32)})  # fmt: skip
-    plan, made = built(backend, proto, tmp_path)
+    plan, manifest = built(backend, proto, tmp_path)
     assert (tmp_path / "engine.onnx.data").stat().st_size >= 8000
-    session = backend.open(plan, made, buffers(made, {}), lambda _: None)
+    session = opened(backend, plan, manifest)
     np.testing.assert_array_equal(session.run({"x": np.ones(2000, np.float32)})["y"], np.full(2000, 2))
     session.close()
 
@@ -234,12 +215,12 @@ def test_an_engine_stands_alone_when_its_model_had_external_data(backend, tmp_pa
     origin.mkdir()
     other.mkdir()
     model = models.with_external(origin / "model.onnx", models.conv())
-    made = backend.build(model, {}, other / "engine.onnx", tmp_path, lambda _: None)
+    manifest = made.manifest(backend.build(model, made.config(), other / "engine.onnx", tmp_path, lambda _: None))
     expected = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     x = np.random.default_rng(1).standard_normal((2, 3, 8, 8)).astype(np.float32)
     want = expected.run(None, {"image": x})[0]
     shutil.rmtree(origin)
-    session = backend.open(other / "engine.onnx", made, buffers(made, {}), lambda _: None)
+    session = opened(backend, other / "engine.onnx", manifest)
     np.testing.assert_allclose(session.run({"image": x})["logits"], want, atol=1e-5)
     session.close()
     assert [p.name for p in other.iterdir()] == ["engine.onnx"]
@@ -255,20 +236,19 @@ def test_a_float16_model_says_where_it_computes_in_float32(backend, tmp_path):
     )
     kept, note = notes()
     path = models.save(proto, tmp_path / "model.onnx")
-    made = backend.build(path, PLAIN, tmp_path / "engine.onnx", tmp_path, note)
-    proof = made["precision_proof"]
-    assert proof["fp32_between_casts"] > 0
+    proof = backend.build(path, made.config(), tmp_path / "engine.onnx", tmp_path, note).proof
+    assert proof.fp32_between_casts > 0
     assert "compute in float32 between casts" in kept[0]
     text = (tmp_path / "engine.onnx").read_bytes()
     assert b"InsertedPrecisionFreeCast" in text
-    assert sum(sum(k.values()) for k in proof["rows"].values()) == proof["nodes"]
+    assert sum(sum(k.values()) for k in proof.rows.values()) == proof.nodes
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.DOUBLE])
 def test_outputs_of_known_shape_land_in_the_sessions_own_arrays(backend, tmp_path, kind):
-    plan, made = built(backend, models.doubling(["batch", 3], kind), tmp_path)
-    session = backend.open(plan, made, buffers(made, {"x": [2, 3], "y": [2, 3]}), lambda _: None)
-    dtype = np.dtype(made["bindings"][0]["dtype"])
+    plan, manifest = built(backend, models.doubling(["batch", 3], kind), tmp_path)
+    session = opened(backend, plan, manifest, {"x": [2, 3], "y": [2, 3]})
+    dtype = np.dtype(manifest.bindings[0].dtype)
     first = session.run({"x": np.ones((2, 3), dtype)})["y"]
     np.testing.assert_array_equal(first, np.full((2, 3), 2, dtype))
     assert session.run({"x": np.full((2, 3), 5, dtype)})["y"] is first
@@ -282,22 +262,22 @@ def test_outputs_of_known_shape_land_in_the_sessions_own_arrays(backend, tmp_pat
 def test_scalars_and_booleans_are_bound_too(backend, tmp_path):
     proto = models.model([helper.make_node("Not", ["x"], ["y"])], [models.value("x", [], TensorProto.BOOL)],
                          [models.value("y", [], TensorProto.BOOL)])  # fmt: skip
-    plan, made = built(backend, proto, tmp_path)
-    session = backend.open(plan, made, buffers(made, {"x": [], "y": []}), lambda _: None)
+    plan, manifest = built(backend, proto, tmp_path)
+    session = opened(backend, plan, manifest, {"x": [], "y": []})
     assert not session.run({"x": np.array(True)})["y"]
     assert session.run({"x": np.array(False)})["y"]
 
 
 def test_an_output_whose_declared_shape_is_wrong_still_comes_back_whole(backend, tmp_path):
-    plan, made = built(backend, models.doubling([3, 2]), tmp_path)
-    session = backend.open(plan, made, buffers(made, {"x": [3, 2], "y": [3, 1]}), lambda _: None)
+    plan, manifest = built(backend, models.doubling([3, 2]), tmp_path)
+    session = opened(backend, plan, manifest, {"x": [3, 2], "y": [3, 1]})
     for _ in range(2):
         np.testing.assert_array_equal(session.run({"x": np.ones((3, 2), np.float32)})["y"], np.full((3, 2), 2))
 
 
 def test_a_batch_that_the_runtime_cannot_run_is_a_stage_failure(backend, tmp_path):
-    plan, made = built(backend, models.conv(), tmp_path)
-    session = backend.open(plan, made, buffers(made, {}), lambda _: None)
+    plan, manifest = built(backend, models.conv(), tmp_path)
+    session = opened(backend, plan, manifest)
     with pytest.raises(StageFailed, match="fails to run the batch"):
         session.run({"image": np.ones((2, 1, 8, 8), np.float32)})
 
@@ -308,12 +288,12 @@ def test_what_onnxruntime_makes_and_cannot_load_again_is_no_engine(backend, tmp_
 
 
 def test_threads_come_from_the_environment(backend, tmp_path, monkeypatch):
-    plan, made = built(backend, models.conv(), tmp_path)
+    plan, manifest = built(backend, models.conv(), tmp_path)
     monkeypatch.setenv("TRTPIPE_ORT_THREADS", "1")
-    assert backend.open(plan, made, buffers(made, {}), lambda _: None).info["threads"] == 1
+    assert opened(backend, plan, manifest).info.threads == 1
     monkeypatch.setenv("TRTPIPE_ORT_THREADS", "many")
     with pytest.raises(EnvironmentMissing, match="TRTPIPE_ORT_THREADS is 'many'"):
-        backend.open(plan, made, buffers(made, {}), lambda _: None)
+        opened(backend, plan, manifest)
 
 
 def test_an_output_of_unknown_rank_is_not_taken_for_a_scalar(tmp_path):
@@ -321,7 +301,7 @@ def test_an_output_of_unknown_rank_is_not_taken_for_a_scalar(tmp_path):
                          [models.value("x", ["n"]), models.value("s", ["k"], TensorProto.INT64)],
                          [models.value("y", None)])  # fmt: skip
     seen = backends.load("onnxruntime").parse(models.save(proto, tmp_path / "m.onnx"))
-    assert seen["outputs"][0]["shape"] == [-1]
+    assert seen.side("output")[0].shape == (-1,)
 
 
 def test_without_onnxruntime_the_message_says_how_to_get_it():

@@ -15,13 +15,9 @@ def write(path, flavour=b"vtrt", version=(1, 7, 1, 116), size=64, length=64):
 
 
 def test_a_header_says_flavour_version_and_size(tmp_path):
-    assert plan_header.read_header(write(tmp_path / "p")) == {
-        "flavour": "tensorrt_rtx",
-        "version": "1.7.1.116",
-        "bytes": 64,
-    }
-    assert plan_header.read_header(write(tmp_path / "p", b"ftrt", (8, 6, 0, 12)))["version"] == "8.6.0.12"
-    assert plan_header.read_header(write(tmp_path / "p", b"ftrt", (8, 6, 0, 12)))["flavour"] == "tensorrt"
+    assert plan_header.read_header(write(tmp_path / "p")) == plan_header.Header("tensorrt_rtx", "1.7.1.116", 64)
+    assert plan_header.read_header(write(tmp_path / "p", b"ftrt", (8, 6, 0, 12))).version == "8.6.0.12"
+    assert plan_header.read_header(write(tmp_path / "p", b"ftrt", (8, 6, 0, 12))).flavour == "tensorrt"
 
 
 def test_what_is_no_plan_is_said_to_be_none(tmp_path):

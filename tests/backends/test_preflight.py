@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
+from tests import made
 from tests.helpers import run_stage, trtpipe
 from trtpipe import environment
 from trtpipe.backends import preflight
+from trtpipe.documents.manifest import Target
 from trtpipe.environment import Gpu
 from trtpipe.errors import EnvironmentMissing, StageFailed
 
@@ -28,11 +30,9 @@ def plan(folder, flavour="vtrt", version=(1, 4, 0, 76), size=100, claims=None):
 
 
 def manifest(folder, **changed):
-    record = {
-        "format": 1, "runtime": "tensorrt_rtx", "runtime_version": "1.4.0.76", "plan": "engine.plan",
-        "plan_bytes": 100, "target": {"compute_capabilities": "8.0+"}, "profiles": [], "bindings": [], **changed,
-    }  # fmt: skip
-    (folder / "manifest.json").write_text(json.dumps(record))
+    usual = {"runtime": "tensorrt_rtx", "plan": "engine.plan", "target": Target(compute_capabilities="8.0+")}
+    record = made.manifest(runtime_version="1.4.0.76", **{**usual, **changed})
+    made.put(folder, record)
     return record
 
 
@@ -82,7 +82,7 @@ def test_a_gpu_that_the_runtime_or_the_plan_does_not_serve_is_named(tmp_path, he
     assert "does not run on it" in bad(path, manifest(tmp_path))["GPU"]
     here(gpus=(ADA,), tensorrt_rtx="1.7.1.116")
     assert bad(path, manifest(tmp_path)) == {}
-    assert "built for [86]" in bad(path, manifest(tmp_path, target={"compute_capabilities": [86]}))["GPU"]
+    assert "built for [86]" in bad(path, manifest(tmp_path, target=Target(compute_capabilities=(86,))))["GPU"]
 
 
 @pytest.mark.parametrize(("gpu", "precision", "said"), [
@@ -104,7 +104,7 @@ def test_float32_that_is_none_is_told_of(tmp_path, here, gpu, precision, said):
 def test_a_tensorrt_plan_belongs_to_the_gpu_it_was_built_on(tmp_path, here, level, gpu, fits):
     here(gpus=(gpu,), tensorrt="8.6.0")
     path = plan(tmp_path, "ftrt", (8, 6, 0, 12))
-    target = {"gpu": ADA.name, "compute_capability": "8.9", "hardware_compatibility": level}
+    target = Target(gpu=ADA.name, compute_capability="8.9", hardware_compatibility=level)
     assert ("GPU" not in bad(path, manifest(tmp_path, runtime="tensorrt", target=target))) == fits
 
 

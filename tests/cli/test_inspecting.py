@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.helpers import project, python_stage, trtpipe
+from tests.helpers import events, project, python_stage, trtpipe
 
 
 def test_graph_draws_text_mermaid_and_dot(graph):
@@ -82,3 +82,10 @@ def test_schema_is_printed_written_and_checked(tmp_path):
     assert trtpipe("schema", "--check", cwd=tmp_path).returncode == 0
     printed = trtpipe("schema", cwd=tmp_path).stdout
     assert (tmp_path / "schemas" / "pipeline.schema.json").read_text() == printed
+    manifest = tmp_path / "schemas" / "manifest.schema.json"
+    manifest.write_text(manifest.read_text().replace("plan_bytes", "plan_byte"))
+    stale = trtpipe("schema", "--check", cwd=tmp_path)
+    assert stale.returncode == 1
+    assert stale.stderr == "schemas/manifest.schema.json is stale; write it again: trtpipe schema --write\n"
+    told = events(trtpipe("schema", "--check", "--json", cwd=tmp_path))
+    assert [one["file"] for one in told if not one["fresh"]] == ["schemas/manifest.schema.json"]

@@ -1,7 +1,6 @@
-import json
-
 import pytest
 
+from tests import made
 from tests.helpers import as_input
 from trtpipe.data.class_names import class_names
 from trtpipe.data.step_params import FromMetadata
@@ -9,7 +8,7 @@ from trtpipe.errors import StageFailed
 
 
 def test_names_come_from_the_document_the_metadata_or_a_file(tmp_path):
-    (tmp_path / "network.json").write_text(json.dumps({"metadata": {"names": "a\r\nb\u2028c\n"}}), "utf-8")
+    made.put(tmp_path, made.network(metadata={"names": "a\r\nb\u2028c\n"}))
     (tmp_path / "names.txt").write_text("cat\n\ndog", "utf-8")
     inputs = {"network": as_input("network", tmp_path), "labels": as_input("labels", tmp_path / "names.txt")}
     assert class_names(("x", "y"), {}) == ["x", "y"]

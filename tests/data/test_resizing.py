@@ -26,6 +26,6 @@ def test_a_picture_smaller_than_the_crop_is_refused():
 
 
 def test_a_samples_line_says_how_positions_map_and_how_much_is_seen():
-    line = fit(200, 100, Letterbox(size=(100, 100)), None).sample("a", "a.png", 0)
-    assert (line["scale_x"], line["scale_y"], line["pad_x"], line["pad_y"]) == (0.5, 0.5, 0, 25)
-    assert (line["valid_width"], line["valid_height"], line["input_width"], line["input_height"]) == (100, 50, 100, 100)
+    sample = fit(200, 100, Letterbox(size=(100, 100)), None).sample("a", "a.png", 0)
+    assert (sample.scale_x, sample.scale_y, sample.pad_x, sample.pad_y) == (0.5, 0.5, 0, 25)
+    assert (sample.valid_width, sample.valid_height, sample.input_width, sample.input_height) == (100, 50, 100, 100)

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from tests.helpers import as_input
 from trtpipe.data import results
+from trtpipe.data.samples import Line
 from trtpipe.data.working_set import WorkingSet
+from trtpipe.documents.samples import Sample
 from trtpipe.errors import StageFailed
 
 
@@ -48,13 +50,20 @@ def test_a_record_is_one_line_for_every_reader(value):
 
 
 def test_records_are_read_back_as_they_were_written(tmp_path):
-    work = WorkingSet({"n": np.array([3, 4]), "t": ["a", "b"]}, [{"id": "x"}, {"id": "y"}], ["n"])
+    lines = [Line(Sample(id=name), {"id": name}) for name in "xy"]
+    work = WorkingSet({"n": np.array([3, 4]), "t": ["a", "b"]}, lines, ["n"])
     (tmp_path / results.RESULTS).write_text("".join(map(results.json_line, results.records(work, ["n", "t"]))), "utf-8")
     records = results.read(as_input("results", tmp_path))
     assert records == [{"id": "x", "n": 3, "t": "a"}, {"id": "y", "n": 4, "t": "b"}]
     assert results.column(records, "t") == (["x", "y"], ["a", "b"])
     with pytest.raises(StageFailed, match=r"found no field tt in the results, expected one of id, n, t"):
         results.column(records, "tt")
+
+
+def test_a_record_without_an_id_is_refused(tmp_path):
+    (tmp_path / results.RESULTS).write_text('{"id": "x"}\n{"n": 3}\n', "utf-8")
+    with pytest.raises(StageFailed, match=r'results.jsonl, line 2: the document: missing key "id"'):
+        results.read(as_input("results", tmp_path))
 
 
 def test_results_without_samples_are_refused(tmp_path):

@@ -16,13 +16,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from onnx import TensorProto, helper
 
 from tests import onnx_models as models
 from tests.helpers import flip_everywhere, inference, project, run_stage, trtpipe
 from trtpipe import backends, environment
 from trtpipe.backends import plan_header
-from trtpipe.backends.trt import proof
+from trtpipe.backends.trt import builder, proof
+from trtpipe.documents import files
+from trtpipe.documents.buffers import Buffers
+from trtpipe.documents.config import Config
+from trtpipe.documents.manifest import Manifest
 from trtpipe.errors import StageFailed
 from trtpipe.stages.build import check_precision
 
@@ -51,7 +56,7 @@ def backend():
     made = backends.load(name)
     capability = environment.gpus()[0].compute_capability
     if name == "tensorrt_rtx" and not environment.rtx_supports(made.version, capability):
-        pytest.skip(f"{made.title} does not run on compute capability {capability}")
+        pytest.skip(f"{made.library.title} does not run on compute capability {capability}")
     return made
 
 
@@ -70,16 +75,16 @@ class Chain:
         self.network = self.stage("parse", {}, model=self.model)
         self.config = self.stage("configure", params, network=self.network)
         self.engine = self.stage("build", {}, config=self.config)
-        self.manifest = json.loads((self.engine / "manifest.json").read_text())
-        self.plan = self.engine / self.manifest["plan"]
+        self.manifest = files.read(self.engine / Manifest.file, Manifest)
+        self.plan = self.engine / self.manifest.plan
         allocate = {"shapes": shapes or {}, "slots": slots, "host": host}
-        self.buffers = json.loads((self.stage("allocate", allocate, engine=self.engine) / "buffers.json").read_text())
+        self.buffers = files.read(self.stage("allocate", allocate, engine=self.engine) / Buffers.file, Buffers)
 
     def stage(self, name, params, **inputs):
         return run_stage(name, params, inputs, self.tmp, backend=self.backend.name, notes=self.notes)
 
     def open(self, **changed):
-        return self.backend.open(self.plan, self.manifest, {**self.buffers, **changed}, self.notes.append)
+        return self.backend.open(self.plan, self.manifest, replace(self.buffers, **changed), self.notes.append)
 
     def expected(self, feed):
         import onnxruntime
@@ -225,11 +230,11 @@ def test_what_tensorrt_rtx_compiled_is_kept_for_the_next_start(backend, tmp_path
 def test_the_plan_says_who_built_it(backend, tmp_path):
     chain = Chain(backend, tmp_path, models.conv(2))
     header = plan_header.read_header(chain.plan)
-    assert header["flavour"] == backend.name
-    assert header["version"].startswith(".".join(backend.version.split(".")[:3]))
+    assert header.flavour == backend.name
+    assert header.version.startswith(".".join(backend.version.split(".")[:3]))
     plan_header.check(chain.plan, backend.name, backend.version)
     if backend.name == "tensorrt":
-        assert chain.manifest["target"]["gpu"] == environment.gpus()[0].name
+        assert chain.manifest.target.gpu == environment.gpus()[0].name
 
 
 def test_the_inspector_proves_the_precision_of_a_tensorrt_engine(backend, tmp_path):
@@ -237,10 +242,10 @@ def test_the_inspector_proves_the_precision_of_a_tensorrt_engine(backend, tmp_pa
         pytest.skip("a TensorRT-RTX plan is compiled when it is loaded")
     proto = models.conv(64, side=64, channels=64)
     chain = Chain(backend, tmp_path, proto, precision="fp16", verbosity="detailed")
-    proof = chain.manifest["precision_proof"]
-    assert proof["status"] == "proven", proof
-    assert "unknown" not in proof["layers"], proof
-    assert proof["layers"].get("float16", 0) > 0, proof
+    proven = chain.manifest.precision_proof
+    assert proven.status == "proven", proven
+    assert "unknown" not in proven.layers, proven
+    assert proven.layers.get("float16", 0) > 0, proven
 
 
 def test_a_rebuilt_engine_is_compared_by_its_tactics_and_by_its_outputs(backend, tmp_path):
@@ -336,7 +341,7 @@ def test_each_profile_takes_its_own_shapes(backend, tmp_path):
     finally:
         session.close()
     allocate = {"shapes": BATCH, "slots": 1, "profile": 1}
-    buffers = json.loads((chain.stage("allocate", allocate, engine=chain.engine) / "buffers.json").read_text())
+    buffers = files.read(chain.stage("allocate", allocate, engine=chain.engine) / Buffers.file, Buffers)
     session = chain.backend.open(chain.plan, chain.manifest, buffers, chain.notes.append)
     try:
         feed = image(8)
@@ -381,7 +386,7 @@ def test_all_device_memory_is_given_back(backend, tmp_path):
 
 def test_buffers_beyond_the_free_memory_are_refused_with_the_numbers(backend, tmp_path):
     chain = Chain(backend, tmp_path, models.conv(8), shapes=BATCH)
-    huge = [{**b, "bytes": 1 << 50} for b in chain.buffers["bindings"]]
+    huge = tuple(replace(b, bytes=1 << 50) for b in chain.buffers.bindings)
     before = free_memory()
     with pytest.raises(StageFailed, match="not enough device memory: .* are free"):
         chain.open(bindings=huge)
@@ -422,9 +427,9 @@ def test_a_workspace_that_is_too_small_or_not_is_never_silent(backend, tmp_path)
 
 def weights(chain):
     """Give the types of an engine's weights, where the runtime tells them."""
-    proof = chain.manifest["precision_proof"]
-    print(json.dumps(proof))
-    return {*proof["weight_bytes"]} if chain.backend.name == "tensorrt" else None
+    proven = chain.manifest.precision_proof
+    print(proven)
+    return {*proven.weight_bytes} if chain.backend.name == "tensorrt" else None
 
 
 def test_keep_fp32_is_honoured_and_the_rest_is_half(backend, tmp_path):
@@ -474,7 +479,7 @@ def test_the_timing_cache_makes_builds_equal_and_survives_damage(backend, tmp_pa
     if backend.name != "tensorrt":
         pytest.skip("TensorRT-RTX has no timing cache")
     chain = Chain(backend, tmp_path, models.conv(8, side=32, channels=32), precision="fp16")
-    config = json.loads((chain.config / "config.json").read_text())
+    config = files.read(chain.config / Config.file, Config)
     model, shared = chain.config / "model.onnx", tmp_path / "timing"
 
     def build(name):
@@ -500,7 +505,7 @@ def test_the_timing_cache_makes_builds_equal_and_survives_damage(backend, tmp_pa
     # Pinned: the same plan, and nothing is learnt; torn or lacking a timing it fails.
     def pin(path, **changed):
         plan = tmp_path / "pinned.plan"
-        backend.build(model, {**config, **changed}, plan, shared, notes.append, pinned=path, reproducible=True)
+        backend.build(model, replace(config, **changed), plan, shared, notes.append, pinned=path, reproducible=True)
         return plan.read_bytes()
 
     assert pin(pinned) == third
@@ -520,9 +525,10 @@ def test_two_builders_at_once_share_one_timing_cache(backend, tmp_path):
         pytest.skip("TensorRT-RTX has no timing cache")
     chains = [Chain(backend, tmp_path / str(n), models.conv(8, side=16 * n, channels=16)) for n in (1, 2)]
     code = (
-        "import json, sys; from pathlib import Path; from trtpipe import backends\n"
+        "import sys; from pathlib import Path; from trtpipe import backends\n"
+        "from trtpipe.documents import files; from trtpipe.documents.config import Config\n"
         "config, plan, shared = map(Path, sys.argv[1:])\n"
-        "made = json.loads((config / 'config.json').read_text())\n"
+        "made = files.read(config / 'config.json', Config)\n"
         "backends.load('tensorrt').build(config / 'model.onnx', made, plan, shared, print)\n"
     )
     shared = tmp_path / "timing"
@@ -537,7 +543,7 @@ def test_two_builders_at_once_share_one_timing_cache(backend, tmp_path):
         assert [one.returncode for one in started] == [0, 0]
         assert not any("ignored" in text for text in said)
     for n, name in enumerate(("a1", "b1")):
-        config = json.loads((chains[n].config / "config.json").read_text())
+        config = files.read(chains[n].config / Config.file, Config)
         (cache,) = shared.glob("*/timing.cache")
         backend.build(
             chains[n].config / "model.onnx", config, tmp_path / f"p{n}", shared, print, pinned=cache, reproducible=True
@@ -549,13 +555,12 @@ def test_an_engine_of_a_model_that_was_to_be_half_is_half(backend, tmp_path):
     if backend.name != "tensorrt":
         pytest.skip("a TensorRT-RTX plan is compiled when it is loaded")
     chain = Chain(backend, tmp_path, models.conv(8), precision="fp16", shapes=BATCH)
-    print(json.dumps(chain.manifest["precision_proof"]))
-    assert proof.low_share(chain.manifest["precision_proof"]) >= 0.5
-    config = json.loads((chain.config / "config.json").read_text())
-    config["flags"] = []
+    print(chain.manifest.precision_proof)
+    assert proof.low_share(chain.manifest.precision_proof) >= 0.5
+    config = replace(files.read(chain.config / Config.file, Config), flags=())
     backend.build(chain.config / "model.onnx", config, tmp_path / "fp32.plan", tmp_path / "timing", print)
     with pytest.raises(StageFailed, match=r"(?s)the engine is mostly float32: 0%.*float32 "):
-        check_precision(backend._inspected(tmp_path / "fp32.plan")["precision_proof"], config)
+        check_precision(builder._inspected(backend.library, tmp_path / "fp32.plan")[0], config)
 
 
 def test_no_free_device_memory_is_told_with_the_numbers_and_nothing_stays_allocated(backend, tmp_path):
@@ -565,7 +570,7 @@ def test_no_free_device_memory_is_told_with_the_numbers_and_nothing_stays_alloca
     chain.open().close()
     cuda = Runtime()
     before = free_memory()
-    size = sum(b["bytes"] for b in chain.buffers["bindings"])
+    size = sum(b.bytes for b in chain.buffers.bindings)
     taken = []
     try:
         # Leave less than one slot needs, piece by piece: no single piece of all that is free can be had.
@@ -575,7 +580,7 @@ def test_no_free_device_memory_is_told_with_the_numbers_and_nothing_stays_alloca
                     taken.append(cuda.malloc(piece))
                 except StageFailed:
                     break
-        huge = [{**b, "bytes": b["bytes"] + free_memory()} for b in chain.buffers["bindings"]]
+        huge = tuple(replace(b, bytes=b.bytes + free_memory()) for b in chain.buffers.bindings)
         with pytest.raises(StageFailed, match=r"not enough device memory|(?i:out ?of ?memory)"):
             chain.open(bindings=huge)
     finally:

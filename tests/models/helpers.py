@@ -17,8 +17,8 @@ from trtpipe.models import (
 def rewrite(proto, tmp_path, kind="fp16", **more):
     """Rewrite `proto`; give the record and the model that was made."""
     path = models.save(proto, tmp_path / "in" / "model.onnx")
-    network = signature.describe(onnxfile.load(path))
-    record = precision.rewrite(path, tmp_path / "model.onnx", kind, network=network, **more)
+    inputs, _ = signature.of(onnxfile.load(path))
+    record = precision.rewrite(path, tmp_path / "model.onnx", kind, inputs=inputs, **more)
     made = onnxfile.load(tmp_path / "model.onnx")
     onnx.checker.check_model(made)
     return record, made

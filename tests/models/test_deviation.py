@@ -22,8 +22,8 @@ def test_figures_over_many_runs_are_those_of_all_values_together():
     for part in (slice(0, 1), slice(1, 6)):
         differences.add({"y": right[part]}, {"y": wrong[part]})
     figures = differences.figures()["y"]
-    assert figures["relative_l2"] == deviation.digits(np.linalg.norm(right - wrong) / np.linalg.norm(right))
-    assert figures["max_abs"] == deviation.digits(np.abs(right - wrong).max())
+    assert figures.relative_l2 == deviation.digits(np.linalg.norm(right - wrong) / np.linalg.norm(right))
+    assert figures.max_abs == deviation.digits(np.abs(right - wrong).max())
 
 
 def test_a_change_that_makes_numbers_infinite_is_refused(tmp_path):

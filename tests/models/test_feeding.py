@@ -8,6 +8,7 @@ from onnx import helper
 
 from tests import onnx_models as models
 from tests.helpers import as_input
+from trtpipe.documents.network import Tensor
 from trtpipe.errors import StageFailed
 from trtpipe.models import feeding, signature
 
@@ -15,7 +16,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip ins
 
 
 def entry(name, dims, dtype="float32"):
-    return {"name": name, "dtype": dtype, "dims": dims}
+    return Tensor(name=name, dtype=dtype, dims=tuple(dims))
 
 
 def samples(tmp_path, inputs, arrays, **more):

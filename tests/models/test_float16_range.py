@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tests import made
 from tests import onnx_models as models
 from tests.helpers import as_input
 from tests.models.helpers import rewrite, types
+from trtpipe.documents.network import Tensor
 from trtpipe.models import (
     feeding,
     onnxfile,
@@ -42,25 +44,25 @@ def overflowing(size):
 def test_a_scale_that_is_held_takes_along_the_product_that_it_will_be_folded_into(tmp_path):
     """Builders fold a BatchNormalization into the convolution before it, and with it a variance of 9.8e7."""
     path = models.save(models.folding(), tmp_path / "in.onnx")
-    network = signature.describe(onnxfile.load(path))
-    record = precision.hold(path, tmp_path / "model.onnx", "fp16", network=network, tolerance=1.0)
-    assert {entry["node"]: entry["why"] for entry in record["kept"]} == {
+    inputs, _ = signature.of(onnxfile.load(path))
+    record = precision.hold(path, tmp_path / "model.onnx", "fp16", inputs=inputs, tolerance=1.0)
+    assert {entry.node: entry.why for entry in record.kept} == {
         "norm": "its weight v holds 9.8e+07, beyond float16's 65504",
         "half": "norm is folded into it",
         "conv": "norm is folded into it",
     }
     # Where types are the model's own, each node has its own, and a cast stands between.
-    alone = precision.rewrite(path, tmp_path / "model.onnx", "fp16", network=network, tolerance=1.0)
-    assert [entry["node"] for entry in alone["kept"]] == ["norm"]
+    alone = precision.rewrite(path, tmp_path / "model.onnx", "fp16", inputs=inputs, tolerance=1.0)
+    assert [entry.node for entry in alone.kept] == ["norm"]
 
 
 def test_a_weight_beyond_float16_keeps_its_node_in_float32_and_says_why(tmp_path):
     record, made = rewrite(overflowing(9.8e7), tmp_path)
-    kept = {k["node"]: k["why"] for k in record["kept"]}
+    kept = {k.node: k.why for k in record.kept}
     assert kept["norm"] == "its weight v holds 9.8e+07, beyond float16's 65504"
     assert types(made)["v"] == "float32"
     assert types(made)["w"] == "float16"
-    assert record["check"]["outputs"]["y"]["relative_l2"] < 0.01
+    assert record.check.outputs["y"].relative_l2 < 0.01
 
 
 def test_without_the_guard_that_model_would_be_wrong(tmp_path):
@@ -77,7 +79,7 @@ def test_an_activation_beyond_float16_keeps_the_nodes_around_it_in_float32(tmp_p
     """Every weight fits, and yet the product does not: only running the model shows it."""
     proto = models.overflowing()
     record, made = rewrite(proto, tmp_path)
-    kept = {k["node"] for k in record["kept"]}
+    kept = {k.node for k in record.kept}
     assert {"over", "down"} <= kept
     assert "relu" not in kept
     # Between two kept nodes the value goes as it is: a cast to float16 there would be an overflow again.
@@ -92,11 +94,11 @@ def test_an_input_beyond_float16_keeps_the_node_that_reads_it(tmp_path):
     nodes += [helper.make_node("MatMul", ["h", "m"], ["y"], name="second")]
     proto = models.model(nodes, [models.value("x", ["n", 6])], [models.value("y", ["n", 6])], weights)
     np.savez(tmp_path / "d.npz", x=np.full((4, 6), 2e5, np.float32))
-    inputs = [{"name": "x", "dtype": "float32", "dims": ["n", 6]}]
+    inputs = [Tensor(name="x", dtype="float32", dims=("n", 6))]
     samples = feeding.samples(as_input("data", tmp_path / "d.npz"), inputs)
     record, _ = rewrite(proto, tmp_path, samples=samples)
-    assert [k["node"] for k in record["kept"]] == ["first"]
-    assert record["kept"][0]["why"].startswith("x reaches 2e+05 on calibration data")
+    assert [k.node for k in record.kept] == ["first"]
+    assert record.kept[0].why.startswith("x reaches 2e+05 on calibration data")
 
 
 def test_constant_nodes_are_guarded_as_initialisers_are(tmp_path):
@@ -110,8 +112,8 @@ def test_constant_nodes_are_guarded_as_initialisers_are(tmp_path):
     ]
     proto = models.model(nodes, [models.value("x", [1, 8])], [models.value("y", None)])
     record, _ = rewrite(proto, tmp_path)
-    assert sorted(k["op"] for k in record["kept"]) == ["Div", "Mul"]
-    assert record["check"]["outputs"]["y"]["relative_l2"] < 0.01
+    assert sorted(k.op for k in record.kept) == ["Div", "Mul"]
+    assert record.check.outputs["y"].relative_l2 < 0.01
 
 
 def test_infinity_is_the_same_in_float16(tmp_path):
@@ -121,7 +123,7 @@ def test_infinity_is_the_same_in_float16(tmp_path):
         {"low": np.array([-np.inf], np.float32)},
     )  # fmt: skip
     record, made = rewrite(proto, tmp_path)
-    assert record["kept"] == []
+    assert record.kept == ()
     assert types(made)["low"] == "float16"
 
 
@@ -140,10 +142,10 @@ def test_the_text_detector_with_the_huge_variance_comes_out_right(tmp_path):
     from PIL import Image, ImageDraw
 
     path = detector()
-    network = signature.describe(onnxfile.load(path))
-    side = {"x": {k: [1, 3, 160, 160] for k in ("min", "opt", "max")}}
-    record = precision.rewrite(path, tmp_path / "m.onnx", "fp16", network=network, profiles=[side])
-    assert [(k["op"], k["why"].split(",")[0]) for k in record["kept"]] == [
+    inputs, _ = signature.of(onnxfile.load(path))
+    side = {"x": made.shapes(*[(1, 3, 160, 160)] * 3)}
+    record = precision.rewrite(path, tmp_path / "m.onnx", "fp16", inputs=inputs, profiles=[side])
+    assert [(k.op, k.why.split(",")[0]) for k in record.kept] == [
         ("BatchNormalization", "its weight batch_norm_0.w_2 holds 9.79e+07")
     ]
     page = Image.new("RGB", (160, 160), "white")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from onnx import TensorProto, helper
 
+from tests import made
 from tests import onnx_models as models
 from trtpipe.models import (
     onnxgraph,
-    signature,
 )
 
 
@@ -24,4 +24,4 @@ def test_the_walk_sees_nodes_in_subgraphs():
     )  # fmt: skip
     seen = {(f.node.op_type, f.scope) for f in onnxgraph.walk(model)}
     assert seen == {("If", ""), ("Neg", "choice/else_branch"), ("Relu", "choice/then_branch")}
-    assert signature.describe(model)["nodes"] == {"If": 1, "Neg": 1, "Relu": 1}
+    assert made.described(model).nodes == {"If": 1, "Neg": 1, "Relu": 1}

@@ -15,8 +15,8 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip ins
 
 def test_the_bfloat16_check_says_that_it_is_an_emulation(tmp_path):
     record, made = rewrite(models.conv(), tmp_path, "bf16")
-    assert "bfloat16 is emulated: float32 with rounded weights and activations" in record["check"]["how"]
-    assert 0.001 < record["check"]["outputs"]["logits"]["relative_l2"] < 0.1
+    assert "bfloat16 is emulated: float32 with rounded weights and activations" in record.check.how
+    assert 0.001 < record.check.outputs["logits"].relative_l2 < 0.1
     assert set(types(made).values()) == {"bfloat16"}
 
 
@@ -30,4 +30,4 @@ def test_rounding_between_nodes_counts_though_onnxruntime_adds_in_float32_on_the
     with pytest.raises(GateFailed, match=r"y: relative L2 difference \S+, tolerance 0\.05"):
         rewrite(proto, tmp_path)
     record, _ = rewrite(models.conv(), tmp_path)
-    assert "float16 is emulated: float32 with rounded weights and activations" in record["check"]["how"]
+    assert "float16 is emulated: float32 with rounded weights and activations" in record.check.how

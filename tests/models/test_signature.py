@@ -7,7 +7,9 @@ import onnx
 import pytest
 from onnx import helper
 
+from tests import made
 from tests import onnx_models as models
+from trtpipe.documents.network import Tensor
 from trtpipe.errors import StageFailed
 from trtpipe.models import (
     signature,
@@ -15,33 +17,33 @@ from trtpipe.models import (
 
 
 def test_a_description_counts_parameters_and_names_axes():
-    found = signature.describe(models.conv())
-    assert found["inputs"] == [{"name": "image", "dtype": "float32", "dims": ["batch", 3, 8, 8]}]
-    assert found["outputs"] == [{"name": "logits", "dtype": "float32", "dims": ["batch", 5]}]
-    assert found["parameters"] == 4 * 27 + 4 * 4 + 20
-    assert found["parameter_bytes"] == found["parameters"] * 4
-    assert found["dtypes"] == {"float32": found["parameter_bytes"]}
-    assert (found["opset"], found["ir_version"]) == ({"ai.onnx": 17}, 8)
+    found = made.described(models.conv())
+    assert found.inputs == (Tensor(name="image", dtype="float32", dims=("batch", 3, 8, 8)),)
+    assert found.outputs == (Tensor(name="logits", dtype="float32", dims=("batch", 5)),)
+    assert found.parameters == 4 * 27 + 4 * 4 + 20
+    assert found.parameter_bytes == found.parameters * 4
+    assert found.dtypes == {"float32": found.parameter_bytes}
+    assert (found.opset, found.ir_version) == ({"ai.onnx": 17}, 8)
 
 
 def test_weights_in_constant_nodes_are_parameters_too():
     weight = helper.make_tensor("w", onnx.TensorProto.FLOAT16, [3, 2], [0.5] * 6)
     nodes = [helper.make_node("Constant", [], ["w"], value=weight), helper.make_node("Mul", ["x", "w"], ["y"])]
     values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT16, [3, 2]) for name in "xy"]
-    found = signature.describe(helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:])))
-    assert (found["parameters"], found["dtypes"]) == (6, {"float16": 12})
+    found = made.described(helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:])))
+    assert (found.parameters, found.dtypes) == (6, {"float16": 12})
 
 
 def test_unnamed_axes_get_names_that_reach_the_outputs():
     inputs, outputs = signature.of(models.doubling([None, 3]))
-    assert inputs[0]["dims"] == ["x_0", 3]
-    assert outputs[0]["dims"] == ["x_0", 3]
+    assert inputs[0].dims == ("x_0", 3)
+    assert outputs[0].dims == ("x_0", 3)
 
 
 def test_an_output_axis_is_named_after_the_input_axis_whatever_the_exporter_called_it():
     model = models.doubling(["n", 3])
     model.graph.output[0].CopyFrom(models.value("y", ["DynamicDimension.7", 3]))
-    assert signature.of(model)[1][0]["dims"] == ["n", 3]
+    assert signature.of(model)[1][0].dims == ("n", 3)
 
 
 def test_an_output_without_any_shape_has_no_dims():
@@ -51,7 +53,7 @@ def test_an_output_without_any_shape_has_no_dims():
         [models.value("y", None)],
         domains=("org.example",),
     )
-    assert signature.of(model)[1] == [{"name": "y", "dtype": "float32", "dims": None}]
+    assert signature.of(model)[1] == (Tensor(name="y", dtype="float32", dims=None),)
 
 
 def test_weights_that_old_models_list_as_inputs_are_no_inputs():
@@ -59,15 +61,15 @@ def test_weights_that_old_models_list_as_inputs_are_no_inputs():
                          [models.value("y", [2])], {"b": np.ones(2, np.float32)})  # fmt: skip
     model.ir_version = 3
     assert [v.name for v in signature.graph_inputs(model)] == ["x"]
-    assert signature.of(model)[1][0]["dims"] == [2]
+    assert signature.of(model)[1][0].dims == (2,)
 
 
 def test_declaring_dims_changes_what_follows_from_them():
     model = models.conv(10)
     signature.set_dims(model, {"image": ["batch", 3, "height", "width"]}, label="m")
     inputs, outputs = signature.of(model)
-    assert inputs[0]["dims"] == ["batch", 3, "height", "width"]
-    assert outputs[0]["dims"] == ["batch", 5]
+    assert inputs[0].dims == ("batch", 3, "height", "width")
+    assert outputs[0].dims == ("batch", 5)
     assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "batch"
 
 

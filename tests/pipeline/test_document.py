@@ -224,10 +224,3 @@ plain = st.recursive(
 @given(st.dictionaries(words, plain, max_size=4))
 def test_json_is_read_as_json_reads_it(given_value):
     assert value(json.dumps(given_value, ensure_ascii=False)) == given_value
-
-
-def test_a_float_is_no_whole_number():
-    schema = {"properties": {"n": {"type": "integer"}}}
-    assert checking.violations({"n": 4}, schema) == []
-    assert checking.violations({"n": 4.0}, schema) == [(("n",), "found 4.0, expected a whole number")]
-    assert checking.violations({"n": True}, schema) == [(("n",), "found true, expected a whole number")]

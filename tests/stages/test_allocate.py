@@ -4,14 +4,10 @@ import json
 
 import pytest
 
+from tests import made
 from tests.helpers import run_stage
+from tests.made import binding
 from trtpipe.errors import StageFailed
-
-
-def binding(name, mode, dims, dtype="float32"):
-    shape = [d if isinstance(d, int) else -1 for d in dims]
-    return {"name": name, "mode": mode, "dtype": dtype, "shape": shape, "dims": dims}
-
 
 IMAGE = binding("image", "input", ["batch", 3, "height", "width"])
 LOGITS = binding("logits", "output", ["batch", 10], "float16")
@@ -19,10 +15,8 @@ PROFILE = {"image": {"min": [1, 3, 32, 32], "opt": [4, 3, 64, 64], "max": [8, 3,
 
 
 def allocate(tmp_path, bindings=(IMAGE, LOGITS), profiles=(PROFILE,), runtime="onnxruntime", **params):
-    engine = tmp_path / "engine"
-    engine.mkdir(exist_ok=True)
-    manifest = {"runtime": runtime, "bindings": list(bindings), "profiles": list(profiles), "plan": "engine.onnx"}
-    (engine / "manifest.json").write_text(json.dumps(manifest))
+    manifest = made.manifest(runtime=runtime, bindings=tuple(bindings), profiles=tuple(map(made.profile, profiles)))
+    engine = made.put(tmp_path / "engine", manifest)
     out = run_stage("allocate", params, {"engine": engine}, tmp_path, backend=runtime)
     return json.loads((out / "buffers.json").read_text())
 

@@ -16,8 +16,6 @@ SHORT = {"duration": 0.05, "warm_up": 5}
 
 def benchmark(tmp_path, shapes=None, built=None, notes=None, *, data=None, **params):
     built = built or engine(models.conv(), tmp_path)
-    manifest = json.loads((built / "manifest.json").read_text())
-    (built / "manifest.json").write_text(json.dumps({"precision": "model", "plan_bytes": 1, **manifest}))
     buffers = run_stage("allocate", {"shapes": shapes or {"image": [4, 3, 8, 8]}}, {"engine": built}, tmp_path)
     inputs = {"engine": built, "buffers": buffers, **({"data": data} if data else {})}
     return run_stage("benchmark", {**SHORT, **params}, inputs, tmp_path, notes=notes)

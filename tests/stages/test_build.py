@@ -7,9 +7,13 @@ import json
 
 import pytest
 
+from tests import made
 from tests import onnx_models as models
 from tests.helpers import run_stage
 from trtpipe.backends import plan_header
+from trtpipe.documents.checks import Check
+from trtpipe.documents.config import Hold, Rewrite, WeightChanges
+from trtpipe.documents.manifest import Proof
 from trtpipe.errors import StageFailed
 from trtpipe.stages.build import check_precision
 
@@ -49,13 +53,32 @@ def test_the_manifest_says_what_the_plan_is(tmp_path, backend):
 
 
 def proven(layers, weights):
-    return {"status": "proven", "layers": layers, "weight_bytes": weights}
+    return Proof(status="proven", layers=layers, weight_bytes=weights)
+
+
+CHECKED = {
+    "precision": "fp16", "kept": (), "activations_measured": True,
+    "check": Check(how="onnxruntime", tolerance=0.05, outputs={}),
+}  # fmt: skip
+
+
+def held(narrow):
+    return made.config(precision="fp16", hold=Hold(narrow=narrow, **CHECKED))
+
+
+def rewritten(narrow):
+    weights = WeightChanges(values=1)
+    change = Rewrite(narrow=narrow, method="onnxruntime", ops_kept=(), weights=weights, **CHECKED)
+    return made.config(precision="fp16", rewrite=change)
+
+
+FP16, FP32 = made.config(precision="fp16"), made.config(precision="fp32")
 
 
 def test_an_engine_that_was_to_be_half_and_is_mostly_float32_fails_with_the_table():
     mostly = proven({"float32": 3, "float16": 5, "none": 1}, {"float32": 4000, "float16": 500})
     with pytest.raises(StageFailed) as caught:
-        check_precision(mostly, {"precision": "fp16"})
+        check_precision(mostly, FP16)
     assert str(caught.value).splitlines()[:5] == [
         "precision: fp16 was asked for, and the engine is mostly float32: 20% of it is of less than 32 bits",
         "  type     layers  bytes of weights",
@@ -66,22 +89,21 @@ def test_an_engine_that_was_to_be_half_and_is_mostly_float32_fails_with_the_tabl
 
 
 def test_nodes_that_configure_keeps_in_float32_lower_what_is_asked_and_do_not_end_the_asking():
-    rest = {"precision": "fp16", "rewrite": None, "hold": {"narrow": 0.6}}
-    check_precision(proven({}, {"float32": 6000, "float16": 2000}), rest)
+    check_precision(proven({}, {"float32": 6000, "float16": 2000}), held(0.6))
     with pytest.raises(StageFailed, match="20% of it is of less than 32 bits, and 60% of the weights were to be"):
-        check_precision(proven({}, {"float32": 8000, "float16": 1000}), rest)
+        check_precision(proven({}, {"float32": 8000, "float16": 1000}), held(0.6))
 
 
 @pytest.mark.parametrize(
     ("proof", "config"),
     [
-        (proven({"float32": 3, "float16": 5}, {"float32": 1000, "float16": 1000}), {"precision": "fp16"}),
-        (proven({"float32": 3, "float16": 5}, {}), {"precision": "fp16"}),
-        (proven({"float32": 3}, {"float32": 4}), {"precision": "fp32"}),
-        (proven({"float32": 3}, {"float32": 4}), {"precision": "fp16", "rewrite": None, "hold": {"narrow": 0.002}}),
-        (proven({}, {"float32": 8000, "float16": 1000}), {"precision": "fp16", "rewrite": {"narrow": 0.3}}),
-        ({"status": "unproven", "why": "…"}, {"precision": "fp16"}),
-        ({"status": "proven", "rows": {}}, {"precision": "fp16"}),
+        (proven({"float32": 3, "float16": 5}, {"float32": 1000, "float16": 1000}), FP16),
+        (proven({"float32": 3, "float16": 5}, {}), FP16),
+        (proven({"float32": 3}, {"float32": 4}), FP32),
+        (proven({"float32": 3}, {"float32": 4}), held(0.002)),
+        (proven({}, {"float32": 8000, "float16": 1000}), rewritten(0.3)),
+        (Proof(status="unproven", why="…"), FP16),
+        (Proof(status="proven", rows={}), FP16),
     ],
 )
 def test_an_engine_that_is_what_it_was_to_be_or_does_not_tell_passes(proof, config):
@@ -117,7 +139,7 @@ def test_a_runtime_without_timings_refuses_a_timing_cache(tmp_path, backend):
 @pytest.mark.parametrize("precision", ["model", "fp32", "tf32", "fp16", "bf16"])
 def test_every_precision_builds_a_real_plan(tmp_path, precision):
     out, manifest = build(tmp_path, configured(tmp_path, profiles=[IMAGE], precision=precision))
-    assert plan_header.read_header(out / "engine.plan")["flavour"] == "tensorrt_rtx"
+    assert plan_header.read_header(out / "engine.plan").flavour == "tensorrt_rtx"
     assert manifest["precision"] == precision
     assert [b["dtype"] for b in manifest["bindings"]] == ["float32", "float32"]
 

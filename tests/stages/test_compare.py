@@ -283,8 +283,8 @@ def test_bisect_reads_rewritten_models(tmp_path, precision):
     from trtpipe.models.precision import rewrite
 
     path = models.save(models.conv(), tmp_path / "right.onnx")
-    network = signature.describe(onnxfile.load(path))
-    rewrite(path, tmp_path / "half.onnx", precision, network=network)
+    inputs, _ = signature.of(onnxfile.load(path))
+    rewrite(path, tmp_path / "half.onnx", precision, inputs=inputs)
     given = {"model": path, "candidate_model": tmp_path / "half.onnx"}
     found = compare(tmp_path, RIGHT, extra=given, bisect=True, bound=1e-9)["bisect"]
     assert found["first"]["node"] == "conv"

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from tests import made
 from tests import onnx_models as models
 from tests.helpers import apart, run_stage
+from tests.made import shapes
 from trtpipe import backends
 from trtpipe.backends.trt import rules
+from trtpipe.documents.network import Tensor
 from trtpipe.errors import EnvironmentMissing, GateFailed, PipelineInvalid, StageFailed
-from trtpipe.models import dtypes, external_data, onnxfile, signature
+from trtpipe.models import dtypes, external_data, onnxfile
 from trtpipe.stages.configure import ConfigureParams, check_profiles
 
 RTX = any(importlib.util.find_spec(m) for m in ("tensorrt_rtx", "tensorrt_rtx_bindings"))
@@ -33,9 +36,7 @@ def network(tmp_path, proto=None, external=False):
         models.with_external(path, proto)
     else:
         models.save(proto, path)
-    record = signature.describe(onnxfile.load(path))
-    (folder / "network.json").write_text(json.dumps({**record, "layers": {}}))
-    return folder
+    return made.put(folder, made.described(onnxfile.load(path)))
 
 
 def configure(tmp_path, *, backend="tensorrt_rtx", proto=None, external=False, notes=None, **params):
@@ -175,17 +176,13 @@ def test_keep_fp32_that_fits_nothing_fails_here(tmp_path):
 
 # -- profiles ----------------------------------------------------------------------------------------------------
 
-TWO = {
-    "inputs": [
-        {"name": "ids", "dtype": "int64", "dims": ["batch", "tokens"]},
-        {"name": "mask", "dtype": "int64", "dims": ["batch", "tokens"]},
-        {"name": "fixed", "dtype": "float32", "dims": [3]},
-    ]
-}
-
-
-def shapes(low, best, high):
-    return {"min": low, "opt": best, "max": high}
+TWO = made.network(
+    inputs=(
+        Tensor(name="ids", dtype="int64", dims=("batch", "tokens")),
+        Tensor(name="mask", dtype="int64", dims=("batch", "tokens")),
+        Tensor(name="fixed", dtype="float32", dims=(3,)),
+    )
+)
 
 
 def test_good_profiles_have_no_problems():
@@ -219,7 +216,7 @@ def test_every_problem_of_every_profile_is_told_at_once_with_its_numbers():
 
 
 def test_an_input_of_unknown_rank_cannot_have_a_profile():
-    unknown = {"inputs": [{"name": "x", "dtype": "float32", "dims": None}]}
+    unknown = made.network(inputs=(Tensor(name="x", dtype="float32", dims=None),))
     assert "does not say how many axes" in check_profiles([{"x": shapes([1], [1], [1])}], unknown)[0]
 
 
@@ -232,8 +229,8 @@ def test_keep_fp32_and_tolerance_need_half_precision():
 
 
 def test_profiles_must_name_the_same_inputs():
-    one = {"x": shapes([1], [1], [1])}
-    assert problems(profiles=[one, {**one, "z": shapes([1], [1], [1])}]) == [
+    one = {"x": {"min": [1], "opt": [1], "max": [1]}}
+    assert problems(profiles=[one, {**one, "z": one["x"]}]) == [
         ("profiles[1]", "found the inputs x, z, expected x as in profiles[0]")
     ]
 
@@ -324,10 +321,10 @@ def test_autocast_without_modelopt_names_the_command(tmp_path):
 
 @pytest.mark.skipif(not MODELOPT, reason="modelopt is not installed: pip install 'trtpipe[modelopt]'")
 def test_autocast_rewrites_and_is_checked_alike(tmp_path):
-    made = apart(calibrated, tmp_path, {"image": rows()}, method="autocast", keep_fp32=["head"])
-    assert made["method"] == "autocast"
-    assert made["check"]["outputs"]["logits"]["relative_l2"] < 0.05
-    assert {"node": "head", "op": "MatMul", "why": "keep_fp32: head"} in made["kept"]
+    found = apart(calibrated, tmp_path, {"image": rows()}, method="autocast", keep_fp32=["head"])
+    assert found["method"] == "autocast"
+    assert found["check"]["outputs"]["logits"]["relative_l2"] < 0.05
+    assert {"node": "head", "op": "MatMul", "why": "keep_fp32: head"} in found["kept"]
 
 
 class Weak:
@@ -335,8 +332,8 @@ class Weak:
 
     name, version = "tensorrt", "8.6.0"
 
-    def configure(self, config, network):
-        return rules.settle(self.name, self.version, config, network)
+    def configure(self, asked, network, hold=None):
+        return rules.settle(self.name, self.version, asked, network, hold=hold)
 
 
 @pytest.fixture

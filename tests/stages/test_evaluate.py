@@ -64,6 +64,7 @@ def test_top_k_counts_the_right_classes_and_says_the_figure(judge):
             "top2": {"rule": "> 0.7", "value": 0.75, "passed": True},
         },
         "samples": 4,
+        "format": 1,
     }
     assert notes == [
         "top1 = 0.5000 (2 of 4; first wrong: 2, found 2, expected 3)",

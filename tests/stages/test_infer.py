@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from tests import made
 from tests import onnx_models as models
 from tests.helpers import PROJECT, run_stage
 from trtpipe import backends
@@ -21,10 +22,8 @@ def engine(proto, tmp_path, profiles=(), name="engine"):
     folder = tmp_path / name
     folder.mkdir()
     path = models.save(proto, tmp_path / f"{name}.onnx")
-    part = backends.load("onnxruntime").build(path, {}, folder / "engine.onnx", tmp_path, lambda _: None)
-    manifest = {**part, "runtime": "onnxruntime", "plan": "engine.onnx", "profiles": list(profiles)}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
+    built = backends.load("onnxruntime").build(path, made.config(), folder / "engine.onnx", tmp_path, lambda _: None)
+    return made.put(folder, made.manifest(built, profiles=tuple(map(made.profile, profiles))))
 
 
 def infer(built, shapes, data, tmp_path, notes=None, **params):
@@ -58,6 +57,7 @@ def test_batches_give_what_one_run_gives_whatever_the_last_batch_holds(tmp_path,
     out = infer(engine(models.conv(), tmp_path), {"image": [4, 3, 8, 8]}, save(tmp_path, image=x), tmp_path)
     np.testing.assert_allclose(read(out), plain(tmp_path, x), atol=1e-5)
     assert json.loads((out / "tensors.json").read_text()) == {
+        "format": 1,
         "batch": count,
         "tensors": [{"name": "logits", "file": "0.npy", "dtype": "float32", "shape": [count, 5]}],
     }

@@ -38,7 +38,7 @@ def test_a_network_is_described_beside_its_model(tmp_path):
     assert found["layers"]["Conv"] == found["nodes"]["Conv"] == 1
     assert set(found) == {
         "inputs", "outputs", "nodes", "layers", "opset", "ir_version", "producer", "parameters", "parameter_bytes",
-        "dtypes", "runtime", "runtime_version", "metadata",
+        "dtypes", "runtime", "runtime_version", "metadata", "format",
     }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import made
 from tests.helpers import run_stage
 from trtpipe.data import pictures, tensors
 from trtpipe.errors import StageFailed
@@ -168,10 +169,7 @@ def test_names_that_nothing_gives_are_refused(post, tmp_path):
 
 
 def network_with(tmp_path, **metadata):
-    folder = tmp_path / "network"
-    folder.mkdir()
-    (folder / "network.json").write_text(json.dumps({"metadata": metadata}))
-    return folder
+    return made.put(tmp_path / "network", made.network(metadata=metadata))
 
 
 def test_ctc_reads_the_characters_in_the_models_metadata(post, tmp_path):

@@ -10,20 +10,22 @@ import re
 import numpy as np
 import pytest
 
+from tests import made
 from tests import onnx_models as models
 from tests.helpers import events, run_stage, trtpipe
+from trtpipe.documents import files
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 from trtpipe.stage import Input
 
-HOST = {"host": {"cpu": "a CPU", "cpus": 2}}
+HOST = {"cpu": "a CPU", "cpus": 2}
 
 
-def artifact(folder, kind, name, files):
-    made = folder / kind / name
-    made.mkdir(parents=True)
-    for file, content in files.items():
-        (made / file).write_text(content if isinstance(content, str) else json.dumps(content))
-    return Input(name=name, kind=kind, folder=made, files=tuple(sorted(files)), label=name)
+def artifact(folder, kind, name, contents):
+    top = folder / kind / name
+    top.mkdir(parents=True)
+    for file, content in contents.items():
+        (top / file).write_text(content if isinstance(content, str) else files.encode(content))
+    return Input(name=name, kind=kind, folder=top, files=tuple(sorted(contents)), label=name)
 
 
 @pytest.fixture
@@ -44,9 +46,9 @@ def choose(tmp_path):
                 names = [f"engines[{engine}]", *(f"metrics[{stage}@{variant}]" for stage in ("speed", "accuracy"))]
                 failed |= dict.fromkeys(names, measured)
                 continue
-            manifest = {"plan": "engine.onnx", "plan_bytes": measured.get("plan_bytes", 100)}
-            files = {"engine.onnx": variant, "manifest.json": manifest}
-            inputs[f"engines[{engine}]"] = artifact(folder, "engine", engine, files)
+            manifest = made.manifest(plan_bytes=measured.get("plan_bytes", 100))
+            contents = {"engine.onnx": variant, "manifest.json": manifest}
+            inputs[f"engines[{engine}]"] = artifact(folder, "engine", engine, contents)
             for stage, figures in measured.items():
                 if stage == "plan_bytes":
                     continue
@@ -55,7 +57,7 @@ def choose(tmp_path):
                     continue
                 kind = "benchmark" if stage == "speed" else "metrics"
                 where = (machine or {}).get(variant, HOST)
-                content = {"metrics": figures, "environment": where, "warnings": []}
+                content = made.benchmark(figures, **where) if kind == "benchmark" else made.metrics(figures)
                 name = f"{stage}@{variant}"
                 inputs[f"metrics[{name}]"] = artifact(folder, kind, name, {f"{kind}.json": content})
         return run_stage("select", params, inputs, folder, notes=notes, failed=failed)
@@ -272,14 +274,14 @@ def test_two_figures_of_one_name_are_told_apart_by_their_stages(choose):
 def test_a_benchmark_by_more_axes_makes_more_candidates_of_one_engine(tmp_path):
     inputs = {}
     for p in ("a", "b"):
-        files = {"engine.onnx": p, "manifest.json": {"plan_bytes": 5}}
-        inputs[f"engines[engine@p={p}]"] = artifact(tmp_path, "engine", f"engine@p={p}", files)
+        contents = {"engine.onnx": p, "manifest.json": made.manifest(plan_bytes=5)}
+        inputs[f"engines[engine@p={p}]"] = artifact(tmp_path, "engine", f"engine@p={p}", contents)
         inputs[f"metrics[accuracy@p={p}]"] = artifact(
-            tmp_path, "metrics", f"accuracy@p={p}", {"metrics.json": {"metrics": {"top1": 1 if p == "b" else 0}}}
+            tmp_path, "metrics", f"accuracy@p={p}", {"metrics.json": made.metrics({"top1": 1 if p == "b" else 0})}
         )
         for n in (1, 8):
             name = f"speed@p={p},n={n}"
-            content = {"metrics": {"qps": n * (3 if p == "a" else 2)}, "environment": HOST}
+            content = made.benchmark({"qps": n * (3 if p == "a" else 2)}, **HOST)
             inputs[f"metrics[{name}]"] = artifact(tmp_path, "benchmark", name, {"benchmark.json": content})
     out = run_stage("select", {"objective": "max qps", "where": {"top1": "== 1"}}, inputs, tmp_path)
     found = selection(out)

@@ -8,9 +8,11 @@ import math
 import numpy as np
 import pytest
 
+from tests import made
 from tests.helpers import project, python_stage, trtpipe
 from tests.onnx_models import conv, save
 from trtpipe.backends.trt.proof import layers as engine_layers
+from trtpipe.documents.manifest import Proof
 from trtpipe.trust import verify
 
 RANDOM = """\
@@ -113,13 +115,12 @@ def test_an_engine_whose_bytes_differ_is_judged_by_its_outputs_on_data(tmp_path,
     assert "by nobody knows how much (no stage below it infers on data" in result.stdout
 
 
-def engine(folder, plan, layers, **proof):
-    folder.mkdir()
+def engine(folder, plan, layers, why=None):
+    proof = Proof(status="unproven", why=why)
+    made.put(folder, made.manifest(runtime="tensorrt", plan="engine.plan", precision_proof=proof))
     (folder / "engine.plan").write_bytes(plan)
-    (folder / "manifest.json").write_text(json.dumps({"runtime": "tensorrt", "precision_proof": proof}))
     if layers is not None:
-        record = engine_layers(json.dumps({"Layers": layers}))
-        (folder / "layers.json").write_text(json.dumps(record))
+        made.put(folder, engine_layers(json.dumps({"Layers": layers})))
     return verify.Given("engine", str(folder), tuple(sorted(p.name for p in folder.iterdir())), "engine")
 
 
@@ -140,8 +141,8 @@ def test_engines_whose_plans_differ_are_compared_layer_by_layer(tmp_path):
 
 
 def test_engines_whose_layers_were_not_inspected_are_said_to_be(tmp_path):
-    why = {"status": "unproven", "why": "the new plan cannot be inspected"}
-    old, new = engine(tmp_path / "old", b"a", by_tactic("k64")), engine(tmp_path / "new", b"b", None, **why)
+    old = engine(tmp_path / "old", b"a", by_tactic("k64"))
+    new = engine(tmp_path / "new", b"b", None, "the new plan cannot be inspected")
     assert verify._layers(old, new) == ("layers: not compared: the new plan cannot be inspected",)
     assert verify._layers(engine(tmp_path / "other", b"a", None), new) == (
         "layers: not compared: tensorrt tells no tactics",

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import statistics
 import struct
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from trtpipe.runtime import Measured, Query, Settings
+    from trtpipe.documents.benchmark import Settings
+    from trtpipe.runtime import Measured, Query
 
 PRESETS: dict[str, dict[str, bool]] = {
     "trtexec-10": {"transfers": True, "cuda_graph": False, "spin_wait": False},
@@ -50,8 +50,17 @@ def after_warm_up(queries: Sequence[Query], warm_up_ms: float) -> Sequence[Query
     return queries[-1:]
 
 
-def summary(measured: Measured, settings: Settings, batch: int, percentiles: Sequence[float]) -> dict[str, Any]:
-    """Reduce a measurement to `metrics` (name → figure), `queries`, `warm_up_queries` and `warnings`.
+class Summary(NamedTuple):
+    """What a measurement is reduced to: figures by name, how many queries they are of, and what makes them doubtful."""
+
+    metrics: dict[str, float]
+    queries: int
+    warm_up_queries: int
+    warnings: list[str]
+
+
+def summary(measured: Measured, settings: Settings, batch: int, percentiles: Sequence[float]) -> Summary:
+    """Reduce a measurement.
 
     Metrics are `latency`, `enqueue`, `h2d`, `d2h` and `gpu_compute` (`compute` on a CPU), each with `_min_ms`,
     `_max_ms`, `_mean_ms`, `_p50_ms` (trtexec's median) and one `_pNN_ms` a percentile; `throughput_qps` (queries a
@@ -87,12 +96,12 @@ def summary(measured: Measured, settings: Settings, batch: int, percentiles: Seq
     metrics["throughput_qps"] = len(kept) / wall * 1000 if wall > 0 else math.inf
     metrics["throughput_samples"] = metrics["throughput_qps"] * batch
     metrics["compute_cv"] = statistics.pstdev(series[compute]) / mean if mean > 0 else 0.0
-    return {
-        "metrics": {name: round(value, 6) for name, value in metrics.items()},
-        "queries": len(kept),
-        "warm_up_queries": len(measured.queries) - len(kept),
-        "warnings": warnings(metrics, gpu=measured.device == "gpu"),
-    }
+    return Summary(
+        metrics={name: round(value, 6) for name, value in metrics.items()},
+        queries=len(kept),
+        warm_up_queries=len(measured.queries) - len(kept),
+        warnings=warnings(metrics, gpu=measured.device == "gpu"),
+    )
 
 
 def warnings(metrics: Mapping[str, float], *, gpu: bool) -> list[str]:
@@ -153,8 +162,3 @@ def profile(layers: Sequence[tuple[str, Sequence[float]]]) -> list[dict[str, Any
             if runs
         ),
     ]
-
-
-def settings_record(settings: Settings) -> dict[str, Any]:
-    """Give settings as a JSON object."""
-    return asdict(settings)

@@ -12,15 +12,16 @@ import os
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from trtpipe.backends.trt.rules import half_types
+from trtpipe.documents.benchmark import RuntimeInfo
+from trtpipe.documents.manifest import Binding, Proof, Target
 from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.models import dtypes, external_data, onnxfile, onnxgraph, ort_cpu, signature
-from trtpipe.runtime import Binding, Measured, Pending, Query
+from trtpipe.runtime import Built, Measured, Parsed, Pending, Query, Settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from trtpipe.runtime import Settings
+    from trtpipe.documents.base import Runtime
+    from trtpipe.documents.benchmark import Settings
+    from trtpipe.documents.buffers import Buffers
+    from trtpipe.documents.config import Asked, Config, Hold
+    from trtpipe.documents.manifest import Manifest
+    from trtpipe.documents.network import Network
 
 try:
     import onnxruntime
@@ -40,7 +46,8 @@ except ImportError as error:
     ) from None
 
 THREADS = "TRTPIPE_ORT_THREADS"
-LEVELS = {0: "disabled", 1: "basic", 2: "extended", 3: "extended", 4: "extended", 5: "extended"}
+Level = Literal["disabled", "basic", "extended"]
+LEVELS: dict[int, Level] = {0: "disabled", 1: "basic", 2: "extended", 3: "extended", 4: "extended", 5: "extended"}
 """TensorRT's builder levels on ONNX Runtime's graph levels; above extended a saved model would fit one CPU only."""
 
 _ORT_LEVEL = {
@@ -80,8 +87,8 @@ def _run_level(built: str) -> str:
     return "all" if built == "extended" else built
 
 
-def _level(manifest: Mapping[str, Any]) -> str:
-    return _run_level(str(manifest.get("target", {}).get("graph_optimization", "extended")))
+def _built_level(asked: Asked | Config) -> Level:
+    return LEVELS[5 if asked.optimization_level is None else asked.optimization_level]
 
 
 def _reason(error: BaseException) -> str:
@@ -102,34 +109,29 @@ def _dtype(kind: str) -> str:
 def _signature(model: onnx.ModelProto, session: Any) -> list[Binding]:
     """Join what the runtime says of inputs and outputs with the names that the ONNX file gives their axes."""
     inputs, outputs = signature.of(model)
-    found = []
-    for mode, entries, args in (("input", inputs, session.get_inputs()), ("output", outputs, session.get_outputs())):
-        dims = {entry["name"]: entry["dims"] for entry in entries}
-        for arg in args:
-            known = dims.get(arg.name)
-            if known is None or (arg.shape and len(known) != len(arg.shape)):
-                known = [d if isinstance(d, (int, str)) else f"{arg.name}_{a}" for a, d in enumerate(arg.shape)]
-                # ONNX Runtime shows an unknown rank as no axes at all, which would be a scalar.
-                known = known or [f"{arg.name}_0"]
-            found.append(
-                Binding(
-                    name=arg.name,
-                    mode=mode,
-                    dtype=_dtype(arg.type),
-                    shape=tuple(d if isinstance(d, int) else -1 for d in known),
-                    dims=tuple(known),
-                )
-            )
-    return found
+
+    def binding(arg: Any, mode: Literal["input", "output"]) -> Binding:
+        known = next((t.dims for t in (inputs if mode == "input" else outputs) if t.name == arg.name), None)
+        if known is None or (arg.shape and len(known) != len(arg.shape)):
+            known = tuple(d if isinstance(d, (int, str)) else f"{arg.name}_{a}" for a, d in enumerate(arg.shape))
+            # ONNX Runtime shows an unknown rank as no axes at all, which would be a scalar.
+            known = known or (f"{arg.name}_0",)
+        shape = tuple(d if isinstance(d, int) else -1 for d in known)
+        return Binding(name=arg.name, mode=mode, dtype=_dtype(arg.type), shape=shape, dims=known)
+
+    return [
+        *(binding(arg, "input") for arg in session.get_inputs()),
+        *(binding(arg, "output") for arg in session.get_outputs()),
+    ]
 
 
 class OnnxRuntime:
     """The backend `onnxruntime`; see trtpipe.runtime.Backend."""
 
-    name = "onnxruntime"
+    name: Runtime = "onnxruntime"
     version = str(onnxruntime.__version__)
 
-    def parse(self, model: Path) -> dict[str, Any]:
+    def parse(self, model: Path) -> Parsed:
         """Open the model in a session without optimisation, so that the runtime itself says what it reads."""
         proto = onnxfile.load(model)
         files = external_data.external_files(proto, model.parent, label=model.name)
@@ -138,20 +140,14 @@ class OnnxRuntime:
             session = ort_cpu.load(model, options)
         except Exception as error:
             raise StageFailed(_explain(proto, model, files, error)) from error
-        bindings = _signature(proto, session)
-        sides = {
-            side: [{"name": b.name, "dtype": b.dtype, "shape": list(b.shape), "dims": list(b.dims)} for b in bindings
-                   if b.mode == side]
-            for side in ("input", "output")
-        }  # fmt: skip
         layers = Counter(found.node.op_type for found in onnxgraph.walk(proto))
-        return {"inputs": sides["input"], "outputs": sides["output"], "layers": dict(sorted(layers.items()))}
+        return Parsed(_signature(proto, session), dict(sorted(layers.items())))
 
-    def configure(self, config: dict[str, Any], network: Mapping[str, Any]) -> dict[str, Any]:
-        """Say how ONNX Runtime honours a config; everything that it cannot honour is refused at once."""
+    def configure(self, asked: Asked, network: Network, hold: Hold | None = None) -> Settled:  # noqa: ARG002
+        """Say how ONNX Runtime honours what is asked; everything that it cannot honour is refused at once."""
         problems = []
-        rewrite = None
-        precision = config.get("precision", "model")
+        rewrite: Literal["fp16"] | None = None
+        precision = asked.precision
         if precision == "fp16":
             rewrite = "fp16"
         elif precision in ("tf32", "bf16"):
@@ -168,46 +164,45 @@ class OnnxRuntime:
             ("strip_plan", False), ("refit", False), ("weight_streaming", False), ("sparse_weights", False),
             ("version_compatible", False), ("hardware_compatibility", "none"), ("compute_capabilities", None),
         ):  # fmt: skip
-            value = config.get(name, neutral)
-            if value != neutral and value is not None:
+            value = getattr(asked, name)
+            if value != neutral:
+                value = list(value) if isinstance(value, tuple) else value
                 problems.append(
                     f"{name}: {value!r}: it has no such thing; leave the setting out, or build with {_ALTERNATIVES}"
                 )
         if problems:
             raise StageFailed("\n".join(f"onnxruntime {self.version} cannot honour {p}" for p in problems))
-        level = config.get("optimization_level")
-        skipped = [name for name in ("workspace", "timing_cache", "verbosity") if config.get(name) is not None]
-        if config.get("strongly_typed") is False:
+        skipped = ["workspace"] if asked.workspace is not None else []
+        skipped += ["timing_cache", "verbosity"]
+        if asked.strongly_typed is False:
             skipped.append("strongly_typed")
-        return {
-            "strongly_typed": True,
-            "rewrite": rewrite,
-            "flags": [f"graph_optimization={LEVELS[5 if level is None else level]}"],
-            "not_applicable": skipped,
-        }
+        return Settled(
+            strongly_typed=True,
+            rewrite=rewrite,
+            flags=(f"graph_optimization={_built_level(asked)}",),
+            not_applicable=tuple(skipped),
+        )
 
     def build(
         self,
         model: Path,
-        config: Mapping[str, Any],
+        config: Config,
         plan: Path,
         shared: Path,  # noqa: ARG002
         note: Callable[[str], None],
         *,
         pinned: Path | None = None,
         reproducible: bool = False,  # noqa: ARG002
-    ) -> dict[str, Any]:
+    ) -> Built:
         """Serialise ONNX Runtime's optimised model; weights above 1.5 GiB go to `<plan>.data` beside it.
 
-        The same model gives the same bytes. Beside `bindings` and `target` the record holds `precision_proof`:
-        in which dtype the nodes of the optimised graph compute.
+        The same model gives the same bytes.
         """
         if pinned is not None:
             raise StageFailed(f"onnxruntime {self.version} takes no timing cache: it times nothing; leave it out")
         proto = onnxfile.load(model)
         files = external_data.external_files(proto, model.parent, label=model.name)
-        level = config.get("optimization_level")
-        level = LEVELS[5 if level is None else level]
+        level = _built_level(config)
         options = _options(level)
         options.optimized_model_filepath = str(plan)
         weight = sum(dtypes.tensor_bytes(t) for t in onnxgraph.initializers(proto))
@@ -232,27 +227,24 @@ class OnnxRuntime:
                 "use precision: model here, or another backend"
             ) from error
         proof = precision_proof(onnxfile.load(plan))
-        if proof["fp32_between_casts"]:
+        if proof.fp32_between_casts:
             note(
-                f"onnxruntime has no float16 kernel on the CPU for {proof['fp32_between_casts']} of {proof['nodes']} "
+                f"onnxruntime has no float16 kernel on the CPU for {proof.fp32_between_casts} of {proof.nodes} "
                 "nodes: they compute in float32 between casts"
             )
-        return {
-            "bindings": [{**asdict(b), "shape": list(b.shape), "dims": list(b.dims)} for b in bindings],
-            "target": {"device": "cpu", "provider": ort_cpu.PROVIDERS[0], "graph_optimization": level},
-            "precision_proof": proof,
-        }
+        target = Target(device="cpu", provider=ort_cpu.PROVIDERS[0], graph_optimization=level)
+        return Built(bindings=tuple(bindings), target=target, proof=proof)
 
     def open(
         self,
         plan: Path,
-        manifest: Mapping[str, Any],
-        buffers: Mapping[str, Any],
+        manifest: Manifest,
+        buffers: Buffers,
         note: Callable[[str], None],  # noqa: ARG002
         shared: Path | None = None,  # noqa: ARG002
     ) -> OrtSession:
         """Load an optimised model; layouts for this machine's CPU are chosen now."""
-        options = _options(_level(manifest))
+        options = _options(_run_level(manifest.target.graph_optimization or "extended"))
         try:
             session = ort_cpu.load(plan, options)
         except Exception as error:
@@ -263,29 +255,24 @@ class OnnxRuntime:
 class OrtSession:
     """A loaded model with its buffers: outputs of known shape are written into arrays that are made once."""
 
-    def __init__(self, session: Any, manifest: Mapping[str, Any], buffers: Mapping[str, Any], plan: Path) -> None:
+    def __init__(self, session: Any, manifest: Manifest, buffers: Buffers, plan: Path) -> None:
         self._plan = plan
-        self._level = _level(manifest)
-        self.bindings: Sequence[Binding] = [
-            Binding(
-                name=b["name"], mode=b["mode"], dtype=b["dtype"], shape=tuple(b["shape"]), dims=tuple(b["dims"])
-            )
-            for b in manifest["bindings"]
-        ]  # fmt: skip
-        self.info: Mapping[str, Any] = {
-            "runtime": "onnxruntime",
-            "runtime_version": str(onnxruntime.__version__),
-            "provider": ort_cpu.PROVIDERS[0],
-            "threads": session.get_session_options().intra_op_num_threads,
-        }
+        self._level = _run_level(manifest.target.graph_optimization or "extended")
+        self.bindings: Sequence[Binding] = manifest.bindings
+        self.info = RuntimeInfo(
+            runtime="onnxruntime",
+            runtime_version=str(onnxruntime.__version__),
+            provider=ort_cpu.PROVIDERS[0],
+            threads=session.get_session_options().intra_op_num_threads,
+        )
         self._session: Any = session
         self._inputs = [a.name for a in session.get_inputs()]
         self._outputs = [a.name for a in session.get_outputs()]
-        self._shapes = {b["name"]: tuple(b["shape"]) for b in buffers["bindings"] if b["mode"] == "input"}
+        self._shapes = {b.name: b.shape for b in buffers.side("input")}
         self._fixed: dict[str, NDArray[Any]] = {}
-        for entry in buffers["bindings"]:
-            if entry["mode"] == "output" and entry["bytes"] is not None and entry["dtype"] != "bfloat16":
-                self._fixed[entry["name"]] = np.empty(entry["shape"], np.dtype(entry["dtype"]))
+        for b in buffers.side("output"):
+            if b.bytes is not None and b.dtype != "bfloat16":
+                self._fixed[b.name] = np.empty(tuple(size or 0 for size in b.shape), np.dtype(b.dtype))
         self._binding: Any = None
         if set(self._fixed) == set(self._outputs) and all(a.size for a in self._fixed.values()):
             self._binding = session.io_binding()
@@ -379,8 +366,8 @@ class OrtSession:
         self._fixed = {}
 
 
-def precision_proof(model: onnx.ModelProto) -> dict[str, Any]:
-    """Say in which dtype each node of an optimised model computes, as `{"rows": {op: {dtype: nodes}}, …}`.
+def precision_proof(model: onnx.ModelProto) -> Proof:
+    """Say in which dtype each node of an optimised model computes.
 
     A node's dtype is that of its first output of a floating type. ONNX Runtime marks the casts that it puts round
     nodes for which its CPU provider has no float16 kernel; the nodes inside are `fp32_between_casts`.
@@ -414,13 +401,13 @@ def precision_proof(model: onnx.ModelProto) -> dict[str, Any]:
         found = [dtypes.dtype_name(types[o]) for o in node.output if types.get(o)]
         kind = "float32" if inside else next((d for d in found if "float" in d), found[0] if found else "unknown")
         rows.setdefault(node.op_type, Counter())[kind] += 1
-    return {
-        "status": "proven",
-        "source": "the optimised graph that onnxruntime serialised",
-        "nodes": total,
-        "fp32_between_casts": between,
-        "rows": {op: dict(sorted(kinds.items())) for op, kinds in sorted(rows.items())},
-    }
+    return Proof(
+        status="proven",
+        source="the optimised graph that onnxruntime serialised",
+        nodes=total,
+        fp32_between_casts=between,
+        rows={op: dict(sorted(kinds.items())) for op, kinds in sorted(rows.items())},
+    )
 
 
 def _infer_types(node: onnx.NodeProto, opset: int, types: dict[str, int]) -> None:

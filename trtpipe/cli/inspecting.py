@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trtpipe import errors
 from trtpipe.cli.opening import WOULD_RUN, forced, open_pipeline
@@ -208,29 +208,40 @@ def stages(args: argparse.Namespace) -> int:
 
 
 def schema(args: argparse.Namespace) -> int:
-    """Print the documents' JSON Schema, write it to a folder, or check that the folder has it."""
+    """Print the JSON Schema of pipelines, or write all schemas to a folder, or check that the folder has them."""
     from trtpipe.pipeline import schema as made
 
-    text = json.dumps(made.pipeline_schema(), indent=2, ensure_ascii=False) + "\n"
-    path = os.path.join(args.folder, "pipeline.schema.json")
-    if args.check:
-        try:
-            with open(path, encoding="utf-8") as stream:
-                fresh = stream.read() == text
-        except OSError:
-            fresh = False
+    if not (args.check or args.write):
+        print(_schema_text(made.pipeline_schema()), end="")
+        return 0
+    every_fresh = True
+    for name, one in made.every().items():
+        path, text = os.path.join(args.folder, name), _schema_text(one)
+        if args.write:
+            try:
+                os.makedirs(args.folder, exist_ok=True)
+                write_file(path, text.encode())
+            except OSError as error:
+                raise errors.StoreError(f"{path} cannot be written: {error.strerror}") from None
+        fresh = args.write or _holds(path, text)
+        every_fresh = every_fresh and fresh
         if args.json:
             print(json.dumps({"file": path, "fresh": fresh}))
+        elif args.write:
+            print(path)
         elif not fresh:
             sys.stderr.write(f"{path} is stale; write it again: trtpipe schema --write\n")
-        return 0 if fresh else 1
-    if args.write:
-        try:
-            os.makedirs(args.folder, exist_ok=True)
-            write_file(path, text.encode())
-        except OSError as error:
-            raise errors.StoreError(f"{path} cannot be written: {error.strerror}") from None
-        print(json.dumps({"file": path, "fresh": True}) if args.json else path)
-        return 0
-    print(text, end="")
-    return 0
+    return 0 if every_fresh else 1
+
+
+def _schema_text(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _holds(path: str, text: str) -> bool:
+    """Tell whether a file holds this text."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read() == text
+    except OSError:
+        return False

@@ -6,6 +6,10 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import variant
+from trtpipe.documents.benchmark import Benchmark
+from trtpipe.documents.comparison import Comparison
+from trtpipe.documents.manifest import Manifest
+from trtpipe.documents.metrics import Metrics
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -14,6 +18,10 @@ if TYPE_CHECKING:
     from trtpipe.stage import Input
 
 PLAN_BYTES = "plan_bytes"
+MEASURED: dict[str, type[Benchmark | Comparison | Metrics]] = {
+    "benchmark": Benchmark, "comparison": Comparison, "metrics": Metrics,
+}  # fmt: skip
+"""What holds the figures of an artifact, by its kind."""
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?$")
 
 
@@ -63,7 +71,7 @@ def join(engines: Mapping[str, Input | str], metrics: Mapping[str, Input | str])
         if isinstance(engine, str):
             found.append(Candidate(values, name, None, {}, engine))
         else:
-            plan_bytes = engine.json("manifest.json")["plan_bytes"]
+            plan_bytes = engine.read(Manifest).plan_bytes
             found.append(Candidate(values, name, engine, {(stage, PLAN_BYTES): plan_bytes}))
     by_stage: dict[str, list[tuple[dict[str, str], Input | str]]] = {}
     for name, given in metrics.items():
@@ -78,8 +86,8 @@ def join(engines: Mapping[str, Input | str], metrics: Mapping[str, Input | str])
                 if isinstance(given, str):
                     joined.append(named._replace(failed=one.failed or given))
                     continue
-                figures = given.json(f"{given.kind}.json")["metrics"]
-                more = {(stage, name): float(value) for name, value in figures.items()}
+                figures = given.read(MEASURED[given.kind]).metrics
+                more = {(stage, name): value for name, value in figures.items()}
                 joined.append(named._replace(figures={**one.figures, **more}))
             joined += [] if fitting else [one]
         found = joined
@@ -94,10 +102,9 @@ def one_machine(metrics: Mapping[str, Input]) -> str | None:
     found: dict[str, str] = {}
     for name, given in metrics.items():
         if given.kind == "benchmark":
-            where = given.json("benchmark.json")["environment"]
-            host = where.get("host") or {}
-            parts = [where.get("device"), host.get("cpu"), host.get("cpus") and f"{host['cpus']} CPUs"]
-            found.setdefault(", ".join(str(part) for part in parts if part), name)
+            where = given.read(Benchmark).environment
+            parts = [where.device, where.host.cpu, where.host.cpus and f"{where.host.cpus} CPUs"]
+            found.setdefault(", ".join(part for part in parts if part), name)
     if len(found) > 1:
         where_each = "; ".join(f"{name} on {machine}" for machine, name in found.items())
         raise StageFailed(f"measured on different machines, so that times cannot be compared: {where_each}")
@@ -107,7 +114,7 @@ def one_machine(metrics: Mapping[str, Input]) -> str | None:
 def unstable(metrics: Mapping[str, Input]) -> list[str]:
     """Name the benchmarks that say of themselves that their times scatter."""
     timed = {name: given for name, given in metrics.items() if given.kind == "benchmark"}
-    told = {name: given.json("benchmark.json").get("warnings", ()) for name, given in timed.items()}
+    told = {name: given.read(Benchmark).warnings for name, given in timed.items()}
     return [name for name, warnings in told.items() if any(w.startswith("unstable") for w in warnings)]
 
 

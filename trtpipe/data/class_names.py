@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trtpipe.data.step_params import FromMetadata
+from trtpipe.documents.network import Network
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def class_names(given: tuple[str, ...] | FromMetadata | None, inputs: Mapping[st
     if isinstance(given, FromMetadata):
         if "network" not in inputs:
             raise StageFailed("names from metadata need the input `network` (a network or config)")
-        metadata = inputs["network"].json("network.json")["metadata"]
+        metadata = inputs["network"].read(Network).metadata
         if given.metadata not in metadata:
             raise StageFailed(
                 f"the model's metadata has no {given.metadata!r}; it has {', '.join(metadata) or 'nothing'}"

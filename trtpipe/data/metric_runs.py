@@ -9,7 +9,7 @@ import numpy as np
 
 from trtpipe.data import ground_truth, metrics, results, steps, tensors
 from trtpipe.data.metrics import Boxes, Figure
-from trtpipe.data.samples import samples_of
+from trtpipe.data.samples import ids_of
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Evaluation:
         if not found:
             raise StageFailed(f"tensor {metric.tensor} has no samples")
         self.samples = len(found)
-        return [s["id"] for s in samples_of(self._inputs["tensors"], len(found))], found
+        return ids_of(self._inputs["tensors"], len(found)), found
 
     def _whole(self, ids: Sequence[str], expected: Sequence[Any], count: int | None) -> list[int]:
         """Give the true classes as numbers in their range."""
@@ -186,7 +186,7 @@ class Evaluation:
         pairs = tensors.batches({"one": one, "other": other}, size)
         found = np.concatenate([metrics.cosine(pair["one"], pair["other"]) for pair in pairs])
         self.samples = len(found)
-        ids = [s["id"] for s in samples_of(self._input(role), len(found))] if role == "tensors" else None
+        ids = ids_of(self._input(role), len(found)) if role == "tensors" else None
         ids = ids or [record["id"] for record in self._results()]
         if np.isnan(found).any():
             first = ids[int(np.isnan(found).argmax())]

@@ -11,6 +11,7 @@ from trtpipe.errors import StageFailed
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from trtpipe.documents.samples import Sample
     from trtpipe.stage import Input
 
 
@@ -25,23 +26,23 @@ class Painter:
         self._folder = folder
         self._open: tuple[str, Any] = ("", None)
 
-    def draw(self, sample: dict[str, Any], record: dict[str, Any], index: int) -> None:
+    def draw(self, sample: Sample, record: dict[str, Any], index: int) -> None:
         """Draw the record of one sample into `<id>.png`; `index` counts the samples.
 
         Raises StageFailed if the sample's picture is not in the input.
         """
-        name = sample.get("source")
+        name = sample.source
         if name is None:
             raise StageFailed("input images: nothing says which picture a sample is; expected tensors from preprocess")
         if name not in self._images.files:
             raise StageFailed(
-                f"input images ({self._images.label}) has no {name}, of which sample {sample['id']} was made; "
+                f"input images ({self._images.label}) has no {name}, of which sample {sample.id} was made; "
                 f"expected the input of preprocess"
             )
         if self._open[0] != name:
             # No limit: preprocess has read it, under its own.
             self._open = (name, pictures.read(self._images.path(name), name, max_pixels=1 << 40))
-        image = pictures.turned(self._open[1], sample.get("rotation", 0))
+        image = pictures.turned(self._open[1], sample.rotation or 0)
         boxes, captions = [], []
         for field, value in record.items():
             if isinstance(value, list) and value and isinstance(value[0], dict) and "box" in value[0]:
@@ -50,7 +51,7 @@ class Painter:
                     boxes.append(draw.Box(tuple(entry["box"]), label, int(entry.get("class", 0))))
             elif field != "id":
                 captions.append(f"{field}: {readable.text(value)}")
-        path = self._folder / f"{_file_name(sample['id'], index)}.png"
+        path = self._folder / f"{_file_name(sample.id, index)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         draw.annotated(image, boxes, captions).save(path)
 

@@ -11,16 +11,18 @@ from trtpipe.data.candidates import PLAN_BYTES, Candidate
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from trtpipe.documents.selection import Better
+
 AIM = r"^\s*(min|max)\s+(\S+)\s*$"
 WIDE = 78
 """Columns of a table: those of a terminal, less what an error message is indented by."""
 
 
-def aim(text: str) -> tuple[str, str]:
+def aim(text: str) -> tuple[Better, str]:
     """Split what is better, such as `min latency_p50_ms`, into (min or max, figure); `text` must fit AIM."""
     found = re.match(AIM, text)
     assert found is not None  # the schema has seen to it
-    return found[1], found[2]
+    return "min" if found[1] == "min" else "max", found[2]
 
 
 class Row(NamedTuple):
@@ -41,7 +43,7 @@ def rank(
     where: Mapping[str, str],
     *,
     margin: float = 0.0,
-    then: tuple[str, str] = ("min", PLAN_BYTES),
+    then: tuple[Better, str] = ("min", PLAN_BYTES),
 ) -> list[Row]:
     """Order candidates: those that keep every rule first, best first.
 

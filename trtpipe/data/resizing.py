@@ -6,10 +6,12 @@ This file imports no NumPy, because a document is checked without it.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
+
+from trtpipe.documents.samples import Sample
 
 Positive = Annotated[int, Meta(ge=1)]
 HeightWidth = Annotated[tuple[Positive, Positive], Meta(description="Height and width in pixels.")]
@@ -90,27 +92,27 @@ class Fit(NamedTuple):
     left: int
     top: int
 
-    def sample(self, identity: str, source: str, turn: int) -> dict[str, Any]:
-        """Give the line of samples.jsonl: prepared_xy = original_xy * scale + pad."""
+    def sample(self, identity: str, source: str, turn: int) -> Sample:
+        """Say of a sample where its picture lies: prepared_xy = original_xy * scale + pad."""
         seen = [
             max(0, min(place + size, room) - max(place, 0))
             for place, size, room in zip((self.left, self.top), self.resized, self.canvas, strict=True)
         ]
-        return {
-            "id": identity,
-            "source": source,
-            "width": self.width,
-            "height": self.height,
-            "rotation": turn,
-            "scale_x": self.resized[0] / self.width,
-            "scale_y": self.resized[1] / self.height,
-            "pad_x": self.left,
-            "pad_y": self.top,
-            "input_width": self.canvas[0],
-            "input_height": self.canvas[1],
-            "valid_width": seen[0],
-            "valid_height": seen[1],
-        }
+        return Sample(
+            id=identity,
+            source=source,
+            width=self.width,
+            height=self.height,
+            rotation=turn,
+            scale_x=self.resized[0] / self.width,
+            scale_y=self.resized[1] / self.height,
+            pad_x=self.left,
+            pad_y=self.top,
+            input_width=self.canvas[0],
+            input_height=self.canvas[1],
+            valid_width=seen[0],
+            valid_height=seen[1],
+        )
 
 
 def fit(width: int, height: int, resize: Resize, crop: Crop | None) -> Fit:

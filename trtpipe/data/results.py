@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trtpipe.documents import files
+from trtpipe.documents.samples import Result
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -22,13 +24,13 @@ if TYPE_CHECKING:
     from trtpipe.data.working_set import WorkingSet
     from trtpipe.stage import Input
 
-RESULTS, TABLE = "results.jsonl", "table.txt"
+RESULTS, TABLE = Result.file, "table.txt"
 
 
 def read(source: Input) -> list[dict[str, Any]]:
     """Give the records of results.jsonl. Raises StageFailed if it is not there or empty."""
-    with source.path(RESULTS).open(encoding="utf-8") as lines:
-        records = [json.loads(line) for line in lines]
+    where = f"input {source.name} ({source.label}): {RESULTS}"
+    records = [fields for _, fields in files.read_lines(source.path(RESULTS), Result, where)]
     if not records:
         raise StageFailed(f"input {source.name} ({source.label}) has no samples")
     return records
@@ -62,12 +64,12 @@ def fields(work: WorkingSet, keep: Sequence[str], exclude: Sequence[str]) -> tup
 def records(work: WorkingSet, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Give the record of each sample in the batch. Raises StageFailed for a value that JSON cannot hold."""
     for index, sample in enumerate(work.samples):
-        record = {"id": sample["id"]}
+        record: dict[str, Any] = {"id": sample.id}
         for name in fields:
             try:
                 record[name] = json_value(work.values[name][index])
             except (ValueError, TypeError) as error:
-                raise StageFailed(f"field {name} of {sample['id']}: {error}") from error
+                raise StageFailed(f"field {name} of {sample.id}: {error}") from error
         yield record
 
 

@@ -22,6 +22,7 @@ from trtpipe.data.step_params import (
     Threshold,
     TopK,
 )
+from trtpipe.documents.samples import Sample
 from trtpipe.errors import StageFailed, TrtpipeError
 
 if TYPE_CHECKING:
@@ -132,11 +133,11 @@ def _nms(step: Nms, work: WorkingSet) -> None:
         try:
             found.append(_detections(step, sample, b, s, c))
         except ValueError as error:
-            raise ValueError(f"{step.boxes} and {step.scores} of {sample['id']}: {error}") from error
+            raise ValueError(f"{step.boxes} and {step.scores} of {sample.id}: {error}") from error
     work.decide(step.output or "nms", found, classes=True)
 
 
-def _detections(step: Nms, sample: dict[str, Any], boxes: Any, scores: Any, classes: Any) -> list[dict[str, Any]]:
+def _detections(step: Nms, sample: Sample, boxes: Any, scores: Any, classes: Any) -> list[dict[str, Any]]:
     """Give one sample's entries: boxes [m, 4], scores [m] or [m, classes], classes [m] or None."""
     count = len(boxes)
     if boxes.size == 0:
@@ -171,7 +172,7 @@ def _detections(step: Nms, sample: dict[str, Any], boxes: Any, scores: Any, clas
         max_detections=step.max_detections,
     )
     corners = corners[kept]
-    if step.map_back and "scale_x" in sample:
+    if step.map_back and sample.scale_x is not None:
         corners -= _known(sample, "pad_x", "pad_y", "pad_x", "pad_y")
         corners /= _known(sample, "scale_x", "scale_y", "scale_x", "scale_y")
         corners = np.clip(corners, 0, _known(sample, "width", "height", "width", "height"))
@@ -181,10 +182,11 @@ def _detections(step: Nms, sample: dict[str, Any], boxes: Any, scores: Any, clas
     ]
 
 
-def _known(sample: dict[str, Any], *names: str) -> Any:
-    if missing := [name for name in names if name not in sample]:
-        raise ValueError(f"found no {missing[0]} in samples.jsonl, expected tensors that preprocess made")
-    return np.asarray([sample[name] for name in names], np.float64)
+def _known(sample: Sample, *names: str) -> Any:
+    values = [getattr(sample, name) for name in names]
+    if missing := [name for name, value in zip(names, values, strict=True) if value is None]:
+        raise ValueError(f"found no {missing[0]} in {Sample.file}, expected tensors that preprocess made")
+    return np.asarray(values, np.float64)
 
 
 def _ctc_decode(step: CtcDecode, work: WorkingSet, names: Sequence[str]) -> None:
@@ -198,11 +200,11 @@ def _ctc_decode(step: CtcDecode, work: WorkingSet, names: Sequence[str]) -> None
 
 def _python(step: PythonStep, work: WorkingSet, function: Callable[..., Any]) -> None:
     try:
-        made = function(dict(work.values), [dict(sample) for sample in work.samples], **step.args)
+        made = function(dict(work.values), [dict(line) for line in work.lines], **step.args)
     except TrtpipeError:
         raise
     except Exception as error:
-        first, last = work.samples[0]["id"], work.samples[-1]["id"]
+        first, last = work.samples[0].id, work.samples[-1].id
         raise StageFailed(f"{step.entrypoint} failed on {first} … {last}: {type(error).__name__}: {error}") from error
     try:
         work.adopt(made)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import math
 import os
 import weakref
@@ -22,6 +21,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from trtpipe.data import parallel
+from trtpipe.documents import files
+from trtpipe.documents.tensors import Array, Tensors
 from trtpipe.errors import StageFailed, StoreError
 
 if TYPE_CHECKING:
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
 
     from trtpipe.stage import Input
 
-INDEX = "tensors.json"
-SAMPLES = "samples.jsonl"
+INDEX = Tensors.file
 CHUNK = 1 << 20
 
 
@@ -219,13 +219,13 @@ def open_input(given: Input) -> dict[str, Source]:
     file). Raises StageFailed for anything else, and for objects, Fortran order, foreign byte order and torn files.
     """
     if given.kind == "tensors" or INDEX in given.files:
-        index = given.json(INDEX)
         found = {}
-        for entry in index["tensors"]:
-            source = _npy(given.path(entry["file"]), entry["name"], f"{given.label}[{entry['name']}]")
-            if list(source.shape) != entry["shape"]:
-                raise StageFailed(f"{source.label}: {INDEX} says shape {entry['shape']}, found {list(source.shape)}")
-            found[entry["name"]] = source
+        for array in given.read(Tensors).tensors:
+            source = _npy(given.path(array.file), array.name, f"{given.label}[{array.name}]")
+            if source.shape != array.shape:
+                said, have = list(array.shape), list(source.shape)
+                raise StageFailed(f"{source.label}: {INDEX} says shape {said}, found {have}")
+            found[array.name] = source
         return found
     arrays = [f for f in given.files if PurePosixPath(f).suffix in (".npy", ".npz")]
     if given.kind == "file" and len(given.files) == 1 and arrays:
@@ -327,13 +327,12 @@ class Writer:
             else:
                 array.abandon()
         if kind is None:
-            entries = [
-                {"name": name, "file": f"{i}.npy", "dtype": array.dtype.name, "shape": list(array.shape)}
+            arrays = tuple(
+                Array(name=name, file=f"{i}.npy", dtype=array.dtype.name, shape=array.shape)
                 for i, (name, array) in enumerate(self._arrays.items())
-            ]
+            )
             rows = next((array.shape[0] for array in self._arrays.values()), 0)
-            text = json.dumps({"tensors": entries, "batch": rows}, indent=1, sort_keys=True, ensure_ascii=False)
-            (self._out / INDEX).write_text(text + "\n", "utf-8")
+            files.write(self._out / INDEX, Tensors(tensors=arrays, batch=rows))
 
     def add(self, name: str, dtype: Any, shape: Sequence[int]) -> ArrayWriter:
         """Begin a tensor of the whole shape (axis 0: samples); the file is named after its place in the artifact."""

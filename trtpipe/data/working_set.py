@@ -15,6 +15,8 @@ from trtpipe.errors import StageFailed
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from trtpipe.data.samples import Line
+
 NUMBERS = 64
 """An array with more numbers a sample goes into results.jsonl only if `keep` asks for it."""
 
@@ -22,14 +24,15 @@ NUMBERS = 64
 class WorkingSet:
     """Values of one batch by name: arrays with the samples on axis 0, or lists with an item a sample.
 
-    `samples` are the lines of samples.jsonl (at least `id`). `fields` are the names that steps decided, in order:
-    they become results. `latest` is the tensor that a transform made last, `decided` the newest decision with
-    classes: what the next step reads unless it says otherwise.
+    `samples` are what is known of each sample, `lines` the same as users' code gets it. `fields` are the names that
+    steps decided, in order: they become results. `latest` is the tensor that a transform made last, `decided` the
+    newest decision with classes: what the next step reads unless it says otherwise.
     """
 
-    def __init__(self, values: Mapping[str, Any], samples: Sequence[dict[str, Any]], given: Sequence[str]) -> None:
+    def __init__(self, values: Mapping[str, Any], lines: Sequence[Line], given: Sequence[str]) -> None:
         self.values: dict[str, Any] = dict(values)
-        self.samples = samples
+        self.samples = [line.sample for line in lines]
+        self.lines = [line.fields for line in lines]
         self.fields: list[str] = []
         self.decided: str | None = None
         self.latest: str | None = given[0] if len(given) == 1 else None
@@ -81,9 +84,9 @@ class WorkingSet:
             row = np.asarray(item)
             if row.dtype.kind not in "biuf":
                 kind = type(item).__name__
-                raise StageFailed(f"{name} of {sample['id']}: found a {kind}, expected an array of numbers")
+                raise StageFailed(f"{name} of {sample.id}: found a {kind}, expected an array of numbers")
             if row.dtype.kind == "f" and np.isnan(row).any():
-                raise StageFailed(f"{name} of {sample['id']} has NaN")
+                raise StageFailed(f"{name} of {sample.id} has NaN")
             found.append(row)
         return found
 
@@ -91,7 +94,7 @@ class WorkingSet:
         """Raise StageFailed that names the first sample whose values are not numbers."""
         bad = steps.unusable(value)
         if bad.size:
-            first = self.samples[int(bad[0])]["id"]
+            first = self.samples[int(bad[0])].id
             raise StageFailed(
                 f"tensor {name} has NaN in {bad.size} of the {len(value)} samples of a batch, first in {first}; "
                 f"where a model overflows in fp16, precision: fp32 or bf16 helps"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx
+from msgspec.structs import asdict
 
+from trtpipe.documents.comparison import Bisect, Inner
 from trtpipe.errors import StageFailed
 from trtpipe.models import deviation, emulation, feeding, onnxfile, onnxgraph, ort_cpu
 
@@ -39,12 +41,11 @@ def _candidate(path: Path) -> onnx.ModelProto:
     return model
 
 
-def layers(reference: Path, candidate: Path, feeds: Sequence[feeding.Feed], bound: float) -> dict[str, Any]:
+def layers(reference: Path, candidate: Path, feeds: Sequence[feeding.Feed], *, bound: float, on: str) -> Bisect:
     """Compare every tensor that both models make, in the reference's order.
 
-    Gives `first` (the first node whose relative L2 error exceeds `bound`, or None), `jump` (the node with which the
-    error grows most), `compared`, and `layers`, the worst ones. Raises StageFailed if the models share no tensor or
-    do not run.
+    A node is named first if its relative L2 error exceeds `bound`; `on` says what `feeds` are. Raises StageFailed if
+    the models share no tensor or do not run.
     """
     right, wrong = onnxfile.whole(reference), _candidate(candidate)
     onnxgraph.name_nodes(right)
@@ -52,7 +53,7 @@ def layers(reference: Path, candidate: Path, feeds: Sequence[feeding.Feed], boun
     order = {o: n for n in right.graph.node if n.op_type != "Constant" for o in n.output if o and o in made}
     if not order:
         raise StageFailed("the two models share no tensor by name: the bisect compares a model with its own rewrite")
-    found: list[dict[str, Any]] = []
+    found: list[Inner] = []
     names = list(order)
     for start in range(0, len(names), CHUNK):
         part = names[start : start + CHUNK]
@@ -69,15 +70,16 @@ def layers(reference: Path, candidate: Path, feeds: Sequence[feeding.Feed], boun
             ) from error
         figures = differences.figures()
         for name in part:
-            if "relative_l2" in figures.get(name, {}):
+            difference = figures.get(name)
+            if difference is not None and difference.relative_l2 is not None:
                 node = order[name]
-                found.append({"tensor": name, "node": node.name, "op": node.op_type, **figures[name]})
-    first = next((entry for entry in found if entry["relative_l2"] > bound or entry.get("not_finite")), None)
-    errors = {entry["tensor"]: entry["relative_l2"] for entry in found}
+                found.append(Inner(tensor=name, node=node.name, op=node.op_type, **asdict(difference)))
+    first = next((inner for inner in found if inner.relative_l2 > bound or inner.not_finite), None)
+    errors = {inner.tensor: inner.relative_l2 for inner in found}
     jump, growth = None, 0.0
-    for entry in found:
-        before = max((errors.get(i, 0.0) for i in order[entry["tensor"]].input), default=0.0)
-        if entry["relative_l2"] - before > growth:
-            jump, growth = entry, entry["relative_l2"] - before
-    worst = sorted(found, key=lambda entry: -entry["relative_l2"])[:SHOWN]
-    return {"bound": bound, "compared": len(found), "first": first, "jump": jump, "layers": worst}
+    for inner in found:
+        before = max((errors.get(i, 0.0) for i in order[inner.tensor].input), default=0.0)
+        if inner.relative_l2 - before > growth:
+            jump, growth = inner, inner.relative_l2 - before
+    worst = sorted(found, key=lambda inner: -inner.relative_l2)[:SHOWN]
+    return Bisect(on=on, bound=bound, compared=len(found), first=first, jump=jump, layers=tuple(worst))

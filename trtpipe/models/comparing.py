@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from trtpipe.data import metrics, steps, tensors
+from trtpipe.documents.comparison import Different
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def overall(outputs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return worst
 
 
-def most_different(compared: Mapping[str, Compared], ids: Sequence[str], number: int) -> list[dict[str, Any]]:
+def most_different(compared: Mapping[str, Compared], ids: Sequence[str], number: int) -> list[Different]:
     """List the samples that differ most: by the number of NaN, then by the largest relative L2 over the outputs."""
     if not number:
         return []
@@ -203,8 +204,6 @@ def most_different(compared: Mapping[str, Compared], ids: Sequence[str], number:
     for index in order.tolist():
         name = names[int(relative[:, index].argmax())]
         figures = compared[name].samples
-        result.append(
-            {"index": index, "id": ids[index], "output": name}
-            | {key: float(figures[key][index]) for key in ("relative_l2", "max_abs", "mean_abs", "cosine", "nan")}
-        )
+        own = {key: float(figures[key][index]) for key in ("relative_l2", "max_abs", "mean_abs", "cosine", "nan")}
+        result.append(Different(index=index, id=ids[index], output=name, **own))
     return result

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trtpipe.documents.checks import Difference
 from trtpipe.errors import StageFailed
 from trtpipe.models import feeding, ort_cpu
 
@@ -20,21 +21,30 @@ FLOOR = 1e-4
 sees noise)."""
 
 
-def compare(wanted: NDArray[Any], found: NDArray[Any]) -> dict[str, Any]:
+def compare(wanted: NDArray[Any], found: NDArray[Any]) -> Difference:
     """Compare one output. Only floats of equal shape get a `relative_l2`: on a random input a label may change."""
     if wanted.shape != found.shape:
-        return {"shape_differs": True}
+        return Difference(shape_differs=True)
     if wanted.dtype.kind != "f":
-        return {"differing": digits(float(np.mean(wanted != found)) if wanted.size else 0.0)}
+        return Difference(differing=digits(float(np.mean(wanted != found)) if wanted.size else 0.0))
     a, b = wanted.astype(np.float64), found.astype(np.float64)
     judged = np.isfinite(a)
-    if not np.isfinite(b[judged]).all():
-        return {"finite": False}
+    if bad := int((~np.isfinite(b[judged])).sum()):
+        return Difference(not_finite=bad)
     difference = a[judged] - b[judged]
     size = max(float(np.linalg.norm(a[judged])), FLOOR * difference.size**0.5)
     relative = float(np.linalg.norm(difference)) / size if size else 0.0
     largest = float(np.abs(difference).max()) if difference.size else 0.0
-    return {"max_abs": digits(largest), "relative_l2": digits(relative)}
+    return Difference(max_abs=digits(largest), relative_l2=digits(relative))
+
+
+def larger(one: Difference, other: Difference) -> Difference:
+    """Give the larger of each figure that `compare` gave for two runs."""
+    figures = {}
+    for name in one.__struct_fields__:
+        known = [value for value in (getattr(one, name), getattr(other, name)) if value is not None]
+        figures[name] = max(known, default=None)
+    return Difference(**figures)
 
 
 def digits(value: float) -> float:
@@ -47,16 +57,15 @@ class Differences:
 
     def __init__(self) -> None:
         self._sums: dict[str, NDArray[np.float64]] = {}
-        self._other: dict[str, dict[str, Any]] = {}
+        self._other: dict[str, Difference] = {}
 
     def add(self, wanted: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> None:
         """Add one run's outputs: the original's and the changed model's."""
         for name, right in wanted.items():
             one = found[name]
             if right.shape != one.shape or right.dtype.kind != "f":
-                figures = compare(right, one)
-                before = self._other.setdefault(name, figures)
-                self._other[name] = {key: max(before.get(key, value), value) for key, value in figures.items()}
+                difference = compare(right, one)
+                self._other[name] = larger(self._other.get(name, difference), difference)
                 continue
             a, b = right.astype(np.float64).ravel(), one.astype(np.float64).ravel()
             judged = np.isfinite(a)
@@ -70,19 +79,18 @@ class Differences:
                 sums[6] = max(sums[6], self._sums[name][6])
             self._sums[name] = sums
 
-    def figures(self) -> dict[str, dict[str, Any]]:
+    def figures(self) -> dict[str, Difference]:
         """Give each output's max_abs, relative_l2 and cosine over all runs; `not_finite` (a count) if there are any."""
         result = dict(self._other)
         for name, (aa, bb, ab, dd, size, bad, largest) in self._sums.items():
             scale = max(float(aa**0.5), FLOOR * float(size**0.5))
             cosine = ab / (aa * bb) ** 0.5 if aa and bb else float(aa == bb)
-            result[name] = {
-                "max_abs": digits(float(largest)),
-                "relative_l2": digits(float(dd**0.5) / scale if scale else 0.0),
-                "cosine": float(f"{min(1.0, float(cosine)):.6f}"),
-            }
-            if bad:
-                result[name]["not_finite"] = int(bad)
+            result[name] = Difference(
+                max_abs=digits(float(largest)),
+                relative_l2=digits(float(dd**0.5) / scale if scale else 0.0),
+                cosine=float(f"{min(1.0, float(cosine)):.6f}"),
+                not_finite=int(bad) or None,
+            )
         return result
 
 
@@ -94,7 +102,7 @@ def against(
     what: str,
     plain: bool = False,
     both: bool = False,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Difference]:
     """Run two models on the same feeds; give the differences of each output.
 
     Raises StageFailed if one does not run, or the changed one has other outputs or makes NaN or infinities where the
@@ -123,26 +131,26 @@ def against(
             raise StageFailed(f"{what}: onnxruntime cannot run the changed model: {error}") from error
         differences.add(wanted, found)
     figures = differences.figures()
-    problems = [f"{name}: {f['not_finite']} values not finite" for name, f in figures.items() if f.get("not_finite")]
-    problems += [f"{name}: its shape changed" for name, f in figures.items() if f.get("shape_differs")]
+    problems = [f"{name}: {f.not_finite} values not finite" for name, f in figures.items() if f.not_finite]
+    problems += [f"{name}: its shape changed" for name, f in figures.items() if f.shape_differs]
     if problems:
         raise StageFailed(f"{what} breaks the model:\n  " + "\n  ".join(problems))
     return figures
 
 
-def beyond(figures: Mapping[str, Mapping[str, Any]], limit: float) -> list[str]:
+def beyond(figures: Mapping[str, Difference], limit: float) -> list[str]:
     """Say which outputs differ more than a relative L2 of `limit`."""
     return [
-        f"{name}: relative L2 difference {f['relative_l2']:.3g}, tolerance {limit:g}"
+        f"{name}: relative L2 difference {f.relative_l2:.3g}, tolerance {limit:g}"
         for name, f in figures.items()
-        if f.get("relative_l2", 0.0) > limit
+        if f.relative_l2 is not None and f.relative_l2 > limit
     ]
 
 
-def remarks(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def remarks(figures: Mapping[str, Difference]) -> list[str]:
     """Say which outputs that are not floats differ, and how much: the tolerance does not apply to them."""
     return [
-        f"{name}: {f['differing']:.1%} of its values are others than the original's, and no tolerance judges them"
+        f"{name}: {f.differing:.1%} of its values are others than the original's, and no tolerance judges them"
         for name, f in figures.items()
-        if f.get("differing")
+        if f.differing
     ]

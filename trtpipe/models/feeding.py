@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+    from trtpipe.documents.config import Profile
+    from trtpipe.documents.network import Tensor
     from trtpipe.stage import Input
 
 SEED = 20240229
@@ -29,31 +31,31 @@ Feed = dict[str, Any]
 
 def random_feeds(
     model: onnx.ModelProto,
-    inputs: Sequence[Mapping[str, Any]],
-    profiles: Sequence[Mapping[str, Mapping[str, Sequence[int]]]] = (),
+    inputs: Sequence[Tensor],
+    profiles: Sequence[Profile] = (),
 ) -> list[Feed]:
     """Make two feeds of seeded random inputs: floats normal, then uniform in [0, 1); integers 0 or 1.
 
     Dynamic axes take the first profile's `opt`, with a batch (axis 0) of at most 2; without a profile, the first of
     GUESSES with which the model runs. Raises StageFailed if none does.
     """
-    unknown = [entry["name"] for entry in inputs if entry["dims"] is None]
+    unknown = [entry.name for entry in inputs if entry.dims is None]
     if unknown:
         raise StageFailed(f"the model does not say how many axes {', '.join(unknown)} has; fix its shape in the model")
     profile = profiles[0] if profiles else {}
     named: dict[str, int] = {}
     for entry in inputs:
-        shapes = profile.get(entry["name"])
-        for axis, dim in enumerate(entry["dims"]):
+        shapes = profile.get(entry.name)
+        for axis, dim in enumerate(entry.dims or ()):
             if isinstance(dim, str) and shapes is not None:
-                size = shapes["opt"][axis]
+                size = shapes.opt[axis]
                 if axis == 0:
-                    size = max(shapes["min"][0], min(size, 2))
+                    size = max(shapes.min[0], min(size, 2))
                 named.setdefault(dim, size)
-    missing = [d for e in inputs for d in e["dims"] if isinstance(d, str) and d not in named]
+    missing = [d for e in inputs for d in e.dims or () if isinstance(d, str) and d not in named]
     if not missing:
         return _random(inputs, named)
-    batches = {e["dims"][0] for e in inputs if e["dims"] and isinstance(e["dims"][0], str)}
+    batches = {e.dims[0] for e in inputs if e.dims and isinstance(e.dims[0], str)}
     said = ""
     for guess in GUESSES:
         sizes = {d: 1 if d in batches else guess for d in missing} | named
@@ -70,20 +72,20 @@ def random_feeds(
     )
 
 
-def _random(inputs: Sequence[Mapping[str, Any]], named: Mapping[str, int]) -> list[Feed]:
+def _random(inputs: Sequence[Tensor], named: Mapping[str, int]) -> list[Feed]:
     feeds = []
     for uniform in (False, True):
         random = np.random.default_rng(SEED)
         feed: Feed = {}
         for entry in inputs:
-            shape = [named[d] if isinstance(d, str) else d for d in entry["dims"]]
-            dtype = np.dtype(entry["dtype"])
+            shape = [named[d] if isinstance(d, str) else d for d in entry.dims or ()]
+            dtype = np.dtype(entry.dtype)
             values: NDArray[Any]
             if dtype.kind == "f":
                 values = random.random(shape) if uniform else random.standard_normal(shape)
             else:
                 values = random.integers(0, 2, shape)
-            feed[entry["name"]] = np.asarray(values).astype(dtype)
+            feed[entry.name] = np.asarray(values).astype(dtype)
         feeds.append(feed)
     return feeds
 
@@ -163,20 +165,20 @@ class Samples:
 
 
 def samples(
-    given: Input, inputs: Sequence[Mapping[str, Any]], *, names: Mapping[str, str] | None = None, most: int = 128
+    given: Input, inputs: Sequence[Tensor], *, names: Mapping[str, str] | None = None, most: int = 128
 ) -> Samples:
-    """Match data with a model's inputs. `inputs` is network.json's list; `most` limits the samples.
+    """Match data with a model's inputs. `most` limits the samples.
 
     Raises StageFailed that lists every mismatch with what was found and what was expected.
     """
     sources = tensors.open_input(given)
     names = names or {}
-    known = [entry["name"] for entry in inputs]
+    known = [entry.name for entry in inputs]
     problems = [f"params.names.{n}: the model's inputs are {', '.join(known)}" for n in names if n not in known]
     fed: list[_Fed] = []
     rows, batch = 1, batch_dim(inputs)
     for entry in inputs:
-        name, dims = entry["name"], entry["dims"]
+        name, dims = entry.name, entry.dims
         source = sources.get(names.get(name, name))
         if source is None:
             problems.append(
@@ -184,8 +186,8 @@ def samples(
                 "params.names says which is which"
             )
             continue
-        if source.dtype.name != entry["dtype"]:
-            problems.append(f"{source.label}: found {source.dtype.name}, expected {entry['dtype']}")
+        if source.dtype.name != entry.dtype:
+            problems.append(f"{source.label}: found {source.dtype.name}, expected {entry.dtype}")
             continue
         how = "batch"
         if dims is None:

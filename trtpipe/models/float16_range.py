@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from trtpipe.documents.config import Kept
+
 LARGEST = 65504.0
 """The largest finite float16."""
 SMALLEST = 5.96e-08
@@ -32,7 +34,7 @@ def _largest(values: NDArray[Any]) -> float:
     return float(finite.max()) if finite.size else 0.0
 
 
-def large_weights(model: onnx.ModelProto) -> list[kept_nodes.Kept]:
+def large_weights(model: onnx.ModelProto) -> list[Kept]:
     """List the nodes that read a weight beyond float16's range (an infinity is no problem: float16 has it too)."""
     large = {name: size for name, v in onnxgraph.float_tensors(model).items() if (size := _largest(v)) > LARGEST}
     kept = []
@@ -42,12 +44,12 @@ def large_weights(model: onnx.ModelProto) -> list[kept_nodes.Kept]:
         for name in names:
             if name in large:
                 why = f"its weight {name} holds {large[name]:.4g}, beyond float16's {LARGEST:g}"
-                kept.append(kept_nodes.Kept(node.name, node.op_type, why))
+                kept.append(kept_nodes.kept(node, why))
                 break
     return kept
 
 
-def folded_into(model: onnx.ModelProto, kept: Iterable[kept_nodes.Kept]) -> list[kept_nodes.Kept]:
+def folded_into(model: onnx.ModelProto, kept: Iterable[Kept]) -> list[Kept]:
     """List the products, and the scales between, into which a builder folds kept scales.
 
     TensorRT 8.6 folds a scale into the convolution before it, whatever type the scale is held in. If only the scale was
@@ -56,20 +58,20 @@ def folded_into(model: onnx.ModelProto, kept: Iterable[kept_nodes.Kept]) -> list
     producers = onnxgraph.producers(model)
     nodes = {node.name: node for node in model.graph.node}
     weights = {t.name for t in model.graph.initializer}
-    more: dict[str, kept_nodes.Kept] = {}
+    more: dict[str, Kept] = {}
     for entry in kept:
         node = nodes.get(entry.node)
         while node is not None and node.op_type in SCALES:
             data = [name for name in node.input if name and name not in weights]
             node = producers.get(data[0]) if len(data) == 1 else None
             if node is not None and node.op_type in (*SCALES, *onnxgraph.PRODUCTS):
-                more.setdefault(node.name, kept_nodes.Kept(node.name, node.op_type, f"{entry.node} is folded into it"))
+                more.setdefault(node.name, kept_nodes.kept(node, f"{entry.node} is folded into it"))
     return list(more.values())
 
 
 def large_activations(
     model: onnx.ModelProto, feeds: Sequence[Mapping[str, NDArray[Any]]], on: str = ""
-) -> list[kept_nodes.Kept] | None:
+) -> list[Kept] | None:
     """List the nodes that make or read activations near or beyond float16's range on these inputs.
 
     Gives None if this could not be measured (shape inference or onnxruntime fails).
@@ -105,7 +107,7 @@ def large_activations(
         name = next((n for n in (*node.output, *node.input) if n in large), None)
         if name is not None:
             why = f"{name} reaches {large[name]:.2g} on {on or 'a random input'}, float16 ends at {LARGEST:g}"
-            kept.append(kept_nodes.Kept(node.name, node.op_type, why))
+            kept.append(kept_nodes.kept(node, why))
     return kept
 
 

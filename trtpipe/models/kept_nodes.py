@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from trtpipe.documents.config import Kept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
+
+    import onnx
 
 TOLD = 5
 """So many nodes that stay float32 are listed one by one."""
 
 
-class Kept(NamedTuple):
-    """A node that stays in float32, and why."""
-
-    node: str
-    op: str
-    why: str
+def kept(node: onnx.NodeProto, why: str) -> Kept:
+    """Say of a node that it stays as it is."""
+    return Kept(node=node.name, op=node.op_type, why=why)
 
 
-def tell_kept(kept: Sequence[Mapping[str, str]], record: str, note: Callable[[str], None]) -> None:
-    """Note which nodes stay float32 and why: TOLD of them one by one, the rest as a number. `record` lists all."""
-    for entry in kept[:TOLD]:
-        note(f"stays float32: {entry['node']} [{entry['op']}], {entry['why']}")
-    if len(kept) > TOLD:
-        note(f"{len(kept) - TOLD} further nodes stay float32; {record} lists all, with the reasons")
+def tell_kept(nodes: Sequence[Kept], document: str, note: Callable[[str], None]) -> None:
+    """Note which nodes stay float32 and why: TOLD of them one by one, the rest as a number. `document` lists all."""
+    for one in nodes[:TOLD]:
+        note(f"stays float32: {one.node} [{one.op}], {one.why}")
+    if len(nodes) > TOLD:
+        note(f"{len(nodes) - TOLD} further nodes stay float32; {document} lists all, with the reasons")

@@ -15,12 +15,14 @@ import random
 import re
 import warnings
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from trtpipe.documents.config import Kept
+from trtpipe.documents.quantisation import Opset, Quantised
 from trtpipe.errors import EnvironmentMissing, PipelineInvalid, StageFailed, TrtpipeError
-from trtpipe.models import feeding, folding, kept_nodes, onnxfile, onnxgraph, qdq, quantizable
+from trtpipe.models import feeding, folding, onnxfile, onnxgraph, qdq, quantizable
 from trtpipe.models.opset import raise_opset
 
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ def quantise(
     path: Path,
     out: Path,
     scratch: Path,
-    mode: str,
+    mode: Literal["fp8", "int4_weights"],
     samples: feeding.Samples | None,
     *,
     method: str = "minmax",
@@ -117,8 +119,8 @@ def quantise(
     exclude: Sequence[str] = (),
     opset: int | None = None,
     block_size: int = 128,
-) -> dict[str, Any]:
-    """Write the model at `path` in fp8 or with int4 weights to `out` (a file). Gives the record for quantize.json.
+) -> Quantised:
+    """Write the model at `path` in fp8 or with int4 weights to `out` (a file). Gives what was done.
 
     Raises StageFailed for what modelopt cannot do, EnvironmentMissing without it.
     """
@@ -172,20 +174,22 @@ def quantise(
     onnxfile.save(result, out)
     nodes = {n.name: n.op_type for n in result.graph.node}
     left = [
-        kept_nodes.Kept(n, op, f"exclude: {patterns[n]}" if n in patterns else "modelopt leaves it")._asdict()
+        Kept(node=n, op=op, why=f"exclude: {patterns[n]}" if n in patterns else "modelopt leaves it")
         for n, op in nodes.items()
         if op in quantizable.WEIGHTED and n not in quantised
     ]
-    return {
-        "mode": mode,
-        "method": settings["calibration_method"],
-        "opset": {"before": before or onnxgraph.opsets(original).get("ai.onnx"),
-                  "after": onnxgraph.opsets(result).get("ai.onnx")},
-        "quantized": dict(sorted(Counter(nodes[n] for n in quantised).items())),
-        "nodes": sorted(quantised),
-        "left": left,
-        **({"block_size": block_size} if mode == "int4_weights" else {}),
-    }  # fmt: skip
+    return Quantised(
+        mode=mode,
+        method=settings["calibration_method"],
+        opset=Opset(
+            before=before or onnxgraph.opsets(original).get("ai.onnx"),
+            after=onnxgraph.opsets(result).get("ai.onnx"),
+        ),
+        quantized=dict(sorted(Counter(nodes[n] for n in quantised).items())),
+        nodes=tuple(sorted(quantised)),
+        left=tuple(left),
+        block_size=block_size if mode == "int4_weights" else None,
+    )
 
 
 def _exactly(name: str) -> str:

@@ -13,6 +13,9 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from trtpipe import stage
+from trtpipe.documents.config import Config
+from trtpipe.documents.manifest import Manifest
+from trtpipe.documents.network import Network
 from trtpipe.errors import StageFailed
 from trtpipe.models import dtypes, external_data, onnxgraph
 
@@ -89,7 +92,7 @@ def copy_model(path: Path, out: Path, files: Iterable[str], *, link: bool) -> No
     Raises StageFailed if one of those names is taken by the artifact itself.
     """
     for name in files:
-        if name in (MODEL, "network.json", "config.json", "manifest.json"):
+        if name in (MODEL, Network.file, Config.file, Manifest.file):
             raise StageFailed(f"{path.name}: its external data is called {name}, which the artifact needs; rename it")
         stage.put(path.parent / name, out / name, link=link)
     stage.put(path, out / MODEL, link=link)

@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
+from trtpipe.documents.checks import Check
+from trtpipe.documents.config import Hold, Kept, Rewrite, WeightChanges
 from trtpipe.errors import GateFailed, StageFailed
 from trtpipe.models import (
     deviation,
@@ -38,6 +40,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from trtpipe.documents.checks import Difference
+    from trtpipe.documents.config import Profile
+    from trtpipe.documents.network import Tensor
+
 HALF_SCALES = 19
 """The first opset in which QuantizeLinear takes half precision."""
 QUANTISED_TOLERANCE = 0.2
@@ -54,27 +60,26 @@ NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8, TensorPro
 def rewrite(
     path: Path,
     out: Path,
-    precision: str,
+    precision: Literal["fp16", "bf16"],
     *,
-    network: Mapping[str, Any],
-    profiles: Sequence[Mapping[str, Mapping[str, Sequence[int]]]] = (),
+    inputs: Sequence[Tensor],
+    profiles: Sequence[Profile] = (),
     keep: Sequence[str] = (),
     tolerance: float | None = None,
     samples: feeding.Samples | None = None,
-    method: str = "onnxruntime",
+    method: Literal["onnxruntime", "autocast"] = "onnxruntime",
     meet_tolerance: bool = False,
     folded: bool = False,
-) -> dict[str, Any]:
+) -> Rewrite:
     """Write the model at `path` in `precision` (fp16 or bf16) to `out` (a file), and check it.
 
-    Inputs and outputs keep their types. `network` is network.json's record; shapes for the check come from the
-    first profile's `opt`, with a batch (axis 0, if dynamic) of at most 2. With `samples`, range guard and check use
+    Inputs and outputs keep their types. `inputs` are the model's; shapes for the check come from the first
+    profile's `opt`, with a batch (axis 0, if dynamic) of at most 2. With `samples`, range guard and check use
     these instead of random inputs. `method` is onnxruntime (its converter) or autocast (modelopt's). With
     `meet_tolerance`, outputs beyond the tolerance keep more and more nodes in float32 until they are within it.
     With `folded`, a scale that is kept keeps the product before it too, into which builders fold it.
-    A Q/DQ model is converted to opset 19, where scales may be half precision too. Gives the record for config.json:
-    which nodes stayed float32 and why, the share of the weights that did not (`narrow`), how many weights were
-    clamped, and the differences of each output.
+    A Q/DQ model is converted to opset 19, where scales may be half precision too. Gives what was
+    done to the model.
 
     Raises StageFailed if the model cannot be converted, GateFailed if the result differs more than the tolerance or
     is not finite, EnvironmentMissing without onnxruntime.
@@ -90,9 +95,9 @@ def rewrite(
     raised, before = opset.raise_opset(original, HALF_SCALES) if quantised else (original, None)
     work = _named(raised)
     kept = [
-        kept_nodes.Kept(n, _op(work, n), f"keep_fp32: {p}") for n, p in onnxgraph.matching_nodes(work, keep).items()
+        Kept(node=n, op=_op(work, n), why=f"keep_fp32: {p}") for n, p in onnxgraph.matching_nodes(work, keep).items()
     ]
-    feeds = feeding.random_feeds(original, network["inputs"], profiles) if samples is None else samples.first(CHECKED)
+    feeds = feeding.random_feeds(original, inputs, profiles) if samples is None else samples.first(CHECKED)
     if before is not None and (problems := _moved(original, raised, feeds)):
         raise GateFailed(
             f"the model is of opset {before}, and ONNX's converter changes its results on the way to {HALF_SCALES} "
@@ -107,7 +112,7 @@ def rewrite(
         kept += measured or ()
     if folded:
         kept += float16_range.folded_into(work, kept)
-    unique: dict[str, kept_nodes.Kept] = {}
+    unique: dict[str, Kept] = {}
     for entry in kept:
         unique.setdefault(entry.node, entry)
     weights = onnxgraph.float_tensors(work)
@@ -116,7 +121,7 @@ def rewrite(
     how = "seeded random inputs" if samples is None else f"{len(feeds)} runs of {samples.label}"
     judge = precision_check.Judge(original, precision, feeds, plain=quantised)
 
-    def attempt(names: Collection[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    def attempt(names: Collection[str]) -> tuple[dict[str, Difference], list[str]]:
         if method == "autocast":
             converted = _autocast(work, out.parent, precision, sorted(names), feeds[0] if samples else None)
         else:
@@ -129,7 +134,7 @@ def rewrite(
         searched = _search(work, unique, attempt, limit)
         for node in searched:
             unique.setdefault(
-                node, kept_nodes.Kept(node, _op(work, node), f"so that outputs stay within tolerance {limit:g}")
+                node, Kept(node=node, op=_op(work, node), why=f"so that outputs stay within tolerance {limit:g}")
             )
         outputs, problems = attempt(unique)
     if problems:
@@ -141,26 +146,25 @@ def rewrite(
         )
     judge.runs(out)
     floats = half_conversion.float_ops(precision) if method == "onnxruntime" else ()
-    report: dict[str, Any] = {
-        "precision": precision,
-        "method": method,
-        "kept": [entry._asdict() for entry in sorted(unique.values())],
-        "ops_kept": sorted({f.node.op_type for f in onnxgraph.walk(original)} & set(floats)),
-        "activations_measured": measured is not None if precision == "fp16" else None,
-        "narrow": round(_narrow(onnxfile.load(out), len(unique)), 4),
-        "weights": _changes(weights, precision),
-        "check": {
-            "how": f"onnxruntime on the CPU, {how}{judge.remark}",
-            "shapes": {name: list(np.shape(value)) for name, value in feeds[0].items()},
-            "tolerance": limit,
-            "outputs": outputs,
-        },
-    }
-    if samples is None:
-        report["check"]["seed"] = feeding.SEED
+    stayed = sorted(unique.values(), key=lambda one: one.node)
     if method == "autocast":
-        report["kept"] += [e._asdict() for e in _left_float(out, unique, "AutoCast's own rules")]
-    return report
+        stayed += _left_float(out, unique, "AutoCast's own rules")
+    return Rewrite(
+        precision=precision,
+        method=method,
+        kept=tuple(stayed),
+        ops_kept=tuple(sorted({f.node.op_type for f in onnxgraph.walk(original)} & set(floats))),
+        activations_measured=measured is not None if precision == "fp16" else None,
+        narrow=round(_narrow(onnxfile.load(out), len(unique)), 4),
+        weights=_changes(weights, precision),
+        check=Check(
+            how=f"onnxruntime on the CPU, {how}{judge.remark}",
+            shapes={name: tuple(np.shape(value)) for name, value in feeds[0].items()},
+            tolerance=limit,
+            outputs=outputs,
+            seed=feeding.SEED if samples is None else None,
+        ),
+    )
 
 
 def _moved(original: onnx.ModelProto, raised: onnx.ModelProto, feeds: Sequence[feeding.Feed]) -> list[str]:
@@ -173,18 +177,18 @@ def _moved(original: onnx.ModelProto, raised: onnx.ModelProto, feeds: Sequence[f
     return deviation.beyond(figures, opset.RAISED_TOLERANCE)
 
 
-def hold(path: Path, out: Path, precision: str, **how: Any) -> dict[str, Any]:
+def hold(path: Path, out: Path, precision: Literal["fp16", "bf16"], **how: Any) -> Hold:
     """Find the nodes that must stay float32 where a runtime chooses types itself, and check the rest in half precision.
 
     `rewrite` does both: `how` are its arguments, and its errors are raised. The model that it writes is deleted. If any
     node must stay float32, the model at `path` is written to `out` (a file) with a name for every node, by which a
-    layer can be held in float32. Gives parts of `rewrite`'s record.
+    layer can be held in float32.
     """
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        record = rewrite(path, Path(folder) / out.name, precision, folded=True, **how)
-    if record["kept"]:
+        done = rewrite(path, Path(folder) / out.name, precision, folded=True, **how)
+    if done.kept:
         onnxfile.save(_named(onnxfile.whole(path)), out)
-    return {name: record[name] for name in ("precision", "kept", "activations_measured", "narrow", "check")}
+    return Hold(**{name: getattr(done, name) for name in Hold.__struct_fields__})
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -207,7 +211,7 @@ def _autocast(
         return modelopt.autocast(source, Path(name), precision, keep=keep, feed=feed)
 
 
-def _left_float(path: Path, known: Collection[str], why: str) -> list[kept_nodes.Kept]:
+def _left_float(path: Path, known: Collection[str], why: str) -> list[Kept]:
     """List the nodes that compute in float32 in a rewritten model, beyond those that are known."""
     try:
         typed = onnx.shape_inference.infer_shapes(onnxfile.whole(path))
@@ -215,7 +219,7 @@ def _left_float(path: Path, known: Collection[str], why: str) -> list[kept_nodes
         return []
     single = {v.name for v in typed.graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT}
     return [
-        kept_nodes.Kept(n.name, n.op_type, why)
+        kept_nodes.kept(n, why)
         for n in typed.graph.node
         if n.op_type not in ("Cast", "Constant") and n.name not in known and any(o in single for o in n.output)
     ]
@@ -224,7 +228,7 @@ def _left_float(path: Path, known: Collection[str], why: str) -> list[kept_nodes
 def _search(
     work: onnx.ModelProto,
     kept: Collection[str],
-    attempt: Callable[[Collection[str]], tuple[dict[str, dict[str, Any]], list[str]]],
+    attempt: Callable[[Collection[str]], tuple[dict[str, Difference], list[str]]],
     limit: float,
 ) -> list[str]:
     """Find the fewest nodes, from the model's start or from its end, that must stay float32 for the tolerance.
@@ -241,7 +245,7 @@ def _search(
         while high - low > step:
             middle = (low + high) // 2
             outputs, problems = attempt({*kept, *order[:middle]})
-            worst = max((f.get("relative_l2", 0.0) for f in outputs.values()), default=0.0)
+            worst = max((f.relative_l2 or 0.0 for f in outputs.values()), default=0.0)
             if problems or worst > 0.9 * limit:
                 low = middle
             else:
@@ -270,14 +274,14 @@ def _narrow(model: onnx.ModelProto, kept: int) -> float:
     return 1 - min(kept, nodes) / max(nodes, 1)
 
 
-def _changes(weights: Mapping[str, NDArray[Any]], precision: str) -> dict[str, Any]:
+def _changes(weights: Mapping[str, NDArray[Any]], precision: str) -> WeightChanges:
     """Count the weights that the narrower type cannot hold as they are."""
     total = sum(v.size for v in weights.values())
     if precision == "bf16":
-        return {"values": total}
+        return WeightChanges(values=total)
     tiny = subnormal = 0
     for values in weights.values():
         size = np.abs(values[values != 0])
         tiny += int((size < float16_range.SMALLEST).sum())
         subnormal += int(((size >= float16_range.SMALLEST) & (size < float16_range.SMALLEST_NORMAL)).sum())
-    return {"values": total, "raised_to_smallest": tiny, "subnormal": subnormal}
+    return WeightChanges(values=total, raised_to_smallest=tiny, subnormal=subnormal)

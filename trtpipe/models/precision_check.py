@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from trtpipe.documents.checks import Difference
+
 
 class Judge:
     """Compares a rewritten model's outputs with the original's, which are computed once."""
@@ -36,25 +38,23 @@ class Judge:
         except Exception as error:
             raise StageFailed(f"onnxruntime cannot run the original model to check against: {error}") from error
 
-    def __call__(self, path: Path, limit: float) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    def __call__(self, path: Path, limit: float) -> tuple[dict[str, Difference], list[str]]:
         """Give (each output's differences, the problems). Raises StageFailed if the model does not run."""
         target: bytes | str = str(path)
         if self._emulates:
             target, activations = emulation.emulated(path, self._type)
             rounded = "weights and activations" if activations else "weights (activations are not)"
             self.remark = f"; {self._name} is emulated: float32 with rounded {rounded}"
-        outputs: dict[str, dict[str, Any]] = {}
+        outputs: dict[str, Difference] = {}
         problems = []
         found_all = self._run(target, self._feeds)
         for expected, found in zip(self._expected, found_all, strict=True):
             for name, wanted in expected.items():
-                figures = deviation.compare(wanted, found[name])
-                before = outputs.setdefault(name, figures)
-                for key, value in figures.items():
-                    before[key] = max(before[key], value) if key in before else value
-                if figures.get("shape_differs"):
+                difference = deviation.compare(wanted, found[name])
+                outputs[name] = deviation.larger(outputs.get(name, difference), difference)
+                if difference.shape_differs:
                     problems.append(f"{name}: its shape changed")
-                elif not figures.get("finite", True):
+                elif difference.not_finite:
                     problems.append(f"{name}: not finite where the original is")
         problems += deviation.beyond(outputs, limit)
         return outputs, problems

@@ -16,6 +16,8 @@ from trtpipe.models import dtypes, kept_nodes, onnxgraph, qdq
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from trtpipe.documents.config import Kept
+
 WEIGHTED = onnxgraph.PRODUCTS
 """What is quantised: products with constant weights."""
 RESIDUAL = "Add"
@@ -32,7 +34,7 @@ class Choice(NamedTuple):
 
     weighted: dict[str, str]
     residual: dict[str, int]
-    left: list[kept_nodes.Kept]
+    left: list[Kept]
 
 
 def refuse_quantised(model: onnx.ModelProto, label: str) -> None:
@@ -80,24 +82,24 @@ def choose(
     readers = Counter(i for n in model.graph.node for i in n.input)
     readers.update(v.name for v in model.graph.output)
     weighted: dict[str, str] = {}
-    left: list[kept_nodes.Kept] = []
+    left: list[Kept] = []
     for node in model.graph.node:
         pattern = patterns.get(node.name) or next((makes[o] for o in node.output if o in makes), None)
         if node.op_type not in WEIGHTED:
             if node.op_type in ("LSTM", "GRU", "RNN", "Attention"):
-                left.append(kept_nodes.Kept(node.name, node.op_type, "has no Q/DQ form"))
+                left.append(kept_nodes.kept(node, "has no Q/DQ form"))
             continue
         if pattern is not None:
-            left.append(kept_nodes.Kept(node.name, node.op_type, f"exclude: {pattern}"))
+            left.append(kept_nodes.kept(node, f"exclude: {pattern}"))
         elif node.op_type not in wanted:
-            left.append(kept_nodes.Kept(node.name, node.op_type, "not among params.ops"))
+            left.append(kept_nodes.kept(node, "not among params.ops"))
         elif why := _unfit(node, constants):
-            left.append(kept_nodes.Kept(node.name, node.op_type, why))
+            left.append(kept_nodes.kept(node, why))
         else:
             weighted[node.name] = node.op_type
     for scope, graph in onnxgraph.graphs(model):
         if scope:
-            left += [kept_nodes.Kept(n.name, n.op_type, f"inside {scope}") for n in graph.node if n.op_type in WEIGHTED]
+            left += [kept_nodes.kept(n, f"inside {scope}") for n in graph.node if n.op_type in WEIGHTED]
     residual: dict[str, int] = {}
     for node in model.graph.node:
         if node.op_type != RESIDUAL or RESIDUAL not in wanted:
@@ -162,7 +164,7 @@ def counts(ops: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {op}" for op, n in sorted(ops.items(), key=lambda item: (-item[1], item[0])))
 
 
-def nothing(present: Mapping[str, int], left: Sequence[kept_nodes.Kept]) -> str:
+def nothing(present: Mapping[str, int], left: Sequence[Kept]) -> str:
     """Say why nothing can be quantised."""
     head = "nothing here can be quantised: "
     if left:

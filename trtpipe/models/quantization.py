@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from trtpipe.documents.quantisation import Opset, Quantised
 from trtpipe.errors import GateFailed, StageFailed
 from trtpipe.models import (
     calibration,
@@ -59,8 +60,8 @@ def int8(
     exclude: Sequence[str] = (),
     opset: int | None = None,
     progress: Any = lambda *_: None,
-) -> dict[str, Any]:
-    """Write the model at `path` with int8 Q/DQ nodes to `out` (a file). Gives the record for quantize.json.
+) -> Quantised:
+    """Write the model at `path` with int8 Q/DQ nodes to `out` (a file). Gives what was done.
 
     Raises PipelineInvalid for what cannot be quantised, StageFailed for scales that are missing or wrong.
     """
@@ -120,20 +121,22 @@ def int8(
     idle = qdq.check_scales(result, choice.weighted)
     onnxfile.save(onnxgraph.copied(result), out)
     quantised = Counter([*choice.weighted.values(), *(quantizable.RESIDUAL for _ in choice.residual)])
-    return {
-        "mode": "int8",
-        "method": method,
-        **({"percentile": percentile} if method == "percentile" else {}),
-        "per_channel": per_channel,
-        "opset": {"before": before or onnxgraph.opsets(original).get("ai.onnx"),
-                  "after": onnxgraph.opsets(result).get("ai.onnx")},
-        "folded": unfolded is None,
-        **({"not_folded": unfolded} if unfolded else {}),
-        "quantized": dict(sorted(quantised.items())),
-        "nodes": sorted(wanted),
-        "left": [entry._asdict() for entry in choice.left],
-        "never_active": idle,
-    }  # fmt: skip
+    return Quantised(
+        mode="int8",
+        method=method,
+        percentile=percentile if method == "percentile" else None,
+        per_channel=per_channel,
+        opset=Opset(
+            before=before or onnxgraph.opsets(original).get("ai.onnx"),
+            after=onnxgraph.opsets(result).get("ai.onnx"),
+        ),
+        folded=unfolded is None,
+        not_folded=unfolded or None,
+        quantized=dict(sorted(quantised.items())),
+        nodes=tuple(sorted(wanted)),
+        left=tuple(choice.left),
+        never_active=tuple(idle),
+    )
 
 
 def _plain_gemms(model: onnx.ModelProto) -> None:

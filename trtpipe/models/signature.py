@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from trtpipe.documents.network import Network, Tensor
 from trtpipe.errors import StageFailed
 from trtpipe.models import dtypes, external_data, onnxgraph
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+
+    from trtpipe.documents.base import Runtime
 
 Dim = int | str
 SHAPE_LIKE = 4096
@@ -73,15 +76,14 @@ def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def of(model: onnx.ModelProto) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Describe inputs and outputs as `{"name", "dtype", "dims"}`.
+def of(model: onnx.ModelProto) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Describe inputs and outputs.
 
-    `dims` holds an int for a fixed axis and a name for a dynamic one, or is None where the rank is unknown. An
-    output's axis is named after an input's axis where ONNX shape inference shows that they are the same one:
+    An output's axis is named after an input's axis where ONNX shape inference shows that they are the same one:
     exporters often write meaningless names there. An axis that stays unknown is called `<output>_<axis>`.
     """
-    inputs = [{"name": v.name, "dtype": dtypes.value_dtype(v), "dims": input_dims(v)} for v in graph_inputs(model)]
-    known = {d for entry in inputs for d in entry["dims"] or () if isinstance(d, str)}
+    inputs = tuple(_tensor(v, input_dims(v)) for v in graph_inputs(model))
+    known = {d for entry in inputs for d in entry.dims or () if isinstance(d, str)}
     try:
         inferred = {v.name: v for v in onnx.shape_inference.infer_shapes(_skeleton(model), data_prop=True).graph.output}
     except Exception:  # noqa: BLE001  a model for which inference fails may still run
@@ -90,14 +92,12 @@ def of(model: onnx.ModelProto) -> tuple[list[dict[str, Any]], list[dict[str, Any
     for value in model.graph.output:
         declared = _dims(value)
         seen = _dims(inferred[value.name]) if value.name in inferred else None
-        outputs.append(
-            {
-                "name": value.name,
-                "dtype": dtypes.value_dtype(value),
-                "dims": _merge(value.name, declared, seen, known),
-            }
-        )
-    return inputs, outputs
+        outputs.append(_tensor(value, _merge(value.name, declared, seen, known)))
+    return inputs, tuple(outputs)
+
+
+def _tensor(value: onnx.ValueInfoProto, dims: Sequence[Dim] | None) -> Tensor:
+    return Tensor(name=value.name, dtype=dtypes.value_dtype(value), dims=None if dims is None else tuple(dims))
 
 
 def _merge(
@@ -160,7 +160,9 @@ def _write_output_dims(model: onnx.ModelProto, ranks: Mapping[str, Sequence[Any]
     _, outputs = of(model)
     for value, found in zip(model.graph.output, outputs, strict=True):
         rank = ranks[value.name]
-        dims = found["dims"] if found["dims"] is not None else rank and [f"{value.name}_{a}" for a in range(len(rank))]
+        dims: Sequence[Dim] | None = found.dims
+        if dims is None and rank is not None:
+            dims = [f"{value.name}_{a}" for a in range(len(rank))]
         if dims is None or value.type.WhichOneof("value") != "tensor_type":
             continue
         shape = value.type.tensor_type.shape
@@ -175,8 +177,8 @@ def _write_output_dims(model: onnx.ModelProto, ranks: Mapping[str, Sequence[Any]
             shape.SetInParent()
 
 
-def describe(model: onnx.ModelProto) -> dict[str, Any]:
-    """Describe a model for `network.json`; the caller adds what the runtime's parser says."""
+def describe(model: onnx.ModelProto, *, layers: dict[str, int], runtime: Runtime, runtime_version: str) -> Network:
+    """Describe a model; `layers` are those that the runtime's parser makes of it, by type."""
     inputs, outputs = of(model)
     sizes: Counter[str] = Counter()
     count = 0
@@ -187,15 +189,18 @@ def describe(model: onnx.ModelProto) -> dict[str, Any]:
     for found in onnxgraph.walk(model):
         node = found.node
         nodes[node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}:{node.op_type}"] += 1
-    return {
-        "inputs": inputs,
-        "outputs": outputs,
-        "nodes": dict(sorted(nodes.items())),
-        "opset": onnxgraph.opsets(model),
-        "ir_version": model.ir_version,
-        "producer": " ".join(p for p in (model.producer_name, model.producer_version) if p),
-        "parameters": count,
-        "parameter_bytes": sum(sizes.values()),
-        "dtypes": dict(sorted(sizes.items())),
-        "metadata": {entry.key: entry.value for entry in model.metadata_props},
-    }
+    return Network(
+        inputs=inputs,
+        outputs=outputs,
+        nodes=dict(sorted(nodes.items())),
+        opset=onnxgraph.opsets(model),
+        ir_version=model.ir_version,
+        producer=" ".join(p for p in (model.producer_name, model.producer_version) if p),
+        parameters=count,
+        parameter_bytes=sum(sizes.values()),
+        dtypes=dict(sorted(sizes.items())),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+        layers=layers,
+        runtime=runtime,
+        runtime_version=runtime_version,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.errors import PipelineInvalid
@@ -73,14 +74,18 @@ def _params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def report(store: Store, artifacts: Mapping[str, Artifact], names: Sequence[str], *, as_json: bool) -> str:
     """Give what was measured: tables with their places, or one JSON object of records."""
+    import msgspec
+
+    from trtpipe.documents import files
+    from trtpipe.documents.benchmark import Benchmark
+
     records = {}
     lines: list[str] = []
     for name in names:
         if name not in artifacts:
             continue
         folder = store.tree(artifacts[name])
-        with open(os.path.join(folder, "benchmark.json"), encoding="utf-8") as stream:
-            records[name] = json.load(stream)
+        records[name] = msgspec.to_builtins(files.read(Path(folder, Benchmark.file), Benchmark, name))
         with open(os.path.join(folder, "table.txt"), encoding="utf-8") as stream:
             lines += ["", f"{name}: {stream.read().rstrip()}", f"figures: {folder}"]
     return json.dumps(records) if as_json else "\n".join(lines[1:])

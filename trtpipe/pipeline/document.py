@@ -11,17 +11,16 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe.errors import PipelineInvalid
+from trtpipe.violations import dotted
 from trtpipe.words import suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from trtpipe.violations import Path
 
 MAX_BYTES = 8 * 2**20
 MAX_DEPTH = 32
 MAX_NODES = 400_000
 MAX_ERRORS = 50
-
-Path = tuple["str | int", ...]
 
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
@@ -55,14 +54,6 @@ class Document(NamedTuple):
     def problem(self, path: Path, message: str) -> str:
         """Give one line: place, path in the document, message."""
         return f"{self.place(path)} {dotted(path) or 'document'}: {message}"
-
-
-def dotted(path: Iterable[str | int]) -> str:
-    """Write a path in the document as people do: `stages.a.params.steps[0]`."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
 
 
 def read(file: str, data: bytes | None = None) -> str:

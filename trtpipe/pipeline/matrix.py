@@ -14,7 +14,8 @@ from trtpipe.words import suggest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from trtpipe.pipeline.document import Document, Path
+    from trtpipe.pipeline.document import Document
+    from trtpipe.violations import Path
 
 MAX_COMBINATIONS = 256
 MAX_STAGES = 1024

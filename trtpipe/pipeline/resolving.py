@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe.errors import Cycle, KindMismatch, PipelineInvalid, UnknownReference
 from trtpipe.pipeline import matrix
-from trtpipe.pipeline.checking import check, refuse, violations
+from trtpipe.pipeline.checking import check, refuse
 from trtpipe.pipeline.document import Document
 from trtpipe.pipeline.graph import Pipeline, Source, Stage
 from trtpipe.pipeline.schema import matrix_schema
 from trtpipe.stage import is_file, split_entrypoint
+from trtpipe.violations import violations
 from trtpipe.words import suggest
 
 if TYPE_CHECKING:

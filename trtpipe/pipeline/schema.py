@@ -119,6 +119,13 @@ def pipeline_schema() -> dict[str, Any]:
     }
 
 
+def every() -> dict[str, dict[str, Any]]:
+    """Give all schemas by the names of their files in `schemas/`: of pipelines, and of what passes between stages."""
+    from trtpipe.documents import schemas
+
+    return {"pipeline.schema.json": pipeline_schema(), **schemas.every()}
+
+
 def matrix_schema() -> dict[str, Any]:
     """Give the schema of the matrix: axes by name, each a list of values or a mapping of a name to fields."""
     value = {

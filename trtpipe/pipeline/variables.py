@@ -6,11 +6,14 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe.errors import PipelineInvalid, UnknownReference
-from trtpipe.pipeline.document import MAX_DEPTH, MAX_ERRORS, Document, Path, Place, dotted, parse
+from trtpipe.pipeline.document import MAX_DEPTH, MAX_ERRORS, Document, Place, parse
+from trtpipe.violations import dotted
 from trtpipe.words import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from trtpipe.violations import Path
 
 SET = "--set "
 """How the place of what was set from outside begins."""

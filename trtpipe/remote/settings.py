@@ -10,6 +10,7 @@ from trtpipe.pipeline import checking, document
 from trtpipe.pipeline.remote_section import SCHEMES, TIMEOUT, schema
 from trtpipe.remote import signing
 from trtpipe.remote.transport import Access, redact
+from trtpipe.violations import violations
 
 if TYPE_CHECKING:
     from trtpipe.pipeline.graph import Pipeline
@@ -67,7 +68,7 @@ def settings(pipeline: Pipeline, url: str | None = None, *, write: bool = False)
     given = pipeline.remote or {}
     own = user_config() or {}
     if named is not None:
-        if checking.violations(named, schema(private=True)["properties"]["url"]):
+        if violations(named, schema(private=True)["properties"]["url"]):
             raise PipelineInvalid(
                 f"--remote {redact(named)}: expected an address that begins with {'://, '.join(SCHEMES)}://, or {OFF}"
             )

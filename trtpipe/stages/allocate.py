@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from trtpipe.documents.buffers import Buffer, Buffers, Totals
+from trtpipe.documents.manifest import Manifest
 from trtpipe.errors import StageFailed
 from trtpipe.runtime import batch_dim
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 BITS = {
     "float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "int64": 64, "int32": 32, "int16": 16, "int8": 8,
@@ -50,56 +52,52 @@ class AllocateParams(Params, frozen=True, kw_only=True):
 def run(ctx: Context) -> None:
     """Write `buffers.json`. Needs the engine's manifest only, no runtime and no GPU."""
     params: AllocateParams = ctx.params
-    manifest = ctx.inputs["engine"].json("manifest.json")
-    ctx.write_json("buffers.json", plan_buffers(manifest, params))
+    ctx.write(plan_buffers(ctx.inputs["engine"].read(Manifest), params))
 
 
-def plan_buffers(manifest: Mapping[str, Any], params: AllocateParams) -> dict[str, Any]:
-    """Give the record of buffers. Raises StageFailed that lists everything wrong with the shapes."""
-    runtime = manifest["runtime"]
-    on_gpu = runtime != "onnxruntime"
+def plan_buffers(manifest: Manifest, params: AllocateParams) -> Buffers:
+    """Work out the buffers. Raises StageFailed that lists everything wrong with the shapes."""
+    on_gpu = manifest.runtime != "onnxruntime"
     if params.host == "pinned" and not on_gpu:
         raise StageFailed(
             "host: found pinned, but onnxruntime runs on the CPU here and copies nothing; expected auto or pageable"
         )
-    host = ("pinned" if on_gpu else "pageable") if params.host == "auto" else params.host
+    auto: Literal["pinned", "pageable"] = "pinned" if on_gpu else "pageable"
     shapes, sizes = _input_shapes(manifest, params)
-    inputs = [b for b in manifest["bindings"] if b["mode"] == "input"]
-    batch = batch_dim(inputs)
-    bindings = []
-    for b in manifest["bindings"]:
-        shape = shapes[b["name"]] if b["mode"] == "input" else _output_shape(b, sizes)
-        count = None if shape is None else _bytes(shape, b["dtype"])
-        first = b["dims"][0] if b["dims"] else None
-        bindings.append(
-            {
-                "name": b["name"],
-                "mode": b["mode"],
-                "dtype": b["dtype"],
-                "shape": shape if shape is not None else [sizes.get(d) if isinstance(d, str) else d
-                                                          for d in b["dims"] or ()],
-                "bytes": count,
-                "size": "known" if count is not None else "data-dependent",
-                "batch_axis": 0 if first is not None and first == batch else None,
-                "host": host,
-                "device": "cuda:0" if on_gpu else "cpu",
-            }
-        )  # fmt: skip
-    one_slot = sum(b["bytes"] or 0 for b in bindings)
+    batch = batch_dim(manifest.side("input"))
+    buffers = []
+    for b in manifest.bindings:
+        shape = shapes[b.name] if b.mode == "input" else [sizes.get(d) if isinstance(d, str) else d for d in b.dims]
+        count = _bytes(shape, b.dtype)
+        buffers.append(
+            Buffer(
+                name=b.name,
+                mode=b.mode,
+                dtype=b.dtype,
+                shape=tuple(shape),
+                bytes=count,
+                size="known" if count is not None else "data-dependent",
+                batch_axis=0 if b.dims and b.dims[0] == batch else None,
+                host=auto if params.host == "auto" else params.host,
+                device="cuda:0" if on_gpu else "cpu",
+            )
+        )
+    one_slot = sum(b.bytes or 0 for b in buffers)
     slots = params.slots or (max(LEAST_SLOTS, min(MOST_SLOTS, AHEAD // max(1, one_slot))) if on_gpu else 1)
-    return {
-        "bindings": bindings,
-        "slots": slots,
-        "totals": {"host": one_slot * slots, "device": one_slot * slots if on_gpu else 0},
-        "unknown": [b["name"] for b in bindings if b["bytes"] is None],
-        "profile": params.profile,
-        "batch": sizes[batch] if isinstance(batch, str) else 1 if batch is None else batch,
-    }
+    return Buffers(
+        bindings=tuple(buffers),
+        slots=slots,
+        totals=Totals(host=one_slot * slots, device=one_slot * slots if on_gpu else 0),
+        unknown=tuple(b.name for b in buffers if b.bytes is None),
+        profile=params.profile,
+        batch=sizes[batch] if isinstance(batch, str) else 1 if batch is None else batch,
+    )
 
 
-def _input_shapes(manifest: Mapping[str, Any], params: AllocateParams) -> tuple[dict[str, list[int]], dict[str, int]]:
-    inputs = {b["name"]: b for b in manifest["bindings"] if b["mode"] == "input"}
-    profiles = manifest["profiles"] or []
+def _input_shapes(manifest: Manifest, params: AllocateParams) -> tuple[dict[str, Sequence[int]], dict[str, int]]:
+    """Give the shape of each input, and the size of each named axis."""
+    inputs = {b.name: b for b in manifest.side("input")}
+    profiles = manifest.profiles
     problems: list[str] = []
     if profiles and params.profile >= len(profiles):
         last = len(profiles) - 1
@@ -109,17 +107,17 @@ def _input_shapes(manifest: Mapping[str, Any], params: AllocateParams) -> tuple[
     profile = profiles[params.profile] if profiles else {}
     if extra := [name for name in params.shapes if name not in inputs]:
         problems.append(f"shapes: found {', '.join(extra)}; the engine's inputs are {', '.join(inputs)}")
-    shapes: dict[str, list[int]] = {}
+    shapes: dict[str, Sequence[int]] = {}
     sizes: dict[str, int] = {}
     owner: dict[str, str] = {}
     for name, b in inputs.items():
-        dims = b["dims"]
+        dims = b.dims
         shape = params.shapes.get(name)
         if shape is None:
-            if any(isinstance(d, str) for d in dims):
+            shape = [d for d in dims if isinstance(d, int)]
+            if len(shape) < len(dims):
                 problems.append(f"shapes: input {name} {_text(dims)} is missing; its dynamic axes need sizes")
                 continue
-            shape = list(dims)
         if len(shape) != len(dims):
             problems.append(f"shapes.{name}: found {shape} ({len(shape)} axes), expected {len(dims)}: {_text(dims)}")
             continue
@@ -129,11 +127,11 @@ def _input_shapes(manifest: Mapping[str, Any], params: AllocateParams) -> tuple[
             continue
         shapes[name] = shape
         if name in profile:
-            low, high = profile[name]["min"], profile[name]["max"]
-            if any(not a <= n <= z for a, n, z in zip(low, shape, high, strict=True)):
+            within = profile[name]
+            if any(not a <= n <= z for a, n, z in zip(within.min, shape, within.max, strict=True)):
                 problems.append(
                     f"shapes.{name}: found {shape}, outside profile {params.profile}: "
-                    f"min {low}, opt {profile[name]['opt']}, max {high}"
+                    f"min {list(within.min)}, opt {list(within.opt)}, max {list(within.max)}"
                 )
         for axis, dim in enumerate(dims):
             if isinstance(dim, str):
@@ -148,26 +146,23 @@ def _input_shapes(manifest: Mapping[str, Any], params: AllocateParams) -> tuple[
     return shapes, sizes
 
 
-def _output_shape(binding: Mapping[str, Any], sizes: Mapping[str, int]) -> list[int] | None:
-    if binding["dims"] is None:
+def _bytes(shape: Sequence[int | None], dtype: str) -> int | None:
+    """Give the bytes of a tensor; None if an axis has no size yet."""
+    known = [size for size in shape if size is not None]
+    if len(known) < len(shape):
         return None
-    shape = [sizes.get(d) if isinstance(d, str) else d for d in binding["dims"]]
-    return None if any(n is None for n in shape) else [int(n) for n in shape if n is not None]
-
-
-def _bytes(shape: Sequence[int], dtype: str) -> int:
     if dtype not in BITS:
         raise StageFailed(f"a binding is of dtype {dtype}, whose size is not known")
-    return -(-math.prod(shape) * BITS[dtype] // 8)
+    return -(-math.prod(known) * BITS[dtype] // 8)
 
 
-def _text(dims: Sequence[Any]) -> str:
+def _text(dims: Sequence[int | str]) -> str:
     return "[" + ", ".join(str(d) for d in dims) + "]"
 
 
 STAGE = StageType(
     name="allocate",
-    version=2,
+    version=3,
     Params=AllocateParams,
     inputs={"engine": Port(kinds=("engine",), doc="The engine whose buffers are worked out.")},
     output="buffers",

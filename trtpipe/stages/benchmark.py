@@ -8,12 +8,16 @@ import msgspec
 from msgspec import Meta
 
 from trtpipe import columns
+from trtpipe.documents.benchmark import Benchmark, Environment, Host, MeasuredEngine, Settings
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
+
+    from trtpipe.documents.buffers import Buffers
+    from trtpipe.documents.manifest import Manifest
 
 
 class BenchmarkParams(Params, frozen=True, kw_only=True):
@@ -72,7 +76,6 @@ class BenchmarkParams(Params, frozen=True, kw_only=True):
 def run(ctx: Context) -> None:
     """Write `benchmark.json`, `times.json`, `table.txt` and, if asked for, `profile.json`."""
     from trtpipe.backends import measure, preflight
-    from trtpipe.runtime import Settings
 
     params: BenchmarkParams = ctx.params
     plan, manifest, buffers = preflight.engine(ctx)
@@ -91,38 +94,39 @@ def run(ctx: Context) -> None:
         before = _device(ctx.backend_name)
         measured = session.measure(feed, settings)
         after = _device(ctx.backend_name)
-        info = dict(session.info)
+        info = session.info
     finally:
         session.close()
     for note in measured.notes:
         ctx.note(note)
-    found = measure.summary(measured, settings, buffers["batch"], params.percentiles)
-    for warning in found["warnings"]:
+    found = measure.summary(measured, settings, buffers.batch, params.percentiles)
+    for warning in found.warnings:
         ctx.note(warning)
-    record = {
-        "format": 1,
-        **found,
-        "batch": buffers["batch"],
-        "shapes": {b["name"]: b["shape"] for b in buffers["bindings"]},
-        "preset": params.preset,
-        "settings": {
-            **measure.settings_record(settings), "cuda_graph": measured.cuda_graph, "transfers": measured.transfers,
-        },
-        "data": ctx.inputs["data"].label if "data" in ctx.inputs else "random",
-        "engine": {
-            "precision": manifest["precision"], "precision_proof": manifest["precision_proof"].get("status"),
-            "plan_bytes": manifest["plan_bytes"],
-        },
-        "environment": {**info, "device_before": before, "device_after": after, "host": _host()},
-    }  # fmt: skip
-    ctx.write_json("benchmark.json", record)
+    record = Benchmark(
+        metrics=found.metrics,
+        queries=found.queries,
+        warm_up_queries=found.warm_up_queries,
+        warnings=tuple(found.warnings),
+        batch=buffers.batch,
+        shapes={b.name: b.shape for b in buffers.bindings},
+        preset=params.preset,
+        settings=msgspec.structs.replace(settings, cuda_graph=measured.cuda_graph, transfers=measured.transfers),
+        data=ctx.inputs["data"].label if "data" in ctx.inputs else "random",
+        engine=MeasuredEngine(
+            precision=manifest.precision,
+            precision_proof=manifest.precision_proof.status,
+            plan_bytes=manifest.plan_bytes,
+        ),
+        environment=Environment(**msgspec.structs.asdict(info), device_before=before, device_after=after, host=_host()),
+    )
+    ctx.write(record)
     ctx.write_json("times.json", measure.times(measured.queries))
     if params.profile:
         ctx.write_json("profile.json", measure.profile(measured.layers))
     (ctx.out / "table.txt").write_text(table(record), "utf-8")
 
 
-def _feed(ctx: Context, manifest: Mapping[str, Any], buffers: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+def _feed(ctx: Context, manifest: Manifest, buffers: Buffers) -> dict[str, NDArray[Any]]:
     """Give one batch: the data's first, or random values (seeded) of the buffers' shapes."""
     import numpy as np
 
@@ -136,7 +140,7 @@ def _feed(ctx: Context, manifest: Mapping[str, Any], buffers: Mapping[str, Any])
             if one.how == "constant":
                 feed[one.name] = one.source.read()
                 continue
-            rows = buffers["batch"] if one.how == "batch" else 1
+            rows = buffers.batch if one.how == "batch" else 1
             first = next(iter(tensors.batches({one.name: one.source}, rows)))[one.name]
             # A small file is repeated to fill the batch.
             whole = np.resize(first, (rows, *first.shape[1:]))
@@ -144,14 +148,12 @@ def _feed(ctx: Context, manifest: Mapping[str, Any], buffers: Mapping[str, Any])
         return feed
     random = np.random.default_rng(0)
     feed = {}
-    for b in buffers["bindings"]:
-        if b["mode"] != "input":
-            continue
-        dtype = np.dtype("float32" if b["dtype"] == "bfloat16" else b["dtype"])
-        shape = tuple(b["shape"])
+    for b in buffers.side("input"):
+        dtype = np.dtype("float32" if b.dtype == "bfloat16" else b.dtype)
+        shape = tuple(size for size in b.shape if size is not None)  # an input has all sizes
         # Integers are often indices or lengths, of which only the smallest are safe.
         values = random.uniform(-1, 1, shape) if dtype.kind == "f" else random.integers(0, 2, shape)
-        feed[b["name"]] = np.asarray(values).astype(dtype)
+        feed[b.name] = np.asarray(values).astype(dtype)
     return feed
 
 
@@ -161,7 +163,7 @@ def _device(backend: str) -> dict[str, Any] | None:
     return None if backend == "onnxruntime" else environment.gpu_state()
 
 
-def _host() -> dict[str, Any]:
+def _host() -> Host:
     import os
 
     from trtpipe import environment
@@ -173,17 +175,20 @@ def _host() -> dict[str, Any]:
     except OSError:
         pass
     known = environment.record()
-    return {
-        "cpu": model, "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "os": known["os"], "python": known["python"], "driver": known["driver"],
-    }  # fmt: skip
+    return Host(
+        cpu=model,
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        os=known["os"],
+        python=known["python"],
+        driver=known["driver"],
+    )
 
 
-def table(record: Mapping[str, Any]) -> str:
+def table(record: Benchmark) -> str:
     """Give the figures as a table that people read."""
-    metrics = record["metrics"]
-    where = record["environment"]
-    device = where.get("device") or where["host"]["cpu"] or "CPU"
+    metrics = record.metrics
+    where = record.environment
+    device = where.device or where.host.cpu or "CPU"
     which = ["min", "mean", *sorted((n[8:-3] for n in metrics if n.startswith("latency_p")), key=_percent), "max"]
     rows = [["ms", *which]]
     rows += [
@@ -191,23 +196,22 @@ def table(record: Mapping[str, Any]) -> str:
         for name in ("latency", "gpu_compute", "compute", "h2d", "d2h", "enqueue")
         if f"{name}_mean_ms" in metrics
     ]
-    how = record["settings"]
     what = [
-        "with transfers" if how["transfers"] else "without transfers",
-        "CUDA graph" if how["cuda_graph"] else "no CUDA graph",
+        "with transfers" if record.settings.transfers else "without transfers",
+        "CUDA graph" if record.settings.cuda_graph else "no CUDA graph",
     ]
     if "gpu_compute_mean_ms" not in metrics:
         what = ["no device: nothing is transferred"]
-    span = f"{record['queries']} queries in {metrics['wall_ms'] / 1000:.2f} s, {record['warm_up_queries']} to warm up"
+    span = f"{record.queries} queries in {metrics['wall_ms'] / 1000:.2f} s, {record.warm_up_queries} to warm up"
     lines = [
-        f"{where['runtime']} {where['runtime_version']} on {device}, precision {record['engine']['precision']}",
-        f"batch {record['batch']}, {span}, {', '.join(what)} ({record['preset']})",
+        f"{where.runtime} {where.runtime_version} on {device}, precision {record.engine.precision}",
+        f"batch {record.batch}, {span}, {', '.join(what)} ({record.preset})",
         f"throughput: {metrics['throughput_qps']:.1f} queries/s, {metrics['throughput_samples']:.1f} samples/s",
         "",
         *columns.table(rows, right=range(1, len(rows[0]))),
     ]
-    if record["warnings"]:
-        lines += ["", *(f"warning: {text}" for text in record["warnings"])]
+    if record.warnings:
+        lines += ["", *(f"warning: {text}" for text in record.warnings)]
     return "\n".join(lines) + "\n"
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 from msgspec import Meta
 
+from trtpipe.documents.config import Config
+from trtpipe.documents.manifest import Manifest
+from trtpipe.documents.network import Network
 from trtpipe.errors import StageFailed
 from trtpipe.runtime import plan_name
 from trtpipe.stage import Context, Params, Port, StageType
+
+if TYPE_CHECKING:
+    from trtpipe.documents.manifest import Binding, Proof
 
 MOSTLY = 0.5
 LITTLE = 0.05
@@ -36,12 +43,12 @@ def run(ctx: Context) -> None:
     Nothing is ever added to the plan file itself.
     """
     source = ctx.inputs["config"]
-    config = source.json("config.json")
-    network = source.json("network.json")
+    config = source.read(Config)
+    network = source.read(Network)
     backend = ctx.backend()
-    if (config["runtime"], config["runtime_version"]) != (backend.name, backend.version):
+    if (config.runtime, config.runtime_version) != (backend.name, backend.version):
         raise StageFailed(
-            f"the config was checked for {config['runtime']} {config['runtime_version']}, and this is {backend.name} "
+            f"the config was checked for {config.runtime} {config.runtime_version}, and this is {backend.name} "
             f"{backend.version}; configure again for it"
         )
     pinned = None
@@ -54,34 +61,31 @@ def run(ctx: Context) -> None:
             "inputs: {timing_cache: {file: …}}, such as a copy of the timing.cache in artifacts/timing"
         )
     plan = ctx.out / plan_name(backend.name)
-    part = backend.build(
+    built = backend.build(
         source.path("model.onnx"), config, plan, ctx.shared, ctx.note, pinned=pinned,
         reproducible=ctx.params.reproducible,
     )  # fmt: skip
-    manifest: dict[str, Any] = {
-        "format": 1,
-        "runtime": backend.name,
-        "runtime_version": backend.version,
-        "plan": plan.name,
+    manifest = Manifest(
+        runtime=backend.name,
+        runtime_version=backend.version,
+        plan=plan.name,
         # onnxruntime puts large weights beside its plan.
-        "plan_bytes": sum(entry.stat().st_size for entry in os.scandir(ctx.out)),
-        "bindings": [_named(binding, network) for binding in part["bindings"]],
-        "profiles": config["profiles"],
-        "precision": config["precision"],
-        "precision_proof": part.get(
-            "precision_proof", {"status": "unproven", "why": f"{backend.name} does not tell its layers' types"}
-        ),
-        "version_compatible": config["version_compatible"],
-        "target": part["target"],
-        "key": ctx.key,
-    }
-    check_precision(manifest["precision_proof"], config)
-    ctx.write_json("manifest.json", manifest)
-    if "layers" in part:
-        ctx.write_json("layers.json", part["layers"])
+        plan_bytes=sum(entry.stat().st_size for entry in os.scandir(ctx.out)),
+        bindings=tuple(_named(binding, network) for binding in built.bindings),
+        profiles=config.profiles,
+        precision=config.precision,
+        precision_proof=built.proof,
+        version_compatible=config.version_compatible,
+        target=built.target,
+        key=ctx.key,
+    )
+    check_precision(built.proof, config)
+    ctx.write(manifest)
+    if built.layers is not None:
+        ctx.write(built.layers)
 
 
-def check_precision(proof: dict[str, Any], config: dict[str, Any]) -> None:
+def check_precision(proof: Proof, config: Config) -> None:
     """Refuse an engine that was to be of half precision and computes mostly in float32.
 
     Mostly is said of what `configure` left to half precision: nodes that it keeps in float32 do not count. Raises
@@ -90,8 +94,9 @@ def check_precision(proof: dict[str, Any], config: dict[str, Any]) -> None:
     from trtpipe.backends.trt.proof import low_share, text
 
     share = low_share(proof)
-    asked = config["precision"]
-    could = (config.get("rewrite") or config.get("hold") or {}).get("narrow", 1.0)
+    asked = config.precision
+    change = config.rewrite or config.hold
+    could = change.narrow if change else 1.0
     if asked not in ("fp16", "bf16") or share is None or could < LITTLE or share >= MOSTLY * could:
         return
     of = "" if could == 1 else f", and {could:.0%} of the weights were to be"
@@ -102,17 +107,17 @@ def check_precision(proof: dict[str, Any], config: dict[str, Any]) -> None:
     )
 
 
-def _named(binding: dict[str, Any], network: dict[str, Any]) -> dict[str, Any]:
+def _named(binding: Binding, network: Network) -> Binding:
     """Give a binding the dim names of network.json: a runtime may know fewer of them."""
-    known = {entry["name"]: entry["dims"] for entry in [*network["inputs"], *network["outputs"]]}
-    dims = known.get(binding["name"])
-    shape = binding["shape"]
-    if dims is None or binding["dims"] is None or len(dims) != len(shape):
+    dims = next((t.dims for t in (*network.inputs, *network.outputs) if t.name == binding.name), None)
+    if dims is None or len(dims) != len(binding.shape):
         return binding
-    named = [size if size >= 0 else dim for size, dim in zip(shape, dims, strict=True)]
     # A dim that the model fixes and the runtime calls dynamic stays what the runtime says.
-    fixed = [made if isinstance(dim, int) else dim for dim, made in zip(named, binding["dims"], strict=True)]
-    return {**binding, "dims": [size if size >= 0 else f for size, f in zip(shape, fixed, strict=True)]}
+    named = (
+        size if size >= 0 else own if isinstance(dim, int) else dim
+        for size, dim, own in zip(binding.shape, dims, binding.dims, strict=True)
+    )
+    return msgspec.structs.replace(binding, dims=tuple(named))
 
 
 STAGE = StageType(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from trtpipe import columns
+from trtpipe.documents.comparison import Bisect, Comparison, Different, Tolerance
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 from trtpipe.gates import Rule, judge, malformed, unknown
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from trtpipe.data.tensors import Source
     from trtpipe.models.comparing import Compared
@@ -95,7 +96,7 @@ class CompareParams(Params, frozen=True, kw_only=True):
 def run(ctx: Context) -> None:
     """Write comparison.json. Raises GateFailed where figures are not what they must be, and for NaN."""
     from trtpipe.data import tensors
-    from trtpipe.data.samples import samples_of
+    from trtpipe.data.samples import ids_of
     from trtpipe.models import comparing
 
     params: CompareParams = ctx.params
@@ -122,29 +123,27 @@ def run(ctx: Context) -> None:
             raise PipelineInvalid(f"require.{name}: {unknown(name, tuple(figures))}")
     verdicts = judge(figures, params.require)
     total = paired[0][1].shape[0]
-    ids = (
-        [sample["id"] for sample in samples_of(given, total)]
-        if given.kind == "tensors"
-        else list(map(str, range(total)))
-    )
+    ids = ids_of(given, total) if given.kind == "tensors" else list(map(str, range(total)))
     most = comparing.most_different(compared, ids, max(params.worst, BISECTED))
     worst = most[: params.worst]
-    record: dict[str, Any] = {
-        "metrics": figures,
-        "outputs": outputs,
-        "samples": total,
-        "tolerance": {"rtol": params.rtol, "atol": params.atol, "formula": params.formula,
-                      "means": comparing.FORMULAS[params.formula]},
-        "require": {name: verdict._asdict() for name, verdict in verdicts.items()},
-        "worst": worst,
-    }  # fmt: skip
     (ctx.out / "table.txt").write_text(_table(outputs, worst), "utf-8")
     for name, f in outputs.items():
         ctx.note(_line(name, f))
-    if params.bisect:
-        record["bisect"] = _bisect(ctx, most)
-        ctx.note(_found(record["bisect"]))
-    ctx.write_json("comparison.json", record)
+    bisect = _bisect(ctx, most) if params.bisect else None
+    if bisect is not None:
+        ctx.note(_found(bisect))
+    means = comparing.FORMULAS[params.formula]
+    ctx.write(
+        Comparison(
+            metrics=figures,
+            outputs=outputs,
+            samples=total,
+            tolerance=Tolerance(rtol=params.rtol, atol=params.atol, formula=params.formula, means=means),
+            require=verdicts,
+            worst=tuple(worst),
+            bisect=bisect,
+        )
+    )
     broken = [
         f"{name} = {v.value:.6g}, but require says {v.rule}{_where(name, most)}"
         for name, v in verdicts.items()
@@ -153,8 +152,8 @@ def run(ctx: Context) -> None:
     if whole["nan"] and not any(name.rpartition(".")[2] == "nan" for name in params.require):
         broken.insert(0, f"{int(whole['nan'])} values are NaN or infinite on one side alone{_where('', most)}")
     if broken:
-        if params.bisect:
-            broken.append(_found(record["bisect"]))
+        if bisect is not None:
+            broken.append(_found(bisect))
         raise GateFailed("; ".join(broken))
 
 
@@ -194,7 +193,7 @@ def _reference(ctx: Context) -> Mapping[str, Source]:
     return tensors.open_input(Input(name="reference", kind="tensors", folder=folder, files=files, label="onnxruntime"))
 
 
-def _bisect(ctx: Context, worst: list[dict[str, Any]]) -> dict[str, Any]:
+def _bisect(ctx: Context, worst: Sequence[Different]) -> Bisect:
     """Compare the two models' inner tensors, on the samples that differ most."""
     from trtpipe.models import bisection, feeding, onnxfile, signature
 
@@ -204,31 +203,25 @@ def _bisect(ctx: Context, worst: list[dict[str, Any]]) -> dict[str, Any]:
     inputs, _ = signature.of(model)
     if "data" in ctx.inputs:
         samples = feeding.samples(ctx.inputs["data"], inputs, most=BISECTED)
-        feeds = list(samples.pick([entry["index"] for entry in worst[:BISECTED]]))
+        feeds = list(samples.pick([one.index for one in worst[:BISECTED]]))
         how = f"{len(feeds)} runs of {samples.label}"
     else:
         feeds, how = feeding.random_feeds(model, inputs), "seeded random inputs"
-    return {"on": how, **bisection.layers(right, wrong, feeds, params.bound)}
+    return bisection.layers(right, wrong, feeds, bound=params.bound, on=how)
 
 
-def _found(bisect: Mapping[str, Any]) -> str:
-    first = bisect["first"]
+def _found(bisect: Bisect) -> str:
+    first = bisect.first
     if first is None:
-        return f"bisect: none of {bisect['compared']} inner tensors exceeds {bisect['bound']:g}: the models agree"
-    if first.get("not_finite"):
-        how = f"{first['not_finite']} values not finite"
-    else:
-        how = f"relative L2 {first['relative_l2']:g}"
-    return (
-        f"bisect: the first node beyond {bisect['bound']:g} is {first['node']} [{first['op']}], {how} on "
-        f"{first['tensor']}"
-    )
+        return f"bisect: none of {bisect.compared} inner tensors exceeds {bisect.bound:g}: the models agree"
+    how = f"{first.not_finite} values not finite" if first.not_finite else f"relative L2 {first.relative_l2:g}"
+    return f"bisect: the first node beyond {bisect.bound:g} is {first.node} [{first.op}], {how} on {first.tensor}"
 
 
-def _where(name: str, worst: list[dict[str, Any]]) -> str:
+def _where(name: str, worst: Sequence[Different]) -> str:
     output = name.rpartition(".")[0]
-    entry = next((e for e in worst if not output or e["output"] == output), None)
-    return "" if entry is None else f" (most different: sample {entry['id']}, output {entry['output']})"
+    one = next((w for w in worst if not output or w.output == output), None)
+    return "" if one is None else f" (most different: sample {one.id}, output {one.output})"
 
 
 def _line(name: str, figures: Mapping[str, float]) -> str:
@@ -239,7 +232,7 @@ def _line(name: str, figures: Mapping[str, float]) -> str:
     )
 
 
-def _table(outputs: Mapping[str, Mapping[str, float]], worst: list[dict[str, Any]]) -> str:
+def _table(outputs: Mapping[str, Mapping[str, float]], worst: Sequence[Different]) -> str:
     names = list(dict.fromkeys(k for f in outputs.values() for k in f))
     rows = [["output", *names]]
     rows += [[name, *(_figure(k, f[k]) if k in f else "" for k in names)] for name, f in outputs.items()]
@@ -249,7 +242,7 @@ def _table(outputs: Mapping[str, Mapping[str, float]], worst: list[dict[str, Any
     if worst:
         keys = ("relative_l2", "max_abs", "mean_abs", "cosine", "nan")
         rows = [["sample", "output", *keys]]
-        rows += [[e["id"], e["output"], *(_figure(k, e[k]) for k in keys)] for e in worst]
+        rows += [[one.id, one.output, *(_figure(key, getattr(one, key)) for key in keys)] for one in worst]
         lines += ["", "the most different samples", *_aligned(rows, 2)]
     return "\n".join(lines) + "\n"
 
@@ -266,7 +259,7 @@ def _aligned(rows: list[list[str]], names: int) -> list[str]:
 
 STAGE = StageType(
     name="compare",
-    version=4,
+    version=5,
     Params=CompareParams,
     inputs={
         "candidate": Port(kinds=("tensors",), doc="The outputs in question.", outside=True),

@@ -6,25 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import asdict, replace
 
+from trtpipe.documents.config import Asked, Config, Hold, Profile, Rewrite, Shapes
+from trtpipe.documents.network import Network
 from trtpipe.errors import StageFailed
 from trtpipe.stage import Context, Params, Port, Size, StageType, size_in_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 FEW = 0.5
 """Below this share of weights in half precision, configure tells how few they are."""
-
-Shape = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(description="One size an axis.")]
-
-
-class Shapes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The shapes of one input within one profile."""
-
-    min: Annotated[Shape, Meta(description="The smallest shape that the engine takes.")]
-    opt: Annotated[Shape, Meta(description="The shape that the engine is made fast for.")]
-    max: Annotated[Shape, Meta(description="The largest shape that the engine takes; memory is reserved for it.")]
 
 
 class ConfigureParams(Params, frozen=True, kw_only=True):
@@ -142,15 +135,13 @@ class ConfigureParams(Params, frozen=True, kw_only=True):
         return ("onnx", "onnxruntime", *(["nvidia-modelopt"] if self.method == "autocast" else []))
 
 
-def check_profiles(
-    profiles: Sequence[Mapping[str, Mapping[str, Sequence[int]]]], network: Mapping[str, Any]
-) -> list[str]:
+def check_profiles(profiles: Sequence[Profile], network: Network) -> list[str]:
     """Give what is wrong with profiles for a network, each with its numbers.
 
     Names must be inputs, ranks must agree, fixed axes must be the model's own, min ≤ opt ≤ max, every dynamic
     input must be there, and axes that share a name must have the same range everywhere.
     """
-    inputs = {entry["name"]: entry["dims"] for entry in network["inputs"]}
+    inputs = {entry.name: entry.dims for entry in network.inputs}
     problems = []
     for index, profile in enumerate(profiles):
         where = f"profiles[{index}]"
@@ -165,12 +156,13 @@ def check_profiles(
                 problems.append(f"{at}: the model does not say how many axes {name} has; fix its shape in the model")
                 continue
             text = f"[{', '.join(map(str, dims))}]"
-            wrong = [f"{k} {list(shapes[k])}" for k in ("min", "opt", "max") if len(shapes[k]) != len(dims)]
+            named = (("min", shapes.min), ("opt", shapes.opt), ("max", shapes.max))
+            wrong = [f"{which} {list(shape)}" for which, shape in named if len(shape) != len(dims)]
             if wrong:
                 problems.append(f"{at}: found {', '.join(wrong)}, expected {len(dims)} axes: the model has {text}")
                 continue
             for axis, dim in enumerate(dims):
-                low, best, high = (int(shapes[k][axis]) for k in ("min", "opt", "max"))
+                low, best, high = shapes.min[axis], shapes.opt[axis], shapes.max[axis]
                 given = f"found min {low}, opt {best}, max {high}"
                 if not low <= best <= high:
                     problems.append(f"{at}: axis {axis}: {given}; expected min ≤ opt ≤ max")
@@ -185,13 +177,14 @@ def check_profiles(
                     )
                 else:
                     ranges.setdefault(dim, (f"{name} axis {axis}", (low, best, high)))
-        for name, dims in inputs.items():
-            if name not in profile and any(isinstance(d, str) for d in dims or ()):
-                problems.append(f"{where}: the dynamic input {name} [{', '.join(map(str, dims))}] is missing")
+        for entry in network.inputs:
+            own = entry.dims or ()
+            if entry.name not in profile and any(isinstance(d, str) for d in own):
+                problems.append(f"{where}: the dynamic input {entry.name} [{', '.join(map(str, own))}] is missing")
     return problems
 
 
-def _verbosity(params: ConfigureParams, runtime: str) -> str:
+def _verbosity(params: ConfigureParams, runtime: str) -> Literal["none", "names_only", "detailed"]:
     if params.verbosity != "auto":
         return params.verbosity
     return "detailed" if runtime == "tensorrt" and params.precision in ("fp16", "bf16") else "names_only"
@@ -203,44 +196,34 @@ def run(ctx: Context) -> None:
 
     params: ConfigureParams = ctx.params
     source = ctx.inputs["network"]
-    network = source.json("network.json")
+    network = source.read(Network)
     model_path = source.path("model.onnx")
     model = onnxfile.load(model_path)
     data = external_data.external_files(model, source.folder, label="model.onnx", known=source.files)
-    profiles = [
-        {name: {"min": s.min, "opt": s.opt, "max": s.max} for name, s in profile.items()} for profile in params.profiles
-    ]
-    problems = check_profiles(profiles, network)
+    problems = check_profiles(params.profiles, network)
     if problems:
         raise StageFailed("params.profiles do not fit the network:\n  " + "\n  ".join(problems))
     backend = ctx.backend()
-    config: dict[str, Any] = {
-        "precision": params.precision,
-        "keep_fp32": list(params.keep_fp32),
-        "workspace": None if params.workspace is None else size_in_bytes(params.workspace),
-        "profiles": profiles,
-        "optimization_level": params.optimization_level,
-        "timing_cache": params.timing_cache,
-        "version_compatible": params.version_compatible,
-        "hardware_compatibility": params.hardware_compatibility,
-        "compute_capabilities": params.compute_capabilities and sorted(params.compute_capabilities),
-        "sparse_weights": params.sparse_weights,
-        "strip_plan": params.strip_plan,
-        "refit": params.refit,
-        "weight_streaming": params.weight_streaming,
-        "verbosity": _verbosity(params, backend.name),
-        "strongly_typed": params.strongly_typed,
-    }
-    part = backend.configure(config, network)
-    wanted = part["rewrite"]
-    config |= {
-        "strongly_typed": part["strongly_typed"],
-        "flags": list(part["flags"]),
-        "not_applicable": list(part["not_applicable"]),
-        "rewrite": None,
-        "runtime": backend.name,
-        "runtime_version": backend.version,
-    }
+    asked = Asked(
+        precision=params.precision,
+        keep_fp32=tuple(params.keep_fp32),
+        workspace=None if params.workspace is None else size_in_bytes(params.workspace),
+        profiles=tuple(params.profiles),
+        optimization_level=params.optimization_level,
+        timing_cache=params.timing_cache,
+        version_compatible=params.version_compatible,
+        hardware_compatibility=params.hardware_compatibility,
+        compute_capabilities=tuple(sorted(params.compute_capabilities)) if params.compute_capabilities else None,
+        sparse_weights=params.sparse_weights,
+        strip_plan=params.strip_plan,
+        refit=params.refit,
+        weight_streaming=params.weight_streaming,
+        verbosity=_verbosity(params, backend.name),
+        strongly_typed=params.strongly_typed,
+    )
+    settled = backend.configure(asked, network)
+    rewrite: Rewrite | None = None
+    hold: Hold | None = None
     made = ctx.out / onnxfile.MODEL
     if params.precision in ("fp16", "bf16"):
         from trtpipe.models import (
@@ -255,27 +238,28 @@ def run(ctx: Context) -> None:
         )
 
         onnxgraph.name_nodes(model)  # those without a name fit by their op
-        config["keep_fp32"] = sorted(onnxgraph.matching_nodes(model, params.keep_fp32))
-        if params.method == "autocast" and wanted is not None:
+        asked = replace(asked, keep_fp32=tuple(sorted(onnxgraph.matching_nodes(model, params.keep_fp32))))
+        if params.method == "autocast" and settled.rewrite is not None:
             modelopt.require()
         samples = None
         if "calibration" in ctx.inputs:
-            samples = feeding.samples(ctx.inputs["calibration"], network["inputs"], names=params.names)
+            samples = feeding.samples(ctx.inputs["calibration"], network.inputs, names=params.names)
             calibration.check_values(samples)  # with NaN, the check would look away
         how: dict[str, Any] = {
-            "network": network, "profiles": profiles, "keep": params.keep_fp32, "tolerance": params.tolerance,
-            "samples": samples, "meet_tolerance": params.meet_tolerance,
+            "inputs": network.inputs, "profiles": params.profiles, "keep": params.keep_fp32,
+            "tolerance": params.tolerance, "samples": samples, "meet_tolerance": params.meet_tolerance,
         }  # fmt: skip
-        if wanted is not None:
-            config["rewrite"] = record = precision.rewrite(model_path, made, wanted, method=params.method, **how)
+        change: Hold
+        if settled.rewrite is not None:
+            change = rewrite = precision.rewrite(model_path, made, settled.rewrite, method=params.method, **how)
         else:
             if params.method == "autocast":
                 ctx.note(f"method: autocast rewrites models; {backend.name} {backend.version} chooses types by flags")
-            config["hold"] = record = precision.hold(model_path, made, params.precision, **how)
+            change = hold = precision.hold(model_path, made, params.precision, **how)
             # Now it is known whether there is anything to hold.
-            config["flags"] = list(backend.configure(config, network)["flags"])
-        kept_nodes.tell_kept(record["kept"], "config.json", ctx.note)
-        for remark in deviation.remarks(record["check"]["outputs"]):
+            settled = backend.configure(asked, network, hold)
+        kept_nodes.tell_kept(change.kept, Config.file, ctx.note)
+        for remark in deviation.remarks(change.check.outputs):
             ctx.note(remark)
         if inside := float16_range.unseen(model):
             more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
@@ -283,21 +267,25 @@ def run(ctx: Context) -> None:
                 f"what the bodies of {', '.join(inside[:3])}{more} compute inside is {params.precision} unchecked: "
                 "only what comes out was"
             )
-        if record["narrow"] < FEW:
-            ctx.note(f"{record['narrow']:.1%} of the weights are left to {params.precision}")
+        if change.narrow < FEW:
+            ctx.note(f"{change.narrow:.1%} of the weights are left to {params.precision}")
     if not made.exists():  # nothing had to be changed
         onnxfile.copy_model(model_path, ctx.out, data, link=source.kind == "network")
     usual = ConfigureParams()
-    for name in part["not_applicable"]:
+    for name in settled.not_applicable:
         if getattr(params, name) != getattr(usual, name):
             ctx.note(f"{name} has no meaning on {backend.name} {backend.version}")
-    ctx.write_json("config.json", config)
-    ctx.write_json("network.json", network)
+    honoured = {
+        "strongly_typed": settled.strongly_typed, "flags": settled.flags, "not_applicable": settled.not_applicable,
+        "rewrite": rewrite, "hold": hold, "runtime": backend.name, "runtime_version": backend.version,
+    }  # fmt: skip
+    ctx.write(Config(**{**asdict(asked), **honoured}))
+    ctx.write(network)
 
 
 STAGE = StageType(
     name="configure",
-    version=6,
+    version=7,
     Params=ConfigureParams,
     inputs={
         "network": Port(kinds=("network",), doc="The parsed network."),

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from trtpipe.data.metric_params import Cosine, Metric, TopKAccuracy
+from trtpipe.documents.metrics import Counted, Metrics
 from trtpipe.errors import GateFailed, StageFailed
 from trtpipe.gates import Rule, Verdict, holds, judge, malformed, unknown
 from trtpipe.stage import Context, Params, Port, StageType
@@ -73,17 +74,13 @@ def run(ctx: Context) -> None:
         for figure in made:
             ctx.note(str(figure))
     verdicts = judge({name: figure.value for name, figure in figures.items()}, params.require)
-    ctx.write_json(
-        "metrics.json",
-        {
-            "metrics": {name: figure.value for name, figure in figures.items()},
-            "counts": {
-                name: {"passed": figure.passed, "total": figure.total, "unit": figure.unit}
-                for name, figure in figures.items()
-            },
-            "require": {name: verdict._asdict() for name, verdict in verdicts.items()},
-            "samples": evaluation.samples,
-        },
+    ctx.write(
+        Metrics(
+            metrics={name: figure.value for name, figure in figures.items()},
+            counts={name: Counted(passed=f.passed, total=f.total, unit=f.unit) for name, f in figures.items()},
+            require=verdicts,
+            samples=evaluation.samples,
+        )
     )
     if broken := [name for name, verdict in verdicts.items() if not verdict.passed]:
         raise GateFailed("; ".join(_broken(figures[name], verdicts[name]) for name in broken))
@@ -97,7 +94,7 @@ def _broken(figure: Figure, verdict: Verdict) -> str:
 
 STAGE = StageType(
     name="evaluate",
-    version=1,
+    version=2,
     Params=EvaluateParams,
     inputs={
         "results": Port(kinds=("results",), doc="What postprocess made.", required=False),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from trtpipe.documents.export import Agreement, Export
 from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.models import torch_module
 from trtpipe.models.torch_module import TensorSpec  # noqa: TC001  msgspec reads the annotations
@@ -153,29 +154,28 @@ def run(ctx: Context) -> None:
     errors = torch_check.agreement(target, trials, runs, atol=tolerance.atol, rtol=tolerance.rtol)
     final = onnxfile.load(target)
     model_inputs, model_outputs = signature.of(final)
-    ctx.write_json(
-        "export.json",
-        {
-            "framework": params.framework,
-            "exporter": params.exporter,
-            "opset": onnxgraph.opsets(final),
-            "ir_version": final.ir_version,
-            "inputs": model_inputs,
-            "outputs": model_outputs,
-            "checked": {
-                "formula": "|onnx - torch| <= atol + rtol * |torch|",
-                "atol": tolerance.atol,
-                "rtol": tolerance.rtol,
-                "sizes": trials,
-                "max_abs_error": errors,
-            },
-        },
+    ctx.write(
+        Export(
+            framework=params.framework,
+            exporter=params.exporter,
+            opset=onnxgraph.opsets(final),
+            ir_version=final.ir_version,
+            inputs=model_inputs,
+            outputs=model_outputs,
+            checked=Agreement(
+                formula="|onnx - torch| <= atol + rtol * |torch|",
+                atol=tolerance.atol,
+                rtol=tolerance.rtol,
+                sizes=tuple(trials),
+                max_abs_error=errors,
+            ),
+        )
     )
 
 
 STAGE = StageType(
     name="export",
-    version=1,
+    version=2,
     Params=ExportParams,
     inputs={},
     output="model",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from trtpipe.documents.samples import Sample
 from trtpipe.errors import StageFailed
 from trtpipe.runtime import batch_dim
 from trtpipe.stage import Context, Params, Port, StageType
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trtpipe.data.tensors import ArrayWriter, Reader, Source, Writer
+    from trtpipe.documents.buffers import Buffers
+    from trtpipe.documents.manifest import Manifest
     from trtpipe.runtime import Pending
 
 PROGRESS_SECONDS = 0.2
@@ -59,12 +62,12 @@ def run(ctx: Context) -> None:
         ctx.note(f"{data.label} also holds {', '.join(ignored)}, which the engine does not read")
     total = next((f.source.shape[0] for f in feeds if f.how != "constant"), 1)
     samples = None
-    if tensors.SAMPLES in data.files:
-        samples = data.path(tensors.SAMPLES)
+    if Sample.file in data.files:
+        samples = data.path(Sample.file)
         with samples.open("rb") as stream:
             lines = sum(1 for line in stream if line.strip())
         if lines != total:
-            raise StageFailed(f"{data.label}: {tensors.SAMPLES} has {lines} lines for {total} samples")
+            raise StageFailed(f"{data.label}: {Sample.file} has {lines} lines for {total} samples")
     session = ctx.backend().open(plan, manifest, buffers, ctx.note, ctx.shared)
     try:
         with tensors.Writer(ctx.out) as writer:
@@ -72,19 +75,19 @@ def run(ctx: Context) -> None:
     finally:
         session.close()
     if samples is not None:
-        (ctx.out / tensors.SAMPLES).write_bytes(samples.read_bytes())
+        (ctx.out / Sample.file).write_bytes(samples.read_bytes())
 
 
 def match(
-    buffers: Mapping[str, Any],
-    manifest: Mapping[str, Any],
+    buffers: Buffers,
+    manifest: Manifest,
     sources: Mapping[str, Source],
     names: Mapping[str, str],
     label: str,
 ) -> list[Feed]:
     """Match the data with the engine's inputs. Raises StageFailed that lists every mismatch: found, expected."""
-    shapes = {b["name"]: b for b in buffers["bindings"] if b["mode"] == "input"}
-    inputs = {b["name"]: b for b in manifest["bindings"] if b["mode"] == "input"}
+    shapes = {b.name: b for b in buffers.side("input")}
+    inputs = {b.name: b for b in manifest.side("input")}
     problems = [
         f"params.names.{name}: the engine's inputs are {', '.join(shapes)}" for name in names if name not in shapes
     ]
@@ -95,23 +98,23 @@ def match(
         if source is None:
             problems.append(f"{label}: found tensors {', '.join(sources) or 'none'}, expected {wanted}")
             continue
-        if source.dtype.name != b["dtype"]:
-            problems.append(f"{source.label}: found dtype {source.dtype.name}, expected {b['dtype']}")
+        if source.dtype.name != b.dtype:
+            problems.append(f"{source.label}: found dtype {source.dtype.name}, expected {b.dtype}")
             continue
-        shape = tuple(b["shape"])
-        if b["batch_axis"] == 0 and source.shape[1:] == shape[1:] and len(source.shape) == len(shape):
+        shape = b.shape
+        if b.batch_axis == 0 and source.shape[1:] == shape[1:] and len(source.shape) == len(shape):
             feeds.append(Feed(name, "batch", source))
         elif source.shape[1:] == shape and len(source.shape) == len(shape) + 1:
             feeds.append(Feed(name, "run", source))
-        elif b["batch_axis"] is None and source.shape == shape:
+        elif b.batch_axis is None and source.shape == shape:
             feeds.append(Feed(name, "constant", source))
         else:
-            expected = ["samples", *(shape[1:] if b["batch_axis"] == 0 else shape)]
+            expected = ["samples", *(shape[1:] if b.batch_axis == 0 else shape)]
             found = list(source.shape)
             rank = "" if len(found) == len(expected) else f"rank {len(found)}, "
             wants = f"rank {len(expected)}, " if rank else ""
-            own, hint = next(iter(inputs[name]["dims"]), None), ""
-            if b["batch_axis"] is None and isinstance(own, str) and source.shape[1:] == shape[1:]:
+            own, hint = next(iter(inputs[name].dims), None), ""
+            if b.batch_axis is None and isinstance(own, str) and source.shape[1:] == shape[1:]:
                 batch = batch_dim(inputs.values())
                 hint = f"; its first axis is {own} and the batch {batch}: give them one name in parse's params.dims"
             problems.append(
@@ -121,11 +124,11 @@ def match(
     if problems:
         raise StageFailed("\n".join(problems))
     hows = {f.how for f in feeds}
-    if {"batch", "run"} <= hows and buffers["batch"] != 1:
+    if {"batch", "run"} <= hows and buffers.batch != 1:
         one = next(f for f in feeds if f.how == "run")
         raise StageFailed(
             f"{one.source.label} has one value a sample, but input {one.name} takes one a batch, and a batch is "
-            f"{buffers['batch']} samples; allocate a batch of 1"
+            f"{buffers.batch} samples; allocate a batch of 1"
         )
     rows = {f.source.label: f.source.shape[0] for f in feeds if f.how != "constant"}
     if len(set(rows.values())) > 1:
@@ -139,20 +142,18 @@ def match(
 class Batches:
     """The feeds of an engine in order, each with the number of its true rows; the rest of it is padding."""
 
-    def __init__(
-        self, feeds: Sequence[Feed], manifest: Mapping[str, Any], buffers: Mapping[str, Any], *, allow_nan: bool
-    ) -> None:
+    def __init__(self, feeds: Sequence[Feed], manifest: Manifest, buffers: Buffers, *, allow_nan: bool) -> None:
         self._feeds = feeds
         self._allow_nan = allow_nan
         self.batched = any(f.how == "batch" for f in feeds)
-        self.size: int = buffers["batch"] if self.batched else 1
+        self.size = buffers.batch if self.batched else 1
         self.counts: deque[tuple[int, int]] = deque()
         """For each feed on its way: rows fed, true rows."""
-        dims = {b["name"]: b["dims"] for b in manifest["bindings"]}
-        profile = (manifest["profiles"] or [{}])[buffers["profile"]]
+        dims = {b.name: b.dims for b in manifest.bindings}
+        profile = manifest.profiles[buffers.profile] if manifest.profiles else {}
         batched = [f.name for f in feeds if f.how == "batch"]
         self.dynamic = all(isinstance(dims[n][0], str) for n in batched)
-        self._smallest = max((profile[n]["min"][0] for n in batched if n in profile), default=1)
+        self._smallest = max((profile[n].min[0] for n in batched if n in profile), default=1)
 
     def __iter__(self) -> Iterator[dict[str, NDArray[Any] | Pending]]:
         """Give the feeds, to be read by whoever runs them. Filling raises StageFailed where NaN is found."""
@@ -263,7 +264,7 @@ def _rows(name: str, array: NDArray[Any], fed: int, count: int, *, batched: bool
 
 STAGE = StageType(
     name="infer",
-    version=1,
+    version=2,
     Params=InferParams,
     inputs={
         "engine": Port(kinds=("engine",), doc="The engine that runs."),

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from trtpipe.documents.optimisation import Nodes, Optimisation, Step
 from trtpipe.errors import EnvironmentMissing, GateFailed, StageFailed
 from trtpipe.stage import Context, Params, Port, StageType
 from trtpipe.stages.parse import Dim, dim_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from pathlib import Path
 
     import onnx
@@ -70,12 +71,12 @@ def run(ctx: Context) -> None:
     slim = _onnxslim() if params.simplify == "onnxslim" else None
     model = onnxfile.whole(source)
     before = _counts(model)
-    steps: list[dict[str, Any]] = []
+    steps: list[Step] = []
     checker = _Checker(ctx.scratch, source, params)
     if params.dims:
         signature.set_dims(model, params.dims, label=label)
         steps.append(checker.step("dims", model))
-        if "unchecked" in steps[-1]:
+        if steps[-1].unchecked:
             ctx.note("the original cannot take these dims, so that they cannot be checked against it")
     if params.opset is not None:
         raised, was = opset.raise_opset(model, params.opset)
@@ -84,7 +85,7 @@ def run(ctx: Context) -> None:
             ctx.note(f"opset {params.opset} asked for, the model has {have} already")
         else:
             model = raised
-            steps.append({**checker.step("opset", model), "from": was, "to": params.opset})
+            steps.append(msgspec.structs.replace(checker.step("opset", model), before=was, after=params.opset))
     if params.fold:
         folded, why = folding.fold(model, ctx.scratch)
         if why is None:
@@ -92,7 +93,7 @@ def run(ctx: Context) -> None:
             steps.append(checker.step("fold", model))
         else:
             ctx.note(f"not folded: {why}")
-            steps.append({"step": "fold", "skipped": why})
+            steps.append(Step(step="fold", skipped=why))
     if slim is not None:
         try:
             model = slim(model)
@@ -103,7 +104,7 @@ def run(ctx: Context) -> None:
     onnxfile.save(model, ctx.out / onnxfile.MODEL)
     nodes = (sum(before.values()), sum(after.values()))
     ctx.note(f"{nodes[0]} nodes → {nodes[1]}")
-    ctx.write_json("optimize.json", {"nodes": {"before": before, "after": after}, "steps": steps})
+    ctx.write(Optimisation(nodes=Nodes(before=before, after=after), steps=tuple(steps)))
 
 
 def _counts(model: onnx.ModelProto) -> dict[str, int]:
@@ -119,8 +120,8 @@ class _Checker:
         self._scratch, self._source, self._limit = scratch, source, params.tolerance
         self._feeds: list[Any] | None = None
 
-    def step(self, name: str, model: onnx.ModelProto) -> dict[str, Any]:
-        """Check one step. Gives its record."""
+    def step(self, name: Literal["dims", "opset", "fold", "onnxslim"], model: onnx.ModelProto) -> Step:
+        """Check one step."""
         from trtpipe.models import deviation, feeding, onnxfile, onnxgraph, signature
 
         path = self._scratch / f"after-{name}.onnx"
@@ -134,14 +135,14 @@ class _Checker:
             if name == "dims" and (why := _refuses(self._source, self._feeds[0])):
                 # The original's own shapes are fixed at others: there is nothing to compare with but the new one.
                 self._source = path
-                return {"step": name, "unchecked": why}
-        figures: Mapping[str, Any] = deviation.against(self._source, path, self._feeds, what=name)
+                return Step(step=name, unchecked=why)
+        figures = deviation.against(self._source, path, self._feeds, what=name)
         if problems := deviation.beyond(figures, self._limit):
             raise GateFailed(
                 f"{name} changes the model's results (on random inputs):\n  " + "\n  ".join(problems)
                 + f"\nLeave {name} out, or raise tolerance"
             )  # fmt: skip
-        return {"step": name, "outputs": dict(figures)}
+        return Step(step=name, outputs=figures)
 
 
 def _refuses(path: Path, feed: Any) -> str | None:
@@ -167,7 +168,7 @@ def _onnxslim() -> Any:
 
 STAGE = StageType(
     name="optimize",
-    version=1,
+    version=2,
     Params=OptimizeParams,
     inputs={"model": Port(kinds=("model",), doc="An ONNX model.", outside=True)},
     output="model",

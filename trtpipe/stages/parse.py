@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from trtpipe.documents.manifest import Binding
+    from trtpipe.documents.network import Tensor
+
 Dim = Annotated[int, Meta(ge=0)] | Annotated[str, Meta(min_length=1)]
 
 UNFEEDABLE = {"string", "complex64", "complex128", "sequence", "map", "optional", "sparse_tensor", "opaque"}
@@ -81,26 +84,28 @@ def run(ctx: Context) -> None:
         onnxfile.save(model, target)
     backend = ctx.backend()
     seen = backend.parse(target)
-    network = signature.describe(model)
-    for side in ("inputs", "outputs"):
-        _join(network[side], seen[side], side, ctx.backend_name)
-    ctx.write_json(
-        "network.json",
-        {**network, "layers": seen["layers"], "runtime": backend.name, "runtime_version": backend.version},
+    network = signature.describe(model, layers=seen.layers, runtime=backend.name, runtime_version=backend.version)
+    ctx.write(
+        msgspec.structs.replace(
+            network,
+            inputs=_joined(network.inputs, seen.side("input"), "inputs", backend.name),
+            outputs=_joined(network.outputs, seen.side("output"), "outputs", backend.name),
+        )
     )
 
 
-def _join(ours: list[dict[str, Any]], theirs: Sequence[Mapping[str, Any]], side: str, runtime: str) -> None:
+def _joined(ours: Sequence[Tensor], theirs: Sequence[Binding], side: str, runtime: str) -> tuple[Tensor, ...]:
     """Fill in ranks that only the runtime knows; both must name the same inputs and outputs."""
-    names = {entry["name"]: entry for entry in theirs}
-    if {entry["name"] for entry in ours} != set(names):
+    known = {b.name: b for b in theirs}
+    if {one.name for one in ours} != set(known):
         raise StageFailed(
-            f"the {side} are {', '.join(e['name'] for e in ours)} in the ONNX file, "
-            f"but {', '.join(names) or 'none'} to {runtime}"
+            f"the {side} are {', '.join(one.name for one in ours)} in the ONNX file, "
+            f"but {', '.join(known) or 'none'} to {runtime}"
         )
-    for entry in ours:
-        if entry["dims"] is None and names[entry["name"]].get("shape"):
-            entry["dims"] = list(names[entry["name"]]["dims"])
+    return tuple(
+        msgspec.structs.replace(one, dims=known[one.name].dims) if one.dims is None and known[one.name].shape else one
+        for one in ours
+    )
 
 
 def _lint_types(model: onnx.ModelProto, runtime: str) -> list[str]:
@@ -163,7 +168,7 @@ def _text(dims: Sequence[Any]) -> str:
 
 STAGE = StageType(
     name="parse",
-    version=2,
+    version=3,
     Params=ParseParams,
     inputs={"model": Port(kinds=("model",), doc="An ONNX model, with its external data.", outside=True)},
     output="network",

@@ -78,13 +78,13 @@ class PostprocessParams(Params, frozen=True):
 def run(ctx: Context) -> None:
     """Run the steps batch by batch; write results.jsonl, table.txt, the arrays asked for and the pictures."""
     from trtpipe.data import painter, readable, results, step_runs, tensors
-    from trtpipe.data.samples import samples_of
+    from trtpipe.data.samples import lines_of
     from trtpipe.data.working_set import WorkingSet
 
     params: PostprocessParams = ctx.params
     sources, given = _sources(ctx)
     total = next(iter(sources.values())).shape[0]
-    samples = samples_of(ctx.inputs["tensors"], total)
+    known = lines_of(ctx.inputs["tensors"], total)
     runners = [
         (f"steps[{i}] ({step.__struct_config__.tag})", step_runs.runner(step, ctx.inputs, ctx.load))
         for i, step in enumerate(params.steps)
@@ -101,7 +101,7 @@ def run(ctx: Context) -> None:
         arrays = results.Arrays(writer, total) if writer else None
         for batch in tensors.batches(sources, size):
             count = len(next(iter(batch.values())))
-            work = WorkingSet(batch, list(itertools.islice(samples, count)), given)
+            work = WorkingSet(batch, list(itertools.islice(known, count)), given)
             for where, step in runners:
                 try:
                     step(work)
@@ -149,7 +149,7 @@ def _sources(ctx: Context) -> tuple[dict[str, Source], list[str]]:
 
 STAGE = StageType(
     name="postprocess",
-    version=1,
+    version=2,
     Params=PostprocessParams,
     inputs={
         "tensors": Port(kinds=("tensors",), doc="What the steps read: a model's outputs.", outside=True),

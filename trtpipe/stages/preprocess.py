@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from trtpipe.data.resizing import Channels, Crop, Fit, FixedHeight, KeepSize, Letterbox, Resize, fit
+from trtpipe.documents.samples import Sample
 from trtpipe.errors import StageFailed, TrtpipeError
 from trtpipe.stage import Context, Entrypoint, Env, Params, Port, SourcePath, StageType
 
@@ -133,13 +134,13 @@ def run(ctx: Context) -> None:
     first = ""
     with (
         tensors.Writer(ctx.out) as writer,
-        (ctx.out / tensors.SAMPLES).open("w", encoding="utf-8", newline="\n") as lines,
+        (ctx.out / Sample.file).open("w", encoding="utf-8", newline="\n") as lines,
     ):
         for done, (sample, made) in enumerate(_samples(ctx, places, ids), 1):
             if not arrays:
-                first = sample["id"]
+                first = sample.id
                 arrays = {name: writer.add(name, a.dtype, (len(places), *a.shape)) for name, a in made.items()}
-            _check_alike(arrays, made, first, sample["id"])
+            _check_alike(arrays, made, first, sample.id)
             for name, array in made.items():
                 arrays[name].write(array[None])
             lines.write(msgspec.json.encode(sample).decode() + "\n")
@@ -181,18 +182,18 @@ def _called(name: str, turn: int) -> str:
     return f"{name} turned by {turn}" if turn else name
 
 
-def _call(entrypoint: str, function: Hook, args: dict[str, Any], value: Any, sample: dict[str, Any]) -> Any:
+def _call(entrypoint: str, function: Hook, args: dict[str, Any], value: Any, sample: Sample) -> Any:
     try:
-        return function(value, dict(sample), **args)
+        return function(value, msgspec.to_builtins(sample), **args)
     except TrtpipeError:
         raise
     except Exception as error:
-        raise StageFailed(f"{entrypoint} failed on {sample['id']}: {type(error).__name__}: {error}") from error
+        raise StageFailed(f"{entrypoint} failed on {sample.id}: {type(error).__name__}: {error}") from error
 
 
 def _samples(
     ctx: Context, places: Sequence[tuple[str, int, Fit]], ids: dict[str, str]
-) -> Iterator[tuple[dict[str, Any], dict[str, NDArray[Any]]]]:
+) -> Iterator[tuple[Sample, dict[str, NDArray[Any]]]]:
     """Give each sample's line and its tensors by name."""
     import numpy as np
 
@@ -214,7 +215,7 @@ def _samples(
                 after = _call(hook.entrypoint, function, hook.args, before.copy(), sample)
                 if not isinstance(after, np.ndarray) or after.shape != before.shape or after.dtype != np.uint8:
                     raise StageFailed(
-                        f"{hook.entrypoint} gave {_described(after)} for {sample['id']}, "
+                        f"{hook.entrypoint} gave {_described(after)} for {sample.id}, "
                         f"expected uint8 {list(before.shape)}: at picture, the size must stay"
                     )
                 image = pictures.pillow().fromarray(np.ascontiguousarray(after))
@@ -226,7 +227,7 @@ def _samples(
                 value = _call(hook.entrypoint, function, hook.args, value, sample)
                 if not _are_arrays(value):
                     raise StageFailed(
-                        f"{hook.entrypoint} gave {_described(value)} for {sample['id']}, "
+                        f"{hook.entrypoint} gave {_described(value)} for {sample.id}, "
                         f"expected an array of numbers, or a mapping of names to such arrays"
                     )
         yield sample, value if isinstance(value, dict) else {params.tensor: value}
@@ -269,7 +270,7 @@ def _check_alike(arrays: dict[str, Any], made: dict[str, NDArray[Any]], first: s
 
 STAGE = StageType(
     name="preprocess",
-    version=1,
+    version=2,
     Params=PreprocessParams,
     inputs={
         "images": Port(kinds=(), doc="A picture, or a folder of them.", outside=True),

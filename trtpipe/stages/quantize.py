@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import asdict
 
+from trtpipe.documents.checks import Check
+from trtpipe.documents.quantisation import Quantisation
 from trtpipe.errors import GateFailed, PipelineInvalid
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
+
+    from trtpipe.documents.network import Tensor
+    from trtpipe.documents.quantisation import Quantised
+    from trtpipe.models.feeding import Samples
 
 
 class QuantizeParams(Params, frozen=True, kw_only=True):
@@ -103,7 +110,7 @@ def run(ctx: Context) -> None:
     source, label, model, _ = onnxfile.open_input(ctx.inputs["model"])
     quantizable.refuse_quantised(model, label)
     inputs, _ = signature.of(model)
-    samples: feeding.Samples | None = None
+    samples: Samples | None = None
     if "calibration" in ctx.inputs:
         data = ctx.inputs["calibration"]
         samples = feeding.samples(data, inputs, names=params.names, most=params.samples)
@@ -114,28 +121,26 @@ def run(ctx: Context) -> None:
     out = ctx.out / onnxfile.MODEL
     if params.mode == "int8":
         assert samples is not None  # or it would have ended above
-        record = quantization.int8(
+        done = quantization.int8(
             source, out, ctx.scratch, samples, method=params.method, percentile=params.percentile or 99.99,
             per_channel=params.per_channel, ops=params.ops, exclude=params.exclude, opset=params.opset,
             progress=ctx.progress,
         )  # fmt: skip
     else:
-        record = modelopt.quantise(
+        done = modelopt.quantise(
             source, out, ctx.scratch, params.mode, samples, method=params.method, ops=params.ops,
             exclude=params.exclude, opset=params.opset, block_size=params.block_size or 128,
         )  # fmt: skip
-    _tell(ctx, record)
+    _tell(ctx, done)
     limit = quantization.TOLERANCE if params.tolerance is None else params.tolerance
-    record["check"] = _check(source, out, samples, inputs, params.mode) | {"tolerance": limit}
-    ctx.write_json("quantize.json", record)
-    for name, figures in record["check"]["outputs"].items():
-        if "relative_l2" in figures:
-            ctx.note(
-                f"{name}: relative L2 {figures['relative_l2']:g}, cosine {figures['cosine']:g} against the original"
-            )
-    for remark in deviation.remarks(record["check"]["outputs"]):
+    check = _check(source, out, samples, inputs, mode=params.mode, tolerance=limit)
+    ctx.write(Quantisation(**asdict(done), check=check))
+    for name, figures in check.outputs.items():
+        if figures.relative_l2 is not None:
+            ctx.note(f"{name}: relative L2 {figures.relative_l2:g}, cosine {figures.cosine:g} against the original")
+    for remark in deviation.remarks(check.outputs):
         ctx.note(remark)
-    if problems := deviation.beyond(record["check"]["outputs"], limit):
+    if problems := deviation.beyond(check.outputs, limit):
         raise GateFailed(
             f"{params.mode} changes the model's results too much:\n  " + "\n  ".join(problems)
             + "\nTry method: entropy or percentile, more calibration samples, exclude: for the nodes that lose most "
@@ -143,17 +148,19 @@ def run(ctx: Context) -> None:
         )  # fmt: skip
 
 
-def _tell(ctx: Context, record: dict[str, Any]) -> None:
+def _tell(ctx: Context, done: Quantised) -> None:
     from trtpipe.models import kept_nodes
 
-    counts = ", ".join(f"{n} {op}" for op, n in record["quantized"].items())
+    counts = ", ".join(f"{n} {op}" for op, n in done.quantized.items())
     ctx.note(f"quantised: {counts}")
-    kept_nodes.tell_kept(record["left"], "quantize.json", ctx.note)
-    if record.get("never_active"):
-        ctx.note(f"always 0 in calibration: {', '.join(record['never_active'][: kept_nodes.TOLD])}")
+    kept_nodes.tell_kept(done.left, Quantisation.file, ctx.note)
+    if done.never_active:
+        ctx.note(f"always 0 in calibration: {', '.join(done.never_active[: kept_nodes.TOLD])}")
 
 
-def _check(source: Path, out: Path, samples: Any, inputs: list[dict[str, Any]], mode: str) -> dict[str, Any]:
+def _check(
+    source: Path, out: Path, samples: Samples | None, inputs: Sequence[Tensor], *, mode: str, tolerance: float
+) -> Check:
     from trtpipe.models import deviation, feeding, onnxfile, quantization
 
     if samples is not None:
@@ -163,12 +170,12 @@ def _check(source: Path, out: Path, samples: Any, inputs: list[dict[str, Any]], 
         feeds = feeding.random_feeds(onnxfile.load(source), inputs)
         how = "seeded random inputs"
     figures = deviation.against(source, out, feeds, what=f"mode {mode}", plain=True)
-    return {"how": f"onnxruntime on the CPU without fusions, {how}", "outputs": figures}
+    return Check(how=f"onnxruntime on the CPU without fusions, {how}", outputs=figures, tolerance=tolerance)
 
 
 STAGE = StageType(
     name="quantize",
-    version=2,
+    version=3,
     Params=QuantizeParams,
     inputs={
         "model": Port(kinds=("model",), doc="A float32 ONNX model.", outside=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -12,6 +12,7 @@ from msgspec import Meta
 from trtpipe import gates, variant
 from trtpipe.data import candidates, ranking
 from trtpipe.data.candidates import PLAN_BYTES
+from trtpipe.documents.selection import Goal, Selection, Variant
 from trtpipe.errors import GateFailed, PipelineInvalid
 from trtpipe.stage import Context, Input, Params, Port, StageType, put
 
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from trtpipe.data.ranking import Row
+    from trtpipe.documents.selection import Better
     from trtpipe.stage import Upstream
 
 MARGIN = 0.03
 """How near the best time another one is no worse: what medians of one engine differ by from run to run on a machine at
 rest, and a little more than trtexec's bound for a time that is stable (a deviation of 2.5 %)."""
-OWN = ("selection.json", "table.txt", "tradeoff.svg")
+OWN = (Selection.file, "table.txt", "tradeoff.svg")
 Aim = Annotated[str, Meta(pattern=ranking.AIM, description="What is better, min or max, and of which figure.")]
 
 
@@ -68,16 +70,17 @@ class SelectParams(Params, frozen=True):
         """Tell whether variants may be missing."""
         return self.failed == "lose"
 
-    def aim(self) -> tuple[str, str]:
+    def aim(self) -> tuple[Better, str]:
         """Give the objective as (min or max, figure)."""
         return ranking.aim(self.objective)
 
-    def others(self) -> list[tuple[str, str]]:
+    def others(self) -> list[tuple[Better, str]]:
         """Give the other figures that may count as (min or max, figure): `against`, those of `where`, plan_bytes."""
-        asked = [ranking.aim(self.against)] if self.against else []
-        figure = self.aim()[1]
-        ruled = [("min" if "<" in rule else "max", name) for name, rule in sorted(self.where.items()) if name != figure]
-        return [*asked, *ruled, ("min", PLAN_BYTES)]
+        found = [ranking.aim(self.against)] if self.against else []
+        for name, rule in sorted(self.where.items()):
+            if name != self.aim()[1]:
+                found.append(("min" if "<" in rule else "max", name))
+        return [*found, ("min", PLAN_BYTES)]
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """Find what the schema cannot say."""
@@ -170,18 +173,17 @@ def run(ctx: Context) -> None:
         (ctx.out / "tradeoff.svg").write_text(picture, "utf-8")
     else:
         ctx.note("no picture: there is no second figure to draw the objective against")
-    ctx.write_json(
-        "selection.json",
-        {
-            "objective": {"goal": goal, "figure": figure},
-            "where": params.where,
-            "margin": margin,
-            "then": {"goal": then[0], "figure": then[1]},
-            "measured_on": machine,
-            "best": best and best.label,
-            "engine": best and best.stage,
-            "variants": [_record(row) for row in rows],
-        },
+    ctx.write(
+        Selection(
+            objective=Goal(goal=goal, figure=figure),
+            where=params.where,
+            margin=margin,
+            then=Goal(goal=then[0], figure=then[1]),
+            measured_on=machine,
+            best=best.label if best else None,
+            engine=best.stage if best else None,
+            variants=tuple(map(_variant, rows)),
+        )
     )
     failed = len(rows) - len(whole)
     if best is None:
@@ -202,19 +204,18 @@ def run(ctx: Context) -> None:
         ctx.note(f"unstable times of {', '.join(shaky)}: on a machine at rest the order may be another")
 
 
-def _record(row: Row) -> dict[str, Any]:
-    """Give one variant's part of selection.json."""
+def _variant(row: Row) -> Variant:
     one = row.candidate
-    return {
-        "variant": one.label,
-        "engine": one.stage,
-        "values": one.values,
-        "passed": row.passed,
-        "failed": bool(one.failed),
-        "tied": row.tied,
-        "why": row.why,
-        "figures": {f"{stage}.{name}": value for (stage, name), value in one.figures.items()},
-    }
+    return Variant(
+        variant=one.label,
+        engine=one.stage,
+        values=one.values,
+        passed=row.passed,
+        failed=bool(one.failed),
+        tied=row.tied,
+        why=row.why,
+        figures={f"{stage}.{name}": value for (stage, name), value in one.figures.items()},
+    )
 
 
 def _copy(engine: Input, ctx: Context) -> None:
@@ -266,7 +267,7 @@ def _picture(stage: str, rows: Sequence[Row], params: SelectParams, margin: floa
 
 STAGE = StageType(
     name="select",
-    version=3,
+    version=4,
     Params=SelectParams,
     inputs={
         "engines": Port(kinds=("engine",), doc="The engines to choose from.", many=True),

@@ -7,10 +7,14 @@ import json
 import math
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import errors
 from trtpipe import key as keys
+from trtpipe.documents import files
+from trtpipe.documents.layers import Layers
+from trtpipe.documents.manifest import Manifest
 from trtpipe.run.given import outside, request, stored
 from trtpipe.run.lookup import Walk
 from trtpipe.run.pool import run_one
@@ -24,7 +28,6 @@ if TYPE_CHECKING:
 
 BOUND = 1e-3
 _LISTED = 5
-_LAYERS = "layers.json"
 _FOR_PEOPLE = (".txt", ".png", ".md", ".html", ".svg")
 
 
@@ -200,7 +203,7 @@ def _drift(old: Given, new: Given, names: Sequence[str]) -> float | None:
 def _file_drift(old: str, new: str) -> float | None:
     if old.endswith(".npy"):
         return _array_drift(old, new)
-    if old.endswith((".json", ".jsonl")) and os.path.basename(old) not in ("manifest.json", _LAYERS):
+    if old.endswith((".json", ".jsonl")) and os.path.basename(old) not in (Manifest.file, Layers.file):
         return _json_drift(_rows(old), _rows(new))
     with open(old, "rb") as a, open(new, "rb") as b:
         return 0.0 if a.read() == b.read() else None
@@ -270,7 +273,7 @@ def _details(old: Given, new: Given, different: Sequence[str]) -> tuple[str, ...
     """Say what differs in manifests and other JSON: tactics, ranges, layers, by name."""
     lines = []
     for name in different:
-        if name.endswith(".json") and name != _LAYERS and name in old.files and name in new.files:
+        if name.endswith(".json") and name != Layers.file and name in old.files and name in new.files:
             a, b = (_rows(os.path.join(g.folder, *name.split("/"))) for g in (old, new))
             found = keys.difference(a, b)
             lines += [f"{name}: {path}: {_short(x)} → {_short(y)}" for path, x, y in found[:_LISTED]]
@@ -281,17 +284,16 @@ def _details(old: Given, new: Given, different: Sequence[str]) -> tuple[str, ...
 
 def _layers(old: Given, new: Given) -> tuple[str, ...]:
     """Say how the layers of two engines differ: other tactics, types, fusions; or why that is not known."""
-    if "manifest.json" not in (*old.files, *new.files) or old.kind != "engine":
+    if old.kind != "engine":
         return ()
     from trtpipe.backends.trt.proof import compared
 
     for side in (old, new):
-        if _LAYERS not in side.files:
-            manifest = _rows(os.path.join(side.folder, "manifest.json")) if "manifest.json" in side.files else {}
-            proof = manifest.get("precision_proof", {})
-            why = proof.get("why") or f"{manifest.get('runtime', 'the runtime')} tells no tactics"
+        if Layers.file not in side.files:
+            manifest = files.read(Path(side.folder, Manifest.file), Manifest)
+            why = manifest.precision_proof.why or f"{manifest.runtime} tells no tactics"
             return (f"layers: not compared: {why}",)
-    a, b = (_rows(os.path.join(side.folder, _LAYERS)) for side in (old, new))
+    a, b = (files.read(Path(side.folder, Layers.file), Layers) for side in (old, new))
     return compared(a, b, _LISTED)
 
 

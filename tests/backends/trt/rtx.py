@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+from msgspec.structs import asdict
 
+from tests import made
 from trtpipe import environment
 from trtpipe.backends.trt.rules import settle
 
@@ -15,18 +17,14 @@ needs_no_gpu = pytest.mark.skipif(bool(environment.gpus()), reason="this is abou
 
 
 def config_for(backend, profiles=(), **settings):
-    """Give a whole config record, as the stage would write it."""
-    config = {
-        "precision": "model", "keep_fp32": [], "workspace": None, "profiles": list(profiles),
-        "optimization_level": None, "timing_cache": "auto", "version_compatible": False,
-        "hardware_compatibility": "none", "compute_capabilities": None, "sparse_weights": False, "strip_plan": False,
-        "refit": False, "weight_streaming": False, "verbosity": "names_only", "strongly_typed": None, **settings,
-    }  # fmt: skip
-    network = {"inputs": [], "outputs": [], "dtypes": {}}
-    return config | settle(backend.name, backend.version, config, network)
+    """Give a whole config, as the stage would write it."""
+    asked = made.asked(profiles=tuple(map(made.profile, profiles)), **settings)
+    part = settle(backend.name, backend.version, asked, made.network())
+    honoured = {"strongly_typed": part.strongly_typed, "flags": part.flags, "not_applicable": part.not_applicable}
+    return made.config(runtime=backend.name, runtime_version=backend.version, **{**asdict(asked), **honoured})
 
 
 def build(backend, model, tmp_path, profiles=(), name="engine.plan", **settings):
     notes = []
-    part = backend.build(model, config_for(backend, profiles, **settings), tmp_path / name, tmp_path, notes.append)
-    return tmp_path / name, part
+    built = backend.build(model, config_for(backend, profiles, **settings), tmp_path / name, tmp_path, notes.append)
+    return tmp_path / name, built

@@ -10,9 +10,11 @@ import json
 
 import pytest
 
+from tests import made
 from tests.helpers import PROJECT
 from trtpipe.backends.trt import rules
 from trtpipe.backends.trt.dtypes import DTYPES
+from trtpipe.documents.network import Tensor
 from trtpipe.errors import StageFailed
 
 FILES = sorted((PROJECT / "tests" / "backends" / "trt" / "api").glob("*.json"))
@@ -141,17 +143,12 @@ def test_every_name_of_the_api_in_the_backends_source_is_in_the_table():
     assert found <= USED.keys(), sorted(found - USED.keys())
 
 
-CONFIG = {
-    "precision": "model", "keep_fp32": [], "workspace": None, "optimization_level": None, "timing_cache": "auto",
-    "version_compatible": False, "hardware_compatibility": "none", "compute_capabilities": None,
-    "sparse_weights": False, "strip_plan": False, "refit": False, "weight_streaming": False, "strongly_typed": None,
-}  # fmt: skip
-NETWORK = {"inputs": [{"name": "x", "dtype": "float32"}], "outputs": [], "dtypes": {"float32": 4}, "nodes": {}}
+NETWORK = made.network(inputs=(Tensor(name="x", dtype="float32", dims=(1,)),), dtypes={"float32": 4})
 
 
 def settle(snapshot, **changed):
-    made = SNAPSHOTS[snapshot]
-    return rules.settle(made["flavour"], made["version"], {**CONFIG, **changed}, NETWORK, has(snapshot))
+    library = SNAPSHOTS[snapshot]
+    return rules.settle(library["flavour"], library["version"], made.asked(**changed), NETWORK, has(snapshot))
 
 
 @pytest.mark.parametrize("snapshot", sorted(EVERY))
@@ -162,10 +159,10 @@ def test_the_rules_ask_for_flags_that_the_version_has(snapshot, precision):
             settle(snapshot, precision=precision)
         return
     part = settle(snapshot, precision=precision)
-    assert all(has(snapshot)("BuilderFlag", flag) for flag in part["flags"])
+    assert all(has(snapshot)("BuilderFlag", flag) for flag in part.flags)
     half = precision in ("fp16", "bf16")
-    assert part["rewrite"] == (precision if half and snapshot != OLD else None)
-    assert part["flags"] == (["FP16"] if half and snapshot == OLD else ["TF32"] if precision == "tf32" else [])
+    assert part.rewrite == (precision if half and snapshot != OLD else None)
+    assert part.flags == (("FP16",) if half and snapshot == OLD else ("TF32",) if precision == "tf32" else ())
 
 
 @pytest.mark.parametrize("snapshot", sorted(EVERY))
@@ -174,7 +171,7 @@ def test_the_rules_ask_for_flags_that_the_version_has(snapshot, precision):
     [
         {"version_compatible": True}, {"hardware_compatibility": "ampere+"}, {"strip_plan": True}, {"refit": True},
         {"hardware_compatibility": "same_compute_capability"}, {"weight_streaming": True}, {"sparse_weights": True},
-        {"compute_capabilities": [80]}, {"precision": "fp16", "strongly_typed": False, "keep_fp32": ["head"]},
+        {"compute_capabilities": (80,)}, {"precision": "fp16", "strongly_typed": False, "keep_fp32": ("head",)},
     ],
 )  # fmt: skip
 def test_a_setting_is_honoured_with_names_that_are_there_or_refused(snapshot, setting):
@@ -183,10 +180,10 @@ def test_a_setting_is_honoured_with_names_that_are_there_or_refused(snapshot, se
     except StageFailed as error:
         assert "cannot honour" in str(error)
     else:
-        assert all(has(snapshot)("BuilderFlag", flag) for flag in part["flags"])
+        assert all(has(snapshot)("BuilderFlag", flag) for flag in part.flags)
 
 
 def test_every_data_type_has_a_name_of_ours():
-    for snapshot, made in SNAPSHOTS.items():
-        kinds = {n for n in made["names"]["DataType"] if n.isupper() and n != "DEFAULT"}
+    for snapshot, library in SNAPSHOTS.items():
+        kinds = {n for n in library["names"]["DataType"] if n.isupper() and n != "DEFAULT"}
         assert kinds <= DTYPES.keys(), (snapshot, kinds - DTYPES.keys())

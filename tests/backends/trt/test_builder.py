@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import subprocess
@@ -13,11 +12,13 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from tests import made
 from tests import onnx_models as models
 from tests.backends.trt.rtx import build, config_for, needs_no_gpu, needs_rtx
 from tests.helpers import PROJECT
 from trtpipe import backends
 from trtpipe.backends import plan_header
+from trtpipe.documents.manifest import Target
 from trtpipe.errors import StageFailed
 
 PATHS = {"PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]), "PATH": ""}
@@ -27,7 +28,7 @@ IMAGE = {"image": {"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]
 @needs_rtx
 def test_external_data_is_found_beside_the_model(rtx, tmp_path):
     path = models.with_external(tmp_path / "a" / "m.onnx", models.conv(2))
-    assert rtx.parse(path)["layers"]["CONVOLUTION"] == 1
+    assert rtx.parse(path).layers["CONVOLUTION"] == 1
     plan, _ = build(rtx, path, tmp_path)
     inline, _ = build(rtx, models.save(models.conv(2), tmp_path / "m.onnx"), tmp_path, name="inline.plan")
     assert plan.read_bytes() == inline.read_bytes()
@@ -53,32 +54,28 @@ def test_a_failed_build_of_int8_says_which_tensorrt_rtx_has_none(rtx, monkeypatc
 
 @needs_rtx
 def test_a_real_plan_is_built_and_its_header_read(rtx, tmp_path):
-    plan, part = build(rtx, models.save(models.conv(), tmp_path / "m.onnx"), tmp_path, [IMAGE])
-    assert plan_header.read_header(plan) == {
-        "flavour": "tensorrt_rtx",
-        "version": rtx.version,
-        "bytes": plan.stat().st_size,
-    }
+    plan, built = build(rtx, models.save(models.conv(), tmp_path / "m.onnx"), tmp_path, [IMAGE])
+    assert plan_header.read_header(plan) == ("tensorrt_rtx", rtx.version, plan.stat().st_size)
     plan_header.check(plan, "tensorrt_rtx", rtx.version)
-    assert part["bindings"][0] == {
-        "name": "image", "mode": "input", "dtype": "float32", "shape": [-1, 3, 8, 8], "dims": ["batch", 3, 8, 8],
-    }  # fmt: skip
-    assert part["target"] == {"compute_capabilities": "8.0+"}
-    assert part["precision_proof"]["status"] == "unproven"
+    assert built.bindings[0] == made.binding("image", "input", ["batch", 3, 8, 8])
+    assert built.target == Target(compute_capabilities="8.0+")
+    assert built.proof.status == "unproven"
 
 
 @needs_rtx
 def test_a_static_network_gives_the_same_bytes_in_two_processes(tmp_path):
     models.save(models.conv(2), tmp_path / "m.onnx")
-    config = json.dumps(config_for(backends.load("tensorrt_rtx")))
+    made.put(tmp_path, config_for(backends.load("tensorrt_rtx")))
     code = (
-        "import sys, json; from pathlib import Path; from trtpipe import backends\n"
-        "backends.load('tensorrt_rtx').build(Path('m.onnx'), json.loads(sys.argv[1]), Path(sys.argv[2]), Path(), print)"
+        "import sys; from pathlib import Path; from trtpipe import backends\n"
+        "from trtpipe.documents import config, files\n"
+        "settings = files.read(Path('config.json'), config.Config)\n"
+        "backends.load('tensorrt_rtx').build(Path('m.onnx'), settings, Path(sys.argv[1]), Path(), print)"
     )
     digests = set()
     for name in ("a.plan", "b.plan"):
         subprocess.run(
-            [sys.executable, "-c", code, config, name],
+            [sys.executable, "-c", code, name],
             cwd=tmp_path, env=PATHS, check=True, capture_output=True, timeout=120,
         )  # fmt: skip
         digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
@@ -112,9 +109,9 @@ def test_settings_reach_the_builder(rtx, tmp_path, monkeypatch):
 @needs_rtx
 def test_capabilities_are_the_target_and_change_the_plan(rtx, tmp_path):
     model = models.save(models.conv(2), tmp_path / "m.onnx")
-    both, part = build(rtx, model, tmp_path, compute_capabilities=[86, 89], name="both")
-    one, _ = build(rtx, model, tmp_path, compute_capabilities=[89], name="one")
-    assert part["target"] == {"compute_capabilities": [86, 89]}
+    both, built = build(rtx, model, tmp_path, compute_capabilities=(86, 89), name="both")
+    one, _ = build(rtx, model, tmp_path, compute_capabilities=(89,), name="one")
+    assert built.target == Target(compute_capabilities=(86, 89))
     assert both.read_bytes() != one.read_bytes()
 
 
@@ -159,7 +156,7 @@ def test_several_profiles_and_integer_and_boolean_tensors_build(rtx, tmp_path):
         {"zero": np.zeros(1, np.int64)},
     )
     profiles = [{name: {"min": [a], "opt": [b], "max": [b]} for name in ("ids", "half")} for a, b in ((1, 4), (8, 16))]
-    _, part = build(rtx, models.save(proto, tmp_path / "m.onnx"), tmp_path, profiles)
-    assert {b["name"]: b["dtype"] for b in part["bindings"]} == {
+    _, built = build(rtx, models.save(proto, tmp_path / "m.onnx"), tmp_path, profiles)
+    assert {b.name: b.dtype for b in built.bindings} == {
         "ids": "int64", "half": "float16", "mask": "bool", "wide": "float32",
     }  # fmt: skip

@@ -7,6 +7,7 @@ import re
 import pytest
 from onnx import helper
 
+from tests import made
 from tests import onnx_models as models
 from tests.backends.trt.rtx import needs_rtx
 from trtpipe.errors import StageFailed
@@ -15,10 +16,10 @@ from trtpipe.errors import StageFailed
 @needs_rtx
 def test_a_network_is_described_as_the_parser_sees_it(rtx, tmp_path):
     seen = rtx.parse(models.save(models.conv(), tmp_path / "m.onnx"))
-    assert seen["inputs"] == [{"name": "image", "dtype": "float32", "shape": [-1, 3, 8, 8], "dims": ["batch", 3, 8, 8]}]
-    assert [(o["name"], o["dtype"], o["shape"]) for o in seen["outputs"]] == [("logits", "float32", [-1, 5])]
-    assert seen["layers"]["CONVOLUTION"] == 1
-    assert seen["layers"]["MATRIX_MULTIPLY"] == 1
+    assert seen.side("input") == [made.binding("image", "input", ["batch", 3, 8, 8])]
+    assert [(o.name, o.dtype, o.shape) for o in seen.side("output")] == [("logits", "float32", (-1, 5))]
+    assert seen.layers["CONVOLUTION"] == 1
+    assert seen.layers["MATRIX_MULTIPLY"] == 1
 
 
 @needs_rtx

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import json
 
+import msgspec
+
 from trtpipe.backends.trt import proof
 from trtpipe.backends.trt.proof import table
+from trtpipe.documents import files
+from trtpipe.documents.layers import LayerOutput
+
+
+def written(document):
+    return json.loads(files.encode(document))
 
 
 def layer(text, **more):
@@ -13,7 +21,7 @@ def layer(text, **more):
 
 
 def test_layers_are_counted_by_the_type_of_what_they_make():
-    made = table(
+    proven = table(
         json.dumps(
             {
                 "Layers": [
@@ -30,7 +38,7 @@ def test_layers_are_counted_by_the_type_of_what_they_make():
             }
         )
     )
-    assert made == {
+    assert msgspec.to_builtins(proven) == {
         "status": "proven",
         "source": "the engine inspector",
         "layers": {"bfloat16": 1, "float16": 3, "float32": 1, "int64": 1, "int8": 1, "none": 1},
@@ -39,8 +47,8 @@ def test_layers_are_counted_by_the_type_of_what_they_make():
 
 
 def test_names_alone_prove_nothing():
-    assert table(json.dumps({"Layers": ["conv + relu", "gemm"], "Bindings": []}))["status"] == "unproven"
-    assert "verbosity: detailed" in table(json.dumps({"Layers": []}))["why"]
+    assert table(json.dumps({"Layers": ["conv + relu", "gemm"], "Bindings": []})).status == "unproven"
+    assert "verbosity: detailed" in table(json.dumps({"Layers": []})).why
 
 
 def io(name, text):
@@ -92,9 +100,9 @@ def said(*layers, names="Bindings"):
 
 
 def test_of_each_layer_what_it_is_and_computes_by_is_kept():
-    record = proof.layers(said(REFORMAT, conv_8()))
-    assert record["detail"] == "detailed"
-    assert record["layers"] == [
+    found = written(proof.layers(said(REFORMAT, conv_8())))
+    assert found["detail"] == "detailed"
+    assert found["layers"] == [
         {
             "name": "Reformatting CopyNode for Input Tensor 0 to conv1 + relu1", "type": "Reformat",
             "tactic_value": "0x00000000000003e8",
@@ -106,7 +114,7 @@ def test_of_each_layer_what_it_is_and_computes_by_is_kept():
             "outputs": [{"type": "float16", "format": "Channel major FP16 format where channel % 8 == 0"}],
         },
     ]  # fmt: skip
-    ten = proof.layers(said(kernel_10(), names="I/O Tensors"))["layers"]
+    ten = written(proof.layers(said(kernel_10(), names="I/O Tensors")))["layers"]
     assert ten == [
         {
             "name": "__myl_FcAddRelu_myl0_1", "type": "kgen",
@@ -115,10 +123,10 @@ def test_of_each_layer_what_it_is_and_computes_by_is_kept():
         }
     ]  # fmt: skip
     apart = {"Name": "l", "Outputs": [{"Name": "o", "Format": "Row major linear", "Datatype": "FP16"}]}
-    assert proof.layers(said(apart))["layers"][0]["outputs"] == [
-        {"type": "float16", "format": "Row major linear, FP16"}
-    ]
-    assert table(said(apart))["layers"] == {"float16": 1}
+    assert proof.layers(said(apart)).layers[0].outputs == (
+        LayerOutput(type="float16", format="Row major linear, FP16"),
+    )
+    assert table(said(apart)).layers == {"float16": 1}
 
 
 def test_addresses_that_a_process_makes_up_are_no_part_of_a_name():
@@ -127,8 +135,8 @@ def test_addresses_that_a_process_makes_up_are_no_part_of_a_name():
         for where in ("0x7f30a4c01200", "0x55d0c2a3fe40")
     ]
     assert made[0] == made[1]
-    assert made[0]["layers"][0]["name"] == "copy of … [profile 1]"
-    assert made[0]["layers"][0]["tactic_value"] == "0x9cb304e2edbc1221"
+    assert made[0].layers[0].name == "copy of … [profile 1]"
+    assert made[0].layers[0].tactic_value == "0x9cb304e2edbc1221"
 
 
 def compared(old, new, at_most=5):
@@ -177,7 +185,7 @@ def test_layers_of_one_name_are_matched_in_their_order():
 
 def test_a_plan_of_names_only_tells_no_tactics_and_that_is_said():
     old, new = said("conv1 + relu1", "fc"), said("conv1 + relu1", "fc")
-    assert proof.layers(old) == {
+    assert written(proof.layers(old)) == {
         "format": 1, "detail": "names_only", "layers": [{"name": "conv1 + relu1"}, {"name": "fc"}],
     }  # fmt: skip
     assert compared(old, new) == (f"layers: 2, the same names; {NO_TACTICS}",)

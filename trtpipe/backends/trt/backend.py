@@ -7,7 +7,7 @@ stdout and forgets), the timing cache, and running (the session).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trtpipe import environment
 from trtpipe.backends import plan_header
@@ -16,16 +16,21 @@ from trtpipe.backends.trt.session import TrtSession
 from trtpipe.errors import EnvironmentMissing, StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from trtpipe.backends.trt.library import Library
-    from trtpipe.runtime import Session
+    from trtpipe.documents.base import Runtime
+    from trtpipe.documents.buffers import Buffers
+    from trtpipe.documents.config import Asked, Config, Hold
+    from trtpipe.documents.manifest import Manifest
+    from trtpipe.documents.network import Network
+    from trtpipe.runtime import Built, Parsed, Session, Settled
 
 _loaded: TrtBackend | None = None
 
 
-def load(name: str) -> TrtBackend:
+def load(name: Runtime) -> TrtBackend:
     """Import a flavour of TensorRT and give its backend; the second call gives the same one.
 
     Raises EnvironmentMissing if it is not installed, if it is `tensorrt` and there is no GPU, or if this process has
@@ -45,21 +50,21 @@ class TrtBackend:
 
     def __init__(self, library: Library) -> None:
         self.library = library
-        self.name = library.name
+        self.name: Runtime = library.name
         self.version = library.version
 
-    def parse(self, model: Path) -> dict[str, Any]:
+    def parse(self, model: Path) -> Parsed:
         """Parse an ONNX file; see parser.parse. Raises StageFailed that lists every rejected node."""
         return parser.parse(self.library, model)
 
-    def configure(self, config: dict[str, Any], network: Mapping[str, Any]) -> dict[str, Any]:
-        """Decide how this TensorRT honours a config; see rules.settle. Raises StageFailed for what it cannot."""
-        part = rules.settle(self.name, self.version, config, network, self.library.has)
-        if not config["profiles"]:
+    def configure(self, asked: Asked, network: Network, hold: Hold | None = None) -> Settled:
+        """Decide how this TensorRT honours what is asked; see rules.settle. Raises StageFailed for what it cannot."""
+        part = rules.settle(self.name, self.version, asked, network, self.library.has, hold=hold)
+        if not asked.profiles:
             dynamic = [
-                f"{i['name']} [{', '.join(map(str, i['dims']))}]"
-                for i in network["inputs"]
-                if any(isinstance(d, str) for d in i["dims"])
+                f"{i.name} [{', '.join(map(str, i.dims or ()))}]"
+                for i in network.inputs
+                if any(isinstance(d, str) for d in i.dims or ())
             ]
             if dynamic:
                 # Polygraphy would make a profile itself, with 1 for every dynamic axis, and the engine takes no other.
@@ -72,14 +77,14 @@ class TrtBackend:
     def build(
         self,
         model: Path,
-        config: Mapping[str, Any],
+        config: Config,
         plan: Path,
         shared: Path,
         note: Callable[[str], None],
         *,
         pinned: Path | None = None,
         reproducible: bool = False,
-    ) -> dict[str, Any]:
+    ) -> Built:
         """Build and serialise a plan into the file `plan`; see builder.build. Raises StageFailed."""
         return builder.build(
             self.library,
@@ -95,17 +100,17 @@ class TrtBackend:
     def open(
         self,
         plan: Path,
-        manifest: Mapping[str, Any],
-        buffers: Mapping[str, Any],
+        manifest: Manifest,
+        buffers: Buffers,
         note: Callable[[str], None],
         shared: Path | None = None,
     ) -> Session:
-        """Load a plan and allocate what the buffers record says.
+        """Load a plan and allocate its buffers.
 
         Raises EnvironmentMissing without a GPU, or with one that this runtime does not support, and StageFailed
         if the plan belongs to another runtime or version, is torn, or does not fit into device memory.
         """
-        plan_header.check(plan, self.name, self.version, version_compatible=bool(manifest.get("version_compatible")))
+        plan_header.check(plan, self.name, self.version, version_compatible=manifest.version_compatible)
         gpus = environment.gpus()
         if not gpus:
             raise EnvironmentMissing(

@@ -8,13 +8,17 @@ from trtpipe import environment
 from trtpipe.backends.trt import networks, proof, rules, timing_cache
 from trtpipe.backends.trt.rules import OBEY
 from trtpipe.backends.trt.timing_cache import TimingCache
+from trtpipe.documents.manifest import Proof, Target
 from trtpipe.errors import StageFailed
+from trtpipe.runtime import Built
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from trtpipe.backends.trt.library import Library
+    from trtpipe.documents.config import Config
+    from trtpipe.documents.layers import Layers
 
 VERBOSITY = {"names_only": "LAYER_NAMES_ONLY", "none": "NONE", "detailed": "DETAILED"}
 EXTERNAL_TACTICS = ("CUBLAS", "CUBLAS_LT", "CUDNN")
@@ -23,39 +27,37 @@ EXTERNAL_TACTICS = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 def build(
     library: Library,
     model: Path,
-    config: Mapping[str, Any],
+    config: Config,
     plan: Path,
     *,
     shared: Path,
     note: Callable[[str], None],
     pinned: Path | None = None,
     reproducible: bool = False,
-) -> dict[str, Any]:
+) -> Built:
     """Build and serialise a plan into the file `plan`.
 
-    Gives `bindings`, `target` and `precision_proof` for the manifest, and `layers` where the inspector told them
-    (see proof.py). `shared` is the folder of the store's timing caches. `pinned` is a timing cache that is used and
-    never changed; with `reproducible` every timing must be in it. Raises StageFailed with the runtime's own last
-    errors. On RTX this needs no GPU.
+    Gives the engine's layers too where the inspector told them (see proof.py). `shared` is the folder of the store's
+    timing caches. `pinned` is a timing cache that is used and never changed; with `reproducible` every timing must be
+    in it. Raises StageFailed with the runtime's own last errors. On RTX this needs no GPU.
     """
     from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath
 
-    strong = bool(config["strongly_typed"])
     cache: TimingCache | None = None
     if library.rtx:
         _check_reproducible(library, config, pinned, reproducible=reproducible)
     elif pinned is not None:
         cache = TimingCache(library, pinned, note, pinned=True)
-    elif config["timing_cache"] != "off":
+    elif config.timing_cache != "off":
         cache = TimingCache(library, timing_cache.place(library, shared), note)
     with library.calls(f"{model.name} cannot be built"):
-        parts = NetworkFromOnnxPath(str(model), strongly_typed=strong)()
+        parts = NetworkFromOnnxPath(str(model), strongly_typed=config.strongly_typed)()
         network = parts[1]
         if _asks_for_half(config):
-            networks.ask_for_half(library, network, config["precision"], obeyed=OBEY in config["flags"])
-        if OBEY in config["flags"]:
-            networks.keep_fp32(library, network, config["keep_fp32"], rules.held_nodes(config))
-        io = networks.describe(network)
+            networks.ask_for_half(library, network, config.precision, obeyed=OBEY in config.flags)
+        if OBEY in config.flags:
+            networks.keep_fp32(library, network, config.keep_fp32, rules.held_nodes(config))
+        bindings = networks.describe(network)
         networks.check_shape_tensors(library, network)
     with library.calls(_failed_build(library, model, config, network)):
         builder_config = _builder_config(library, config)(parts[0], network)
@@ -70,23 +72,15 @@ def build(
         del serialised
     if cache is not None:
         cache.finish(builder_config, complete=reproducible)
-    bindings = [
-        {"name": t["name"], "mode": mode, "dtype": t["dtype"], "shape": t["shape"], "dims": t["dims"]}
-        for mode in ("input", "output")
-        for t in io[f"{mode}s"]
-    ]
-    return {"bindings": bindings, "target": _target(library, config), **_inspected(library, plan)}
+    proven, layers = _inspected(library, plan)
+    return Built(bindings=tuple(bindings), target=_target(library, config), proof=proven, layers=layers)
 
 
-def _check_reproducible(
-    library: Library, config: Mapping[str, Any], pinned: Path | None, *, reproducible: bool
-) -> None:
+def _check_reproducible(library: Library, config: Config, pinned: Path | None, *, reproducible: bool) -> None:
     """Refuse what TensorRT-RTX cannot do: take a timing cache, and repeat a build with ranges of shapes."""
     if pinned is not None:
         raise StageFailed(f"{library.title} takes no timing cache: it compiles for the GPU when it loads; leave it out")
-    ranges = [
-        name for profile in config["profiles"] for name, shapes in profile.items() if shapes["min"] != shapes["max"]
-    ]
+    ranges = [name for profile in config.profiles for name, shapes in profile.items() if shapes.min != shapes.max]
     if reproducible and ranges:
         raise StageFailed(
             f"{library.title} builds the same plan again for fixed shapes only, and {', '.join(sorted(set(ranges)))} "
@@ -94,14 +88,14 @@ def _check_reproducible(
         )
 
 
-def _failed_build(library: Library, model: Path, config: Mapping[str, Any], network: Any) -> str:
+def _failed_build(library: Library, model: Path, config: Config, network: Any) -> str:
     """Give the message of a failed build, with the known causes that fit this config and this network."""
-    asked = f"{model.name} cannot be built (precision {config['precision']}"
-    if config["workspace"] is not None:
-        asked += f"; workspace {config['workspace']} bytes: if that is too little for it, give more"
-    if OBEY in config["flags"] and _asks_for_half(config):
+    asked = f"{model.name} cannot be built (precision {config.precision}"
+    if config.workspace is not None:
+        asked += f"; workspace {config.workspace} bytes: if that is too little for it, give more"
+    if OBEY in config.flags and _asks_for_half(config):
         asked += "; where it has no half kernel for a product, name that in keep_fp32"
-    if library.rtx and "REFIT" in config["flags"] and not environment.gpus():
+    if library.rtx and "REFIT" in config.flags and not environment.gpus():
         asked += "; refit and strip_plan are known to fail on TensorRT-RTX where there is no GPU"
     if library.rtx and rules.parse_version(library.version) < rules.RTX_INT8:
         kinds = library.trt.LayerType
@@ -110,21 +104,21 @@ def _failed_build(library: Library, model: Path, config: Mapping[str, Any], netw
     return asked + ")"
 
 
-def _asks_for_half(config: Mapping[str, Any]) -> bool:
-    return not {"INT8", "FP8"} & {*config["flags"]} and bool({"FP16", "BF16"} & {*config["flags"]})
+def _asks_for_half(config: Config) -> bool:
+    return not {"INT8", "FP8"} & {*config.flags} and bool({"FP16", "BF16"} & {*config.flags})
 
 
-def _builder_config(library: Library, config: Mapping[str, Any]) -> Callable[[Any, Any], Any]:
-    """Give a function (builder, network) → IBuilderConfig for a config record."""
+def _builder_config(library: Library, config: Config) -> Callable[[Any, Any], Any]:
+    """Give a function (builder, network) → IBuilderConfig for a config."""
     from polygraphy.backend.trt import CreateConfig, Profile
 
     trt = library.trt
-    flags = set(config["flags"])
+    flags = set(config.flags)
     profiles = []
-    for shapes in config["profiles"]:
+    for shapes in config.profiles:
         profile = Profile()
         for name, s in shapes.items():
-            profile.add(name, min=tuple(s["min"]), opt=tuple(s["opt"]), max=tuple(s["max"]))
+            profile.add(name, min=s.min, opt=s.opt, max=s.max)
         profiles.append(profile)
     common: dict[str, Any] = {
         "profiles": profiles or None,
@@ -133,21 +127,21 @@ def _builder_config(library: Library, config: Mapping[str, Any]) -> Callable[[An
         "strip_plan": "STRIP_PLAN" in flags,
         "version_compatible": "VERSION_COMPATIBLE" in flags,
         "weight_streaming": "WEIGHT_STREAMING" in flags,
-        "profiling_verbosity": getattr(trt.ProfilingVerbosity, VERBOSITY[config["verbosity"]]),
+        "profiling_verbosity": getattr(trt.ProfilingVerbosity, VERBOSITY[config.verbosity]),
     }
-    if config["workspace"] is not None:
-        common["memory_pool_limits"] = {trt.MemoryPoolType.WORKSPACE: config["workspace"]}
-    if config["optimization_level"] is not None and "optimization_level" not in config["not_applicable"]:
-        common["builder_optimization_level"] = config["optimization_level"]
+    if config.workspace is not None:
+        common["memory_pool_limits"] = {trt.MemoryPoolType.WORKSPACE: config.workspace}
+    if config.optimization_level is not None and "optimization_level" not in config.not_applicable:
+        common["builder_optimization_level"] = config.optimization_level
     if library.rtx:
         from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
 
-        capabilities = config["compute_capabilities"]
+        capabilities = config.compute_capabilities
         pairs = [divmod(c, 10) for c in capabilities] if capabilities else None
         create: Any = CreateConfigRTX(compute_capabilities=pairs, **common)
     else:
         level = {"ampere+": "AMPERE_PLUS", "same_compute_capability": "SAME_COMPUTE_CAPABILITY"}.get(
-            config["hardware_compatibility"]
+            config.hardware_compatibility
         )
         if level:
             common["hardware_compatibility_level"] = getattr(trt.HardwareCompatibilityLevel, level)
@@ -176,28 +170,28 @@ def _builder_config(library: Library, config: Mapping[str, Any]) -> Callable[[An
     return configured
 
 
-def _target(library: Library, config: Mapping[str, Any]) -> dict[str, Any]:
+def _target(library: Library, config: Config) -> Target:
     """Give the GPUs that the engine is for, as the manifest says it."""
     if library.rtx:
         # The default was measured: Turing (7.5) must be asked for, everything later is included.
-        return {"compute_capabilities": config["compute_capabilities"] or "8.0+"}
+        return Target(compute_capabilities=config.compute_capabilities or "8.0+")
     gpu = environment.gpus()[0]
-    return {
-        "gpu": gpu.name,
-        "compute_capability": gpu.compute_capability,
-        "hardware_compatibility": config["hardware_compatibility"],
-    }
+    return Target(
+        gpu=gpu.name,
+        compute_capability=gpu.compute_capability,
+        hardware_compatibility=config.hardware_compatibility,
+    )
 
 
-def _inspected(library: Library, plan: Path) -> dict[str, Any]:
-    """Give `precision_proof`: the engine's layers by type of what they make, or why that cannot be told here.
+def _inspected(library: Library, plan: Path) -> tuple[Proof, Layers | None]:
+    """Give in which types the engine computes, or why that cannot be told here.
 
-    Where it can be told, `layers` too: what each layer is, and by which tactic it computes.
+    Where it can be told, its layers too: what each layer is, and by which tactic it computes.
     """
     if library.rtx:
         # The plan is the same whether or not a GPU is here, and its manifest must be too.
         why = "a TensorRT-RTX plan is compiled for the GPU when it is loaded; its network is strongly typed"
-        return {"precision_proof": {"status": "unproven", "why": why}}
+        return Proof(status="unproven", why=why), None
     from polygraphy.backend.trt import EngineFromBytes
 
     try:
@@ -207,6 +201,6 @@ def _inspected(library: Library, plan: Path) -> dict[str, Any]:
             inspector = engine.create_engine_inspector()
             text = inspector.get_engine_information(library.trt.LayerInformationFormat.JSON)
             # Within the calls: what the inspector writes is not always JSON, and that is no reason to fail.
-            return {"precision_proof": proof.table(text), "layers": proof.layers(text)}
+            return proof.table(text), proof.layers(text)
     except StageFailed as error:
-        return {"precision_proof": {"status": "unproven", "why": str(error)}}
+        return Proof(status="unproven", why=str(error)), None

@@ -14,7 +14,7 @@ from trtpipe.errors import StageFailed
 from trtpipe.models.bfloat16 import from_bfloat16, round_bfloat16
 
 if TYPE_CHECKING:
-    from trtpipe.runtime import Binding
+    from trtpipe.documents.manifest import Binding
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DTYPES = {

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from trtpipe.backends.trt import dtypes
 from trtpipe.backends.trt.runtime_cache import RuntimeCache
+from trtpipe.documents.manifest import Binding
 from trtpipe.errors import StageFailed
-from trtpipe.runtime import Binding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from trtpipe.backends.trt.cuda import Runtime
     from trtpipe.backends.trt.library import Library
+    from trtpipe.documents.manifest import Manifest
 
 
 class Engine:
@@ -31,7 +32,7 @@ class Engine:
         library: Library,
         cuda: Runtime,
         plan: Path,
-        manifest: Mapping[str, Any],
+        manifest: Manifest,
         note: Callable[[str], None],
         *,
         profile: int,
@@ -39,7 +40,7 @@ class Engine:
     ) -> None:
         self.library = library
         self.profile = profile
-        self._profiles = manifest.get("profiles") or []
+        self._profiles = manifest.profiles
         self._runtime: Any = None
         self._native: Any = None
         self._cache: RuntimeCache | None = None
@@ -49,21 +50,21 @@ class Engine:
             self.inputs = [b for b in self.bindings if b.mode == "input"]
             self.outputs = [b for b in self.bindings if b.mode == "output"]
             if library.rtx and shared is not None:
-                self._cache = RuntimeCache(library, cuda, shared, str(manifest.get("key", "none")), note)
+                self._cache = RuntimeCache(library, cuda, shared, manifest.key, note)
         except BaseException:
             self.close()
             raise
 
-    def _load(self, plan: Path, manifest: Mapping[str, Any]) -> list[Binding]:
+    def _load(self, plan: Path, manifest: Manifest) -> list[Binding]:
         from polygraphy.backend.trt import EngineFromBytes
 
         trt = self.library.trt
         self._runtime = trt.Runtime(self.library.logger)
-        if manifest.get("version_compatible"):
+        if manifest.version_compatible:
             self._runtime.engine_host_code_allowed = True
         self._native = EngineFromBytes(plan.read_bytes(), runtime=self._runtime)()
         engine = self._native
-        known = {entry["name"]: tuple(entry["dims"]) for entry in manifest["bindings"]}
+        known = {b.name: b.dims for b in manifest.bindings}
         bindings: list[Binding] = []
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
@@ -76,7 +77,9 @@ class Engine:
                     raise StageFailed(
                         f"{name} is {dtype}, which NumPy does not know; end the model with a Cast to float32"
                     ) from error
-            mode = "input" if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else "output"
+            mode: Literal["input", "output"] = (
+                "input" if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else "output"
+            )
             bindings.append(Binding(name=name, mode=mode, dtype=dtype, shape=shape, dims=known.get(name, shape)))
         if not 0 <= self.profile < engine.num_optimization_profiles:
             count = engine.num_optimization_profiles
@@ -102,11 +105,11 @@ class Engine:
             raise StageFailed(f"{b.name}: found the shape {list(shape)}, expected {text}")
         profile = self._profiles[self.profile].get(b.name) if self.profile < len(self._profiles) else None
         if profile is not None and not all(
-            low <= have <= high for low, have, high in zip(profile["min"], shape, profile["max"], strict=True)
+            low <= have <= high for low, have, high in zip(profile.min, shape, profile.max, strict=True)
         ):
             raise StageFailed(
                 f"{b.name}: the shape {list(shape)} lies outside profile {self.profile}, "
-                f"min {list(profile['min'])} to max {list(profile['max'])}"
+                f"min {list(profile.min)} to max {list(profile.max)}"
             )
 
     def create_context(self, *, runtime_graphs: bool) -> Any:

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from trtpipe.backends.trt.engine import Engine
     from trtpipe.backends.trt.library import Library
     from trtpipe.backends.trt.slots import Feed, Shapes
+    from trtpipe.documents.buffers import Buffer, Buffers
 
 
 class Execution:
     """Runs batches: each goes through `fill`, `send`, `launch` and `finish`, in this order.
 
-    `buffers` is the record of the buffers artifact. An Execution owns the engine that it is given, and closes it
+    `buffers` says what is allocated. An Execution owns the engine that it is given, and closes it
     too. `copy_in`, `compute` and `copy_out` are the streams. Raises StageFailed if the buffers are of another
     engine, or do not fit into the free device memory.
     """
@@ -41,7 +42,7 @@ class Execution:
         library: Library,
         cuda: Runtime,
         engine: Engine,
-        buffers: Mapping[str, Any],
+        buffers: Buffers,
         note: Callable[[str], None],
     ) -> None:
         self.library = library
@@ -63,12 +64,12 @@ class Execution:
         """TensorRT-RTX captures and launches graphs by itself, shape by shape."""
         self._capturable = self._fixed and not self.own_graphs
         try:
-            self._allocate({entry["name"]: entry for entry in buffers["bindings"]}, int(buffers.get("slots", 1)))
+            self._allocate({b.name: b for b in buffers.bindings}, buffers.slots)
         except BaseException:
             self.close()
             raise
 
-    def _allocate(self, wanted: Mapping[str, Mapping[str, Any]], slots: int) -> None:
+    def _allocate(self, wanted: dict[str, Buffer], slots: int) -> None:
         missing = [b.name for b in self.engine.bindings if b.name not in wanted]
         if missing:
             raise StageFailed(
@@ -76,7 +77,7 @@ class Execution:
                 "for this engine"
             )
         on_device = [b.name for b in self.engine.bindings if b.name not in self.engine.on_host]
-        one_slot = sum(int(wanted[name]["bytes"] or 0) for name in on_device)
+        one_slot = sum(wanted[name].bytes or 0 for name in on_device)
         activations = self.engine.activation_bytes()
         free, total = self.cuda.free_memory()
         if one_slot * slots + activations > free:
@@ -85,7 +86,7 @@ class Execution:
                 f"activations, {free} of {total} are free; use smaller shapes, fewer slots or a smaller profile"
             )
         # Outputs whose size does not follow from the inputs' dims: the engine tells it once a batch is set.
-        self._elastic = {b.name for b in self.engine.bindings if b.mode == "output" and wanted[b.name]["bytes"] is None}
+        self._elastic = {b.name for b in self.engine.bindings if b.mode == "output" and wanted[b.name].bytes is None}
         for _ in range(3):
             self.streams.append(self.cuda.stream())
         self.copy_in, self.compute, self.copy_out = self.streams
@@ -93,9 +94,9 @@ class Execution:
             slot = Slot(self.cuda)
             self.slots.append(slot)
             for b in self.engine.bindings:
-                entry = wanted[b.name]
-                pinned = entry.get("host") == "pinned"
-                slot.reserve(b.name, int(entry["bytes"] or 0), pinned=pinned, on_device=b.name in on_device)
+                one = wanted[b.name]
+                pinned = one.host == "pinned"
+                slot.reserve(b.name, one.bytes or 0, pinned=pinned, on_device=b.name in on_device)
         self.make_context(runtime_graphs=self.own_graphs and self._fixed)
 
     def make_context(self, *, runtime_graphs: bool = False) -> None:

@@ -21,6 +21,8 @@ from trtpipe.errors import EnvironmentMissing, StageFailed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from trtpipe.documents.base import Runtime
+
 KEPT = 12  # native errors of one call that a message shows
 LONGEST = 600  # characters of one of them
 
@@ -28,8 +30,8 @@ LONGEST = 600  # characters of one of them
 class Library:
     """One flavour of TensorRT. `name` is "tensorrt" or "tensorrt_rtx", `trt` its module of Python bindings."""
 
-    def __init__(self, name: str, trt: Any) -> None:
-        self.name = name
+    def __init__(self, name: Runtime, trt: Any) -> None:
+        self.name: Runtime = name
         self.version: str = trt.__version__
         """The bindings' full version."""
         self.trt = trt
@@ -120,7 +122,7 @@ class _Stderr(logging.Handler):
         sys.stderr.write(f"[{record.levelname.lower()}] {record.name}: {record.getMessage()}\n")
 
 
-def load(name: str) -> Library:
+def load(name: Runtime) -> Library:
     """Import a flavour of TensorRT, and choose it in Polygraphy, which reads the choice once, when it is imported.
 
     Raises EnvironmentMissing if it is not installed or too old, if it is `tensorrt` and there is no GPU (its builder

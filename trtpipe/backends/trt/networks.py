@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trtpipe.backends.trt import dtypes
+from trtpipe.documents.manifest import Binding
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -14,19 +15,19 @@ if TYPE_CHECKING:
     from trtpipe.backends.trt.library import Library
 
 
-def describe(network: Any) -> dict[str, Any]:
-    """Describe a network's `inputs` and `outputs`: name, dtype, shape (-1 for a dynamic axis), dims (with names)."""
+def describe(network: Any) -> list[Binding]:
+    """Describe a network's inputs, then its outputs."""
 
-    def record(tensor: Any) -> dict[str, Any]:
+    def binding(tensor: Any, mode: Literal["input", "output"]) -> Binding:
         shape = _shape(tensor.shape)
-        named = [_dim(tensor, axis) for axis in range(len(shape))]
-        dims = [name if size < 0 else size for size, name in zip(shape, named, strict=True)]
-        return {"name": tensor.name, "dtype": dtypes.dtype_name(tensor.dtype), "shape": shape, "dims": dims}
+        dims = tuple(_dim(tensor, axis) if size < 0 else size for axis, size in enumerate(shape))
+        dtype = dtypes.dtype_name(tensor.dtype)
+        return Binding(name=tensor.name, mode=mode, dtype=dtype, shape=shape, dims=dims)
 
-    return {
-        "inputs": [record(network.get_input(i)) for i in range(network.num_inputs)],
-        "outputs": [record(network.get_output(i)) for i in range(network.num_outputs)],
-    }
+    return [
+        *(binding(network.get_input(i), "input") for i in range(network.num_inputs)),
+        *(binding(network.get_output(i), "output") for i in range(network.num_outputs)),
+    ]
 
 
 def check_shape_tensors(library: Library, network: Any) -> None:
@@ -88,11 +89,11 @@ def keep_fp32(library: Library, network: Any, names: Iterable[str], held: Iterab
         raise StageFailed(f"{library.title}: no layer could be kept in float32 for the nodes {', '.join(missing)}")
 
 
-def _shape(dims: Any) -> list[int]:
+def _shape(dims: Any) -> tuple[int, ...]:
     try:
-        return [int(d) for d in dims]
+        return tuple(int(d) for d in dims)
     except ValueError:  # an unknown rank has a negative length
-        return []
+        return ()
 
 
 def _dim(tensor: Any, axis: int) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe.backends.trt import networks, rules
 from trtpipe.errors import StageFailed
+from trtpipe.runtime import Parsed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,11 +16,10 @@ if TYPE_CHECKING:
     from trtpipe.backends.trt.library import Library
 
 
-def parse(library: Library, model: Path) -> dict[str, Any]:
+def parse(library: Library, model: Path) -> Parsed:
     """Parse an ONNX file (external data is found beside it) with this TensorRT's own parser.
 
-    Gives `inputs` and `outputs` (name, dtype, shape with -1, dims) and `layers` (type → count). Raises
-    StageFailed that lists every rejected node with its name, op and reason.
+    Raises StageFailed that lists every rejected node with its name, op and reason.
     """
     from polygraphy.backend.trt import create_network
 
@@ -41,7 +41,7 @@ def parse(library: Library, model: Path) -> dict[str, Any]:
             # The parser reads a torn file, or one of another format, as an empty model and reports no error.
             raise StageFailed(f"{model.name} holds no network: it is torn, or no ONNX model")
         layers = Counter(network.get_layer(i).type.name for i in range(network.num_layers))
-        return {**networks.describe(network), "layers": dict(sorted(layers.items()))}
+        return Parsed(networks.describe(network), dict(sorted(layers.items())))
 
 
 def _rejected(library: Library, parser: Any, model: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """What an engine is made of: the engine inspector's layers, reduced to a table and to what can be compared.
 
-Pure Python: the inspector's JSON goes in, records come out.
+Pure Python: the inspector's JSON goes in, parts of documents come out.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from trtpipe import columns
+from trtpipe.documents.layers import Layer, LayerOutput, Layers
+from trtpipe.documents.manifest import Proof
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 # The inspector writes types in prose ("Channel major FP16 format where channel % 8 == 0") and in words ("Half").
 _TYPES = (
@@ -43,17 +45,17 @@ def _type(text: str) -> tuple[str, float]:
 LOW = ("float16", "bfloat16", "float8", "float4", "int8", "int4", "uint8")
 
 
-def low_share(proof: Mapping[str, Any]) -> float | None:
+def low_share(proof: Proof) -> float | None:
     """Give the share of an engine that computes in less than float32; None if the table does not tell.
 
     By bytes of weights, each counted as if it were float32, or by layers where there are no weights.
     """
-    if proof.get("status") != "proven" or "layers" not in proof:
+    if proof.status != "proven" or proof.layers is None:
         return None
     wide = {"float16": 2, "bfloat16": 2, "float8": 4, "float4": 8, "int8": 4, "int4": 8, "uint8": 4, "float32": 1}
     for counted in (
-        {name: size * wide[name] for name, size in proof["weight_bytes"].items() if name in wide},
-        {name: count for name, count in proof["layers"].items() if name in wide},
+        {name: size * wide[name] for name, size in (proof.weight_bytes or {}).items() if name in wide},
+        {name: count for name, count in proof.layers.items() if name in wide},
     ):
         total = sum(counted.values())
         if total:
@@ -61,17 +63,15 @@ def low_share(proof: Mapping[str, Any]) -> float | None:
     return None
 
 
-def text(proof: Mapping[str, Any]) -> str:
+def text(proof: Proof) -> str:
     """Give the table as lines: data type, layers, bytes of weights."""
+    made, held = proof.layers or {}, proof.weight_bytes or {}
     rows = [("type", "layers", "bytes of weights")]
-    rows += [
-        (name, str(proof["layers"].get(name, 0)), str(proof["weight_bytes"].get(name, 0)))
-        for name in sorted({*proof["layers"], *proof["weight_bytes"]})
-    ]
+    rows += [(name, str(made.get(name, 0)), str(held.get(name, 0))) for name in sorted({*made, *held})]
     return "\n".join(f"  {line}" for line in columns.table(rows, right=(1, 2)))
 
 
-def table(information: str) -> dict[str, Any]:
+def table(information: str) -> Proof:
     """Reduce the inspector's JSON to `layers` and `weight_bytes` by data type, with `status` "proven".
 
     A layer counts under the type of its first output. Where the plan holds layer names only, the status is
@@ -79,10 +79,8 @@ def table(information: str) -> dict[str, Any]:
     """
     layers = _layers(information)
     if not layers or not all(isinstance(layer, dict) for layer in layers):
-        return {
-            "status": "unproven",
-            "why": f"the plan holds layer names only; configure with {DETAILED} to see their types",
-        }
+        why = f"the plan holds layer names only; configure with {DETAILED} to see their types"
+        return Proof(status="unproven", why=why)
     count: Counter[str] = Counter()
     weights: Counter[str] = Counter()
     for layer in layers:
@@ -93,12 +91,12 @@ def table(information: str) -> dict[str, Any]:
             if isinstance(held, dict) and held.get("Count"):
                 name, size = _type(str(held.get("Type", "")))
                 weights[name] += int(size * int(held["Count"]))
-    return {
-        "status": "proven",
-        "source": "the engine inspector",
-        "layers": dict(sorted(count.items())),
-        "weight_bytes": dict(sorted(weights.items())),
-    }
+    return Proof(
+        status="proven",
+        source="the engine inspector",
+        layers=dict(sorted(count.items())),
+        weight_bytes=dict(sorted(weights.items())),
+    )
 
 
 def _layers(information: str) -> list[Any]:
@@ -112,43 +110,48 @@ def _format(output: Mapping[str, Any]) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
-def layers(information: str) -> dict[str, Any]:
-    """Reduce the inspector's JSON to what is compared between two engines: the record in layers.json.
+def layers(information: str) -> Layers:
+    """Reduce the inspector's JSON to what is compared between two engines, as far as the plan tells it.
 
-    `layers` holds in the engine's order `name`, `type`, `tactic` (name), `tactic_value` and `outputs` (type and
-    format of each), as far as the plan tells them: `detail` is "detailed", "names_only" or "none". Addresses in names
-    are left out. Raises ValueError if this is no JSON.
+    Addresses in names are left out. Raises ValueError if this is no JSON.
     """
     found = []
     for layer in _layers(information):
         if not isinstance(layer, dict):
-            found.append({"name": _steady(layer)})
+            found.append(Layer(name=_steady(layer)))
             continue
-        record: dict[str, Any] = {"name": _steady(layer.get("Name", ""))}
-        for name, field in (("type", "LayerType"), ("tactic", "TacticName"), ("tactic_value", "TacticValue")):
-            if layer.get(field) not in (None, ""):
-                record[name] = str(layer[field]) if name == "tactic_value" else _steady(layer[field])
-        record["outputs"] = [
-            {"type": _type(text)[0], "format": text} for text in map(_format, layer.get("Outputs") or ())
-        ]
-        found.append(record)
-    detail = "detailed" if any("outputs" in one for one in found) else "names_only" if found else "none"
-    return {"format": 1, "detail": detail, "layers": found}
+        outputs = [LayerOutput(type=_type(text)[0], format=text) for text in map(_format, layer.get("Outputs") or ())]
+        found.append(
+            Layer(
+                name=_steady(layer.get("Name", "")),
+                type=_told(layer, "LayerType", _steady),
+                tactic=_told(layer, "TacticName", _steady),
+                tactic_value=_told(layer, "TacticValue", str),
+                outputs=tuple(outputs),
+            )
+        )
+    detailed = any(one.outputs is not None for one in found)
+    return Layers(detail="detailed" if detailed else "names_only" if found else "none", layers=tuple(found))
+
+
+def _told(layer: Mapping[str, Any], field: str, text: Callable[[Any], str]) -> str | None:
+    value = layer.get(field)
+    return None if value in (None, "") else text(value)
 
 
 def _steady(text: Any) -> str:
     return _ADDRESS.sub("…", str(text))
 
 
-def compared(old: Mapping[str, Any], new: Mapping[str, Any], at_most: int) -> tuple[str, ...]:
-    """Say in lines how the layers of two engines (records of `layers`) differ: how many, then `at_most` by name.
+def compared(old: Layers, new: Layers, at_most: int) -> tuple[str, ...]:
+    """Say in lines how the layers of two engines differ: how many, then `at_most` by name.
 
     Layers are matched by name; those of one name in their order.
     """
-    details = {old["detail"], new["detail"]}
+    details = {old.detail, new.detail}
     if "none" in details:
         return (f"layers: not compared: the plan tells none; configure with {DETAILED}",)
-    before, after = _by_name(old["layers"]), _by_name(new["layers"])
+    before, after = _by_name(old.layers), _by_name(new.layers)
     common = [name for name in before if name in after]
     names_only = "names_only" in details
     changed = {} if names_only else {n: found for n in common if (found := _changes(before[n], after[n]))}
@@ -169,30 +172,30 @@ def compared(old: Mapping[str, Any], new: Mapping[str, Any], at_most: int) -> tu
     return (summary, *lines[:at_most], *more)
 
 
-def _by_name(records: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], Mapping[str, Any]]:
+def _by_name(layers: Iterable[Layer]) -> dict[tuple[str, int], Layer]:
     seen: Counter[str] = Counter()
     found = {}
-    for record in records:
-        found[record["name"], seen[record["name"]]] = record
-        seen[record["name"]] += 1
+    for layer in layers:
+        found[layer.name, seen[layer.name]] = layer
+        seen[layer.name] += 1
     return found
 
 
-def _tactic(record: Mapping[str, Any]) -> tuple[str, str]:
-    return str(record.get("tactic", "")), str(record.get("tactic_value", ""))
+def _tactic(layer: Layer) -> tuple[str, str]:
+    return layer.tactic or "", layer.tactic_value or ""
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _changes(old: Layer, new: Layer) -> list[str]:
     """Say what is another in a layer that both engines have."""
     found = []
-    if old.get("type") != new.get("type"):
-        found.append(f"{old.get('type', 'no type')} → {new.get('type', 'no type')}")
+    if old.type != new.type:
+        found.append(f"{old.type or 'no type'} → {new.type or 'no type'}")
     (name, value), (new_name, new_value) = _tactic(old), _tactic(new)
     if name != new_name:
         found.append(f"tactic {_said(name, value)} → {_said(new_name, new_value)}")
     elif value != new_value:
         found.append(f"tactic {name + ' ' if name else ''}{value or 'none'} → {new_value or 'none'}")
-    if old.get("outputs") != new.get("outputs"):
+    if old.outputs != new.outputs:
         found.append(f"makes {_made(old)} → {_made(new)}")
     return found
 
@@ -201,12 +204,12 @@ def _said(name: str, value: str) -> str:
     return _short(" ".join(part for part in (name, value and f"({value})") if part) or "none", _LONGEST_TACTIC)
 
 
-def _made(record: Mapping[str, Any]) -> str:
-    return " and ".join(f"{o['type']} ({o['format']})" for o in record.get("outputs", ())) or "nothing"
+def _made(layer: Layer) -> str:
+    return " and ".join(f"{o.type} ({o.format})" for o in layer.outputs or ()) or "nothing"
 
 
-def _by(record: Mapping[str, Any]) -> str:
-    return f", by tactic {_said(*_tactic(record))}" if any(_tactic(record)) else ""
+def _by(layer: Layer) -> str:
+    return f", by tactic {_said(*_tactic(layer))}" if any(_tactic(layer)) else ""
 
 
 def _short(text: str, length: int) -> str:

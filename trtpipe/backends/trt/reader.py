@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from trtpipe.backends.trt.slots import Feed, Loaded, Slot
-    from trtpipe.runtime import Binding
+    from trtpipe.documents.manifest import Binding
 
 
 def how_many(slots: Sequence[Slot], inputs: Iterable[Binding]) -> int:

@@ -13,12 +13,16 @@ that every type is the ONNX model's own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from trtpipe.errors import EnvironmentMissing, StageFailed
+from trtpipe.runtime import Settled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
+
+    from trtpipe.documents.config import Asked, Config, Hold
+    from trtpipe.documents.network import Network
 
 RTX = "tensorrt_rtx"
 RTX_INT8 = (1, 7)
@@ -52,29 +56,30 @@ def typing(flavour: str, version: tuple[int, ...]) -> str:
     return "either" if version >= (9,) else "weak"
 
 
-def held_nodes(config: Mapping[str, Any]) -> list[str]:
+def held_nodes(config: Config) -> list[str]:
     """Name the nodes that were found to need float32 where networks are weakly typed."""
-    return [entry["node"] for entry in config.get("hold", {}).get("kept", ())]
+    return [kept.node for kept in config.hold.kept] if config.hold else []
 
 
-def half_types(network: Mapping[str, Any]) -> list[str]:
+def half_types(network: Network) -> list[str]:
     """Name the half-precision types that a model holds, by its network.json."""
-    ends = (t["dtype"] for t in [*network.get("inputs", ()), *network.get("outputs", ())])
-    return sorted({*network.get("dtypes", {}), *ends} & set(HALF))
+    ends = (t.dtype for t in (*network.inputs, *network.outputs))
+    return sorted({*network.dtypes, *ends} & set(HALF))
 
 
 def settle(
     flavour: str,
     version: str,
-    config: Mapping[str, Any],
-    network: Mapping[str, Any],
+    asked: Asked,
+    network: Network,
     has: Callable[[str, str], bool] = lambda _enum, _name: True,
-) -> dict[str, Any]:
-    """Decide how a runtime honours a config, or refuse it.
+    *,
+    hold: Hold | None = None,
+) -> Settled:
+    """Decide how a runtime honours what is asked, or refuse it.
 
-    `config` and `network` are the records of config.json and network.json; `has(enum, member)` tells whether the
-    installed bindings know a name, which is asked besides the table. Gives `strongly_typed`, `rewrite` (None,
-    "fp16" or "bf16"), `flags` and `not_applicable`. Raises StageFailed naming runtime, setting and alternatives.
+    `has(enum, member)` tells whether the installed bindings know a name, which is asked besides the table; `hold` is
+    what was found to need float32, once that is known. Raises StageFailed naming runtime, setting and alternatives.
     """
     title = f"{TITLES[flavour]} {version}"
     numbers = parse_version(version)
@@ -83,14 +88,13 @@ def settle(
     def refuse(setting: str, why: str, instead: str) -> NoReturn:
         raise StageFailed(f"{title} cannot honour {setting}: {why}. Instead: {instead}")
 
-    asked = config.get("strongly_typed")
-    if asked is False and mode == "strong":
+    if asked.strongly_typed is False and mode == "strong":
         refuse("strongly_typed: false", "its networks are always strongly typed", "leave strongly_typed out")
-    if asked is True and mode == "weak":
+    if asked.strongly_typed is True and mode == "weak":
         refuse("strongly_typed: true", "it came with TensorRT 9", "leave strongly_typed out, or use TensorRT 10")
-    strong = mode == "strong" or (mode == "either" and asked is not False)
+    strong = mode == "strong" or (mode == "either" and asked.strongly_typed is not False)
 
-    precision = config["precision"]
+    precision = asked.precision
     half = half_types(network)
     if half and precision in ("fp32", "tf32"):
         refuse(
@@ -113,21 +117,21 @@ def settle(
             refuse("precision: bf16", "it knows no bfloat16", "precision: fp16 or tf32, or TensorRT 10 or later")
         else:
             flags.append(precision.upper())
-            if config.get("keep_fp32") or held_nodes(config):
+            if asked.keep_fp32 or (hold and hold.kept):
                 flags.append(OBEY)
     elif precision == "tf32":
         flags.append("TF32")
 
     if not strong:
         # Where types are picked by flags, Q/DQ nodes are honoured only if their type is allowed too.
-        nodes, held = network.get("nodes", {}), network.get("dtypes", {})
+        nodes, held = network.nodes, network.dtypes
         if any(nodes.get(op) for op in QUANTISED):
             fp8 = any(name.startswith("float8") for name in held)
             if fp8 and numbers < (9,):
                 refuse("a model with fp8 Q/DQ nodes", "it knows no fp8", "quantize with mode: int8")
             flags.append("FP8" if fp8 else "INT8")
 
-    if config.get("version_compatible"):
+    if asked.version_compatible:
         if flavour == RTX:
             refuse(
                 "version_compatible",
@@ -135,7 +139,7 @@ def settle(
                 "leave it out and build again for each version (it takes seconds)",
             )
         flags.append("VERSION_COMPATIBLE")
-    level = config.get("hardware_compatibility", "none")
+    level = asked.hardware_compatibility
     if level != "none":
         if flavour == RTX:
             refuse(
@@ -146,7 +150,7 @@ def settle(
         member = {"ampere+": "AMPERE_PLUS", "same_compute_capability": "SAME_COMPUTE_CAPABILITY"}[level]
         if (member == "SAME_COMPUTE_CAPABILITY" and numbers < (10,)) or not has("HardwareCompatibilityLevel", member):
             refuse(f"hardware_compatibility: {level}", "this version does not know it", "ampere+ or none")
-    capabilities = config.get("compute_capabilities")
+    capabilities = asked.compute_capabilities
     if capabilities is not None:
         if flavour != RTX:
             refuse(
@@ -162,15 +166,15 @@ def settle(
                 f"it knows {', '.join(map(str, known))}",
                 "one of these, or nothing for all from 8.0 on",
             )
-    if config.get("sparse_weights"):
+    if asked.sparse_weights:
         flags.append("SPARSE_WEIGHTS")
-    if config.get("refit") or config.get("strip_plan"):
+    if asked.refit or asked.strip_plan:
         flags.append("REFIT")
-    if config.get("strip_plan"):
+    if asked.strip_plan:
         if flavour != RTX and numbers < (10,):
             refuse("strip_plan", "it came with TensorRT 10", "refit (weights stay in the plan)")
         flags.append("STRIP_PLAN")
-    if config.get("weight_streaming"):
+    if asked.weight_streaming:
         if flavour != RTX and numbers < (10,):
             refuse("weight_streaming", "it came with TensorRT 10", "a smaller precision, or leave it out")
         if not strong:
@@ -181,11 +185,11 @@ def settle(
         if not has("BuilderFlag", flag):
             refuse(flag.lower(), "its bindings have no such builder flag", "leave the setting out")
     not_applicable = ["timing_cache"] if flavour == RTX else []
-    if flavour == RTX and config.get("optimization_level") is not None:
+    if flavour == RTX and asked.optimization_level is not None:
         not_applicable.append("optimization_level")
-    return {
-        "strongly_typed": strong,
-        "rewrite": rewrite,
-        "flags": sorted(flags),
-        "not_applicable": sorted(not_applicable),
-    }
+    return Settled(
+        strongly_typed=strong,
+        rewrite=rewrite,
+        flags=tuple(sorted(flags)),
+        not_applicable=tuple(sorted(not_applicable)),
+    )

@@ -10,7 +10,7 @@ device as there are slots (execution.py).
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trtpipe import environment
 from trtpipe.backends.trt import reader, timing
@@ -18,16 +18,20 @@ from trtpipe.backends.trt.cuda import Runtime
 from trtpipe.backends.trt.engine import Engine
 from trtpipe.backends.trt.execution import Execution
 from trtpipe.backends.trt.reader import Reader
+from trtpipe.documents.benchmark import RuntimeInfo
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from trtpipe.backends.trt.dtypes import Array
     from trtpipe.backends.trt.library import Library
     from trtpipe.backends.trt.slots import Feed, Loaded, Slot
-    from trtpipe.runtime import Measured, Settings
+    from trtpipe.documents.benchmark import Settings
+    from trtpipe.documents.buffers import Buffers
+    from trtpipe.documents.manifest import Manifest
+    from trtpipe.runtime import Measured
 
 
 class TrtSession:
@@ -37,8 +41,8 @@ class TrtSession:
         self,
         library: Library,
         plan: Path,
-        manifest: Mapping[str, Any],
-        buffers: Mapping[str, Any],
+        manifest: Manifest,
+        buffers: Buffers,
         note: Callable[[str], None],
         *,
         shared: Path | None = None,
@@ -46,24 +50,23 @@ class TrtSession:
         self._library = library
         self._readers: list[Reader] = []
         self._closed = False
-        profile = int(buffers.get("profile", 0))
         self._cuda = Runtime()
-        engine = Engine(library, self._cuda, plan, manifest, note, profile=profile, shared=shared)
+        engine = Engine(library, self._cuda, plan, manifest, note, profile=buffers.profile, shared=shared)
         self._execution = Execution(library, self._cuda, engine, buffers, note)
         self.bindings = engine.bindings
         gpu = environment.gpus()[0]
-        if library.rtx and (what := environment.rtx_rounded(gpu.compute_capability, manifest.get("precision"))):
+        if library.rtx and (what := environment.rtx_rounded(gpu.compute_capability, manifest.precision)):
             note(f"{library.title} multiplies {what} in TF32 on {gpu.name}, whatever it is told")
-        self.info: Mapping[str, Any] = {
-            "runtime": library.name,
-            "runtime_version": library.version,
-            "device": gpu.name,
-            "compute_capability": gpu.compute_capability,
-            "cuda": self._cuda.version(),
-            "driver": environment.driver(),
-            "slots": len(self._execution.slots),
-            "activation_bytes": engine.activation_bytes(),
-        }
+        self.info = RuntimeInfo(
+            runtime=library.name,
+            runtime_version=library.version,
+            device=gpu.name,
+            compute_capability=gpu.compute_capability,
+            cuda=self._cuda.version(),
+            driver=environment.driver(),
+            slots=len(self._execution.slots),
+            activation_bytes=engine.activation_bytes(),
+        )
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """Run one batch; the arrays given back are valid until the next call (and not after `close`).

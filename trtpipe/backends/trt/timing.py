@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from trtpipe.backends.trt.execution import Execution
     from trtpipe.backends.trt.slots import Feed, Loaded
-    from trtpipe.runtime import Settings
+    from trtpipe.documents.benchmark import Settings
 
 PROFILED = 25
 """Runs of a per-layer profile; the first fifth warms up."""

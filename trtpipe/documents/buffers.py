@@ -1,0 +1,49 @@
+"""buffers.json: every buffer of an engine for chosen shapes, as `allocate` worked them out."""
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from trtpipe.documents.base import Count, Document, Part
+
+
+class Buffer(Part, frozen=True, kw_only=True):
+    """The buffer of one binding, for one batch."""
+
+    name: Annotated[str, Meta(description="The binding's name.")]
+    mode: Annotated[Literal["input", "output"], Meta(description="Whether the engine reads it or writes it.")]
+    dtype: Annotated[str, Meta(description="The type of its elements, as the manifest has it.")]
+    shape: Annotated[
+        tuple[Count | None, ...], Meta(description="The size of each axis in elements; null where the data decides it.")
+    ]
+    bytes: Annotated[Count | None, Meta(description="The buffer's size in bytes; null where the data decides it.")]
+    size: Annotated[Literal["known", "data-dependent"], Meta(description="Whether `bytes` is known.")]
+    batch_axis: Annotated[
+        Literal[0] | None, Meta(description="The axis along which samples lie; null if there is none.")
+    ]
+    host: Annotated[Literal["pageable", "pinned"], Meta(description="The host memory that is copied from and to.")]
+    device: Annotated[Literal["cuda:0", "cpu"], Meta(description="Where the engine computes.")]
+
+
+class Totals(Part, frozen=True, kw_only=True):
+    """Bytes of all buffers whose size is known, times the slots."""
+
+    host: Annotated[Count, Meta(description="Bytes of host memory.")]
+    device: Annotated[Count, Meta(description="Bytes of device memory; 0 where the engine runs on a CPU.")]
+
+
+class Buffers(Document, frozen=True, kw_only=True):
+    """The buffers of an engine."""
+
+    file: ClassVar[str] = "buffers.json"
+
+    bindings: Annotated[tuple[Buffer, ...], Meta(description="A buffer for each binding, in the manifest's order.")]
+    slots: Annotated[int, Meta(ge=1, description="How many batches are in flight; each has its own buffers.")]
+    totals: Annotated[Totals, Meta(description="What all of them take.")]
+    unknown: Annotated[tuple[str, ...], Meta(description="Bindings whose size the data decides.")]
+    profile: Annotated[int, Meta(ge=0, description="The optimisation profile that is used, from 0.")]
+    batch: Annotated[int, Meta(ge=0, description="Samples in a batch; 1 where there is no batch axis.")]
+
+    def side(self, mode: Literal["input", "output"]) -> list[Buffer]:
+        """Give the buffers of the inputs or of the outputs."""
+        return [b for b in self.bindings if b.mode == mode]
