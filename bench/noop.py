@@ -73,6 +73,7 @@ def task_stage():
 def populate(document: Path, artifacts: Path) -> None:
     """Put an artifact for every stage of a document into the store, each file with a content of its own."""
     sys.path.insert(0, str(common.PROJECT))
+    from trtpipe.documents.action import About
     from trtpipe.environment import choose
     from trtpipe.pipeline import loading
     from trtpipe.run.lookup import Lookup
@@ -91,8 +92,8 @@ def populate(document: Path, artifacts: Path) -> None:
             with store.workspace() as folder:
                 for file in ("a.json", "b.bin"):
                     (Path(folder) / file).write_text(f"{name} {file}\n")
-                record = {"stage": name, "pipeline": loaded.name, "seconds": 0.0, "finished": "", "environment": {}}
-                made[name] = store.commit(assessed.key, stage.output, folder, record)
+                about = About(stage=name, pipeline=loaded.name)
+                made[name] = store.commit(assessed.key, stage.output, folder, about)
             store.show(loaded.name, name, made[name])
             lookup.remember(stage, assessed.digest, 0.0)
 

@@ -20,6 +20,7 @@ import common
 
 sys.path.insert(0, str(common.PROJECT))
 from tests import s3
+from trtpipe.documents.action import About
 from trtpipe.key import Key
 from trtpipe.remote import signing
 from trtpipe.remote.settings import Settings
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from trtpipe.store.artifact import Artifact
 
 GOAL = 0.80
-RECORD = {"seconds": 1.0, "finished": "2026-01-01T00:00:00Z", "environment": {}}
+ABOUT = About()
 
 
 def made(store: Store, key: Key, size: int) -> Artifact:
@@ -41,7 +42,7 @@ def made(store: Store, key: Key, size: int) -> Artifact:
         with (Path(folder) / "engine.plan").open("wb") as stream:
             for _ in range(size // 2**20):
                 stream.write(os.urandom(2**20))
-        return store.commit(key, "engine", folder, RECORD)
+        return store.commit(key, "engine", folder, ABOUT)
 
 
 def main() -> None:

@@ -72,6 +72,7 @@ def big(folder: Path) -> None:
     document = one_stage(folder, 0)
     sys.path.insert(0, str(common.PROJECT))
     from trtpipe import environment
+    from trtpipe.documents.action import About
     from trtpipe.pipeline import loading
     from trtpipe.run.lookup import Lookup
     from trtpipe.store.state import State
@@ -88,7 +89,7 @@ def big(folder: Path) -> None:
         with store.workspace() as work:
             with open(os.path.join(work, "engine.plan"), "wb") as stream:
                 stream.writelines(os.urandom(1 << 24) for _ in range(GIB >> 24))
-            store.commit(assessed.key, stage.output, work, {"stage": "a", "pipeline": "p", "seconds": 0.0})
+            store.commit(assessed.key, stage.output, work, About(stage="a", pipeline="p"))
         lookup.remember(stage, assessed.digest, 0.0)
 
 

@@ -33,8 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.helpers import PROJECT, project, python_stage
 from trtpipe import environment, errors
+from trtpipe import key as keys
 from trtpipe.cli import caching, explaining, inspecting, locking, running  # noqa: F401 — loaded before forks
 from trtpipe.cli import main as cli
+from trtpipe.documents.action import About, parse
 from trtpipe.key import Key
 from trtpipe.pipeline import loading
 from trtpipe.run import runner  # noqa: F401 — loaded before forks
@@ -302,9 +304,8 @@ def _commit(store: Store, during: Faults | None = None) -> None:
         if during:
             during.paused = False
         held = store.lock(KEY.digest, "x")
-        artifact = store.commit(
-            KEY, "model", os.path.join(folder, "out"), {"seconds": 1.0, "stage": "s", "pipeline": "p"}
-        )
+        about = About(seconds=1.0, stage="s", pipeline="p")
+        artifact = store.commit(KEY, "model", os.path.join(folder, "out"), about)
         store.tree(artifact)
         store.show("p", "s", artifact)
         if held:
@@ -643,7 +644,8 @@ def subjects(top: Path) -> list[Subject]:
 
 
 def _artifact(record: bytes) -> Any:
-    return actions.artifact_of(json.loads(record))
+    value = json.loads(record)
+    return actions.artifact_of(parse(value, keys.digest(value["key"])))
 
 
 def _as(folder: Path, kind: str) -> Any:

@@ -19,6 +19,7 @@ import pytest
 from tests import s3
 from tests.helpers import PROJECT
 from trtpipe import key as keys
+from trtpipe.documents.action import About
 from trtpipe.errors import EnvironmentMissing, GateFailed, PipelineInvalid, StoreError
 from trtpipe.key import Key
 from trtpipe.pipeline.graph import Pipeline
@@ -31,7 +32,7 @@ from trtpipe.store.artifact import Hit, Miss
 from trtpipe.store.state import State
 from trtpipe.store.store import Store
 
-RECORD = {"seconds": 1.5, "notes": ["hello"], "finished": "2026-01-01T00:00:00Z", "environment": {"host": "ci"}}
+ABOUT = About(seconds=1.5, notes=("hello",), environment={"host": "ci"})
 MIB = 2**20
 
 
@@ -98,7 +99,7 @@ def commit(store, files, key=None):
         for name, content in files.items():
             with open(os.path.join(folder, name), "wb") as stream:
                 stream.write(content)
-        return store.commit(key or a_key(), "engine", folder, RECORD)
+        return store.commit(key or a_key(), "engine", folder, ABOUT)
 
 
 FILES = {"engine.plan": b"plan" * 1000, "manifest.json": b"{}"}
@@ -133,8 +134,8 @@ def test_what_ci_pushed_is_a_hit_elsewhere(pushed):
     assert fetched == (pushed.artifact, 4002, "ci")
     assert pushed.store.lookup(a_key().digest) == Hit(pushed.artifact, 1.5, ("hello",))
     record = pushed.store.action(a_key().digest)
-    assert record["signed"]["signer"] == "ci"
-    assert record["environment"] == {"host": "ci"}
+    assert record.about.signed["signer"] == "ci"
+    assert record.about.environment == {"host": "ci"}
     assert files_below(pushed.store.folder, "partial") == []
 
 

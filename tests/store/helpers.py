@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
+from trtpipe.documents.action import About
 from trtpipe.key import Key
 from trtpipe.store.artifact import Hit
 from trtpipe.store.gc import Needed
 
-RECORD = {"seconds": 1.5, "notes": ["hello"]}
+ABOUT = About(seconds=1.5, notes=("hello",))
 
 
 def a_key(name="x"):
@@ -27,7 +28,7 @@ def commit(store, files, key=None, kind="results", known=()):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "wb") as stream:
                 stream.write(content)
-        return store.commit(key or a_key(), kind, folder, RECORD, known)
+        return store.commit(key or a_key(), kind, folder, ABOUT, known)
 
 
 def several(store, count=4, size=40_000):

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tests.store.helpers import RECORD, a_key, commit, content_of
+from tests.store.helpers import ABOUT, a_key, commit, content_of
 from trtpipe import key as keys
 from trtpipe.errors import StoreError
 from trtpipe.store.artifact import Hit, Miss
@@ -93,7 +93,7 @@ def test_links_in_a_finished_folder_are_refused(store):
     with store.workspace() as folder:
         os.symlink("/etc/hostname", os.path.join(folder, "a"))
         with pytest.raises(StoreError, match="no plain file"):
-            store.commit(a_key(), "results", folder, RECORD)
+            store.commit(a_key(), "results", folder, ABOUT)
     assert store.lookup(a_key().digest) == Miss(None)
 
 
@@ -102,7 +102,7 @@ def test_a_file_that_somebody_else_has_too_is_copied(store, tmp_path):
     mine.write_bytes(b"mine")
     with store.workspace() as folder:
         os.link(mine, os.path.join(folder, "a"))
-        artifact = store.commit(a_key(), "results", folder, RECORD)
+        artifact = store.commit(a_key(), "results", folder, ABOUT)
     mine.write_bytes(b"changed")
     assert content_of(os.path.join(store.tree(artifact), "a")) == b"mine"
     assert os.access(mine, os.W_OK)
@@ -112,7 +112,7 @@ def test_a_body_may_pass_a_stored_file_on_by_link(store):
     first = commit(store, {"a": b"weights"}, a_key("1"))
     with store.workspace() as folder:
         os.link(os.path.join(store.tree(first), "a"), os.path.join(folder, "b"))
-        second = store.commit(a_key("2"), "results", folder, RECORD, [first])
+        second = store.commit(a_key("2"), "results", folder, ABOUT, [first])
     assert second.files["b"] == first.files["a"]
 
 

@@ -92,13 +92,7 @@ def test_an_engine_whose_bytes_differ_is_judged_by_its_outputs_on_data(tmp_path,
                         out.write(model.SerializeToString())
                     else:
                         out.write(stream.read())
-            record = store.action(assessed.digest)
-            store.commit(
-                assessed.key,
-                "engine",
-                folder,
-                {k: record[k] for k in ("seconds", "inputs", "stage", "pipeline", "finished", "environment")},
-            )
+            store.commit(assessed.key, "engine", folder, store.action(assessed.digest).about)
     assert trtpipe("run", "p.yaml", "--backend", "onnxruntime", cwd=tmp_path).returncode == 0
     result = trtpipe("verify", "p.yaml", "e", "--backend", "onnxruntime", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -46,7 +46,7 @@ def ls(args: argparse.Namespace) -> int:
 
     with _opened(args) as store:
         good, bad = actions.read_all(store.layout)
-    rows = [{"stage": a.label, "type": a.record["key"].get("type"), "kind": a.artifact.kind, "size": a.artifact.size,
+    rows = [{"stage": a.label, "type": a.record.key.get("type"), "kind": a.artifact.kind, "size": a.artifact.size,
              "used": a.used, "key": a.key, "artifact": a.artifact.digest} for a in reversed(good)]  # fmt: skip
     cells = [["stage", "kind", "size", "last used", "key", "artifact"]]
     cells += [[str(r["stage"]), str(r["kind"]), size_text(r["size"]), _age_text(time.time() - r["used"]),

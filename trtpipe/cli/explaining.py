@@ -50,8 +50,9 @@ def _explain(lookup: Lookup, mine: Status, found: dict[str, Status], *, as_json:
         action = lookup.store.action(last[0]) if last else None
         print("  nothing that its key holds has changed")
         if action:
-            print(f"  made {action['finished']} in {action['seconds']} s on {action['environment']['host']}")
-            for name, version in sorted(action["key"]["environment"].items()):
+            about = action.about
+            print(f"  made {about.finished} in {about.seconds} s on {about.environment.get('host', 'another machine')}")
+            for name, version in sorted(action.key["environment"].items()):
                 print(f"  {name}: {version}")
     for reason in mine.reasons:
         print(f"  {reason}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trtpipe.documents import action
 from trtpipe.documents.benchmark import Benchmark
 from trtpipe.documents.buffers import Buffers
 from trtpipe.documents.comparison import Comparison
@@ -51,7 +52,8 @@ def of(kind: type[Document | Line]) -> dict[str, Any]:
 def every() -> dict[str, dict[str, Any]]:
     """Give the schemas of all documents and lines by the names of their files in `schemas/`."""
     kinds: tuple[type[Document | Line], ...] = (*DOCUMENTS, *LINES)
-    return {f"{kind.file.partition('.')[0]}.schema.json": of(kind) for kind in kinds}
+    structs = {f"{kind.file.partition('.')[0]}.schema.json": of(kind) for kind in kinds}
+    return {"action.schema.json": action.SCHEMA, **structs}
 
 
 def _readable(schema: Any) -> Any:

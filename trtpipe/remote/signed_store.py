@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import key as keys
 from trtpipe import reads
+from trtpipe.documents.action import parse
 from trtpipe.errors import EnvironmentMissing, GateFailed, StoreError
 from trtpipe.remote import signing
 from trtpipe.remote.transport import (
@@ -37,12 +38,13 @@ from trtpipe.remote.transport import (
     TransportError,
 )
 from trtpipe.store import lists
-from trtpipe.store.actions import artifact_of, sound
+from trtpipe.store.actions import artifact_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Future
 
+    from trtpipe.documents.action import Action
     from trtpipe.reads import Names
     from trtpipe.remote.settings import Settings
     from trtpipe.store.artifact import Artifact
@@ -134,7 +136,7 @@ class Remote:
 
     # --- reading
 
-    def record(self, digest: str, artifact: str | None = None) -> tuple[dict[str, Any], signing.Verified] | None:
+    def record(self, digest: str, artifact: str | None = None) -> tuple[Action, signing.Verified] | None:
         """Give a key's record and who signed it, or None if there is none.
 
         With `artifact`, the record is that of a key that made just this artifact. Raises GateFailed if what is there
@@ -148,16 +150,16 @@ class Remote:
             except NotThere:
                 continue
             found = self._checked(text, digest, f"{self.settings.name}/{name}")
-            if artifact is None or found[0]["artifact"]["digest"] == artifact:
+            if artifact is None or found[0].artifact == artifact:
                 return found
         return None
 
-    def _checked(self, text: bytes, digest: str, what: str) -> tuple[dict[str, Any], signing.Verified]:
+    def _checked(self, text: bytes, digest: str, what: str) -> tuple[Action, signing.Verified]:
         verified = signing.open_envelope(text, PAYLOAD_TYPE, self.settings.trust, what)
         try:
-            record = json.loads(verified.payload)
-            good = sound(record, digest) and keys.canonical(record) == verified.payload
-            keys.of_record(record["key"])
+            record = parse(json.loads(verified.payload), digest)
+            keys.of_record(record.key)
+            good = keys.canonical(record.to_json()) == verified.payload
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             good = False
         if not good:
@@ -223,14 +225,14 @@ class Remote:
                 there.append((digest, got, wanted[digest]))
         return {**answers, **self._bring(there)}
 
-    def _try_record(self, digest: str) -> tuple[dict[str, Any], signing.Verified] | Exception | None:
+    def _try_record(self, digest: str) -> tuple[Action, signing.Verified] | Exception | None:
         try:
             return self.record(digest)
         except (GateFailed, TransportError, EnvironmentMissing) as error:
             return error
 
     def _bring(
-        self, wanted: Sequence[tuple[str, tuple[dict[str, Any], signing.Verified], str | None]]
+        self, wanted: Sequence[tuple[str, tuple[Action, signing.Verified], str | None]]
     ) -> dict[str, Fetched | Exception]:
         answers: dict[str, Fetched | Exception] = {}
         missing: dict[str, int] = {}
@@ -265,7 +267,7 @@ class Remote:
     def _keep(
         self,
         digest: str,
-        record: dict[str, Any],
+        record: Action,
         verified: signing.Verified,
         artifact: Artifact,
         came: dict[str, _Part],
@@ -275,11 +277,9 @@ class Remote:
             for sha256, size in artifact.files.values():
                 if sha256 in came:
                     self._settle(came[sha256], sha256, size)
-            rest = {name: value for name, value in record.items() if name not in ("key", "artifact")}
             signature = {"keyid": verified.keyid, "sig": verified.signature, "signer": verified.signer}
-            self.store.write_action(
-                keys.of_record(record["key"]), artifact, {**rest, "signed": {**signature, "from": self.settings.name}}
-            )
+            about = record.about._replace(signed={**signature, "from": self.settings.name})
+            self.store.write_action(keys.of_record(record.key), artifact, about)
             self.store.use([digest])
 
     def _settle(self, part: _Part, sha256: str, size: int) -> None:
@@ -429,16 +429,14 @@ class Remote:
             self.transport.size(_blob(sha256)) == size for sha256, size in artifact.files.values()
         )
 
-    def _push_one(
-        self, digest: str, record: dict[str, Any], artifact: Artifact, signer: signing.Signer, *, force: bool
-    ) -> int:
+    def _push_one(self, digest: str, record: Action, artifact: Artifact, signer: signing.Signer, *, force: bool) -> int:
         for name, (sha256, size) in artifact.files.items():
             if damage := self.store.damage(sha256, size):
                 raise StoreError(f"key {digest[:12]} cannot be pushed: {name}: {damage}")
         blobs = dict(artifact.files.values())
         sent = sum(self._files.map(lambda item: self._send(*item, force=force), blobs.items()))
         envelope = json.dumps(self._envelope(record, signer), sort_keys=True).encode()
-        self._push_list(keys.of_record(record["key"]), signer)
+        self._push_list(keys.of_record(record.key), signer)
         for name in (_artifact(artifact.digest), _action(digest)):
             self.transport.put(name, envelope)
         return sent
@@ -462,16 +460,16 @@ class Remote:
         payload = keys.canonical(lists.record(key.first, kept))
         self.transport.put(_reads(key.first), json.dumps(signer.sign(LISTS_TYPE, payload), sort_keys=True).encode())
 
-    def _envelope(self, record: dict[str, Any], signer: signing.Signer) -> dict[str, Any]:
-        payload = keys.canonical({name: value for name, value in record.items() if name != "signed"})
-        old = record.get("signed")
+    def _envelope(self, record: Action, signer: signing.Signer) -> dict[str, Any]:
+        payload = keys.canonical(record._replace(about=record.about._replace(signed=None)).to_json())
+        old = record.about.signed
         if isinstance(old, dict):
             kept = signing.envelope(PAYLOAD_TYPE, payload, str(old.get("keyid")), str(old.get("sig")))
             with contextlib.suppress(GateFailed):
                 signing.open_envelope(json.dumps(kept).encode(), PAYLOAD_TYPE, self.settings.trust, "")
                 return kept
             raise StoreError(
-                f"the record of key {keys.digest(record['key'])[:12]} came from {old.get('from')}, signed by "
+                f"the record of key {record.digest[:12]} came from {old.get('from')}, signed by "
                 f"{old.get('signer')}, who is not trusted here any more; it is not pushed on"
             )
         return signer.sign(PAYLOAD_TYPE, payload)

@@ -255,7 +255,7 @@ class Lookup:
         if before.key.get("format") != FORMAT:
             return ("was made by an older trtpipe, whose keys held less",)
         with contextlib.suppress(ValueError):
-            now = self.with_reads(now, seen.of(before.key["reads"]))
+            now = self.with_reads(now, seen.of(before.key.get("reads", {})))
         if before.key == now.record.key:
             return ("its artifact is gone from the store",)
         return reasons.between(before, now.record)

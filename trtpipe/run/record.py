@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trtpipe import key as keys
+from trtpipe.documents.action import parse
 from trtpipe.errors import PipelineInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trtpipe.documents.action import Action
     from trtpipe.key import Key
 
 
@@ -30,25 +33,17 @@ def of_key(key: Key) -> Record:
     return Record(key.record, {}, {})
 
 
-def of_action(action: Mapping[str, Any]) -> Record:
-    """Give the record in an action record; one that does not name its inputs well is told without names."""
-    labels: dict[str, str] = {}
-    files: dict[str, dict[str, str] | None] = {}
-    try:
-        for port, one in action["inputs"].items():
-            labels[port], files[port] = str(one["label"]), dict(one["files"])
-    except (KeyError, TypeError, ValueError, AttributeError):
-        labels, files = {}, {}
-    return Record(action["key"], labels, files)
+def of_action(action: Action) -> Record:
+    """Give the record in an action record."""
+    read = action.about.inputs.items()
+    return Record(action.key, {port: one.label for port, one in read}, {port: one.files for port, one in read})
 
 
 def of_file(path: str) -> Record:
     """Give the record in a file with an action record. Raises PipelineInvalid if it holds none."""
     try:
         with open(path, "rb") as stream:
-            action = json.loads(stream.read())
-        if isinstance(action["key"]["params"], dict):
-            return of_action(action)
+            value = json.loads(stream.read())
+        return of_action(parse(value, keys.digest(value["key"])))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
-    raise PipelineInvalid(f"{path}: expected an action record; see trtpipe show PIPELINE STAGE --record")
+        raise PipelineInvalid(f"{path}: expected an action record; see trtpipe show PIPELINE STAGE --record") from None

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import environment, errors, reads
+from trtpipe.documents.action import About, Read
 from trtpipe.key import difference
 from trtpipe.run import events, surroundings
 from trtpipe.run.given import outside, request, stored
@@ -373,24 +374,21 @@ class Work:
     def _commit(self, run: _Running, assessed: Assessed, seconds: float) -> Artifact:
         stage = run.stage
         upstream = {port: self._read(run, port) for port in stage.inputs}
-        record = {
-            "stage": stage.name,
-            "pipeline": self.pipeline.name,
-            "seconds": round(seconds, 3),
-            "notes": run.notes,
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "environment": {**environment.record(), "variables": surroundings.recorded(stage.env)},
-            "inputs": {
-                port: {
-                    "label": self.lookup.label(source),
-                    "files": {n: sha for n, (sha, _) in upstream[port].files.items()},
-                }
+        about = About(
+            seconds=round(seconds, 3),
+            stage=stage.name,
+            pipeline=self.pipeline.name,
+            finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            notes=tuple(run.notes),
+            environment={**environment.record(), "variables": surroundings.recorded(stage.env)},
+            inputs={
+                port: Read(self.lookup.label(source), {n: sha for n, (sha, _) in upstream[port].files.items()})
                 for port, source in stage.inputs.items()
             },
-        }
+        )
         out = os.path.join(run.folder, "out")
         self._keep_list(stage, assessed)
-        return self.store.commit(assessed.key, stage.output, out, record, upstream.values())
+        return self.store.commit(assessed.key, stage.output, out, about, upstream.values())
 
     def _keep_list(self, stage: Stage, assessed: Assessed) -> None:
         """Keep where users' code looked, so that the next run knows what to look at before it decides."""

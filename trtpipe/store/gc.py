@@ -16,7 +16,7 @@ from trtpipe.store.workspace import sweep
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trtpipe.store.actions import Action
+    from trtpipe.store.actions import Listed
     from trtpipe.store.store import Store
 
 _QUARANTINE_SECONDS = 7 * 24 * 3600
@@ -41,7 +41,7 @@ class Needed(NamedTuple):
     artifacts: dict[str, str]
     blobs: dict[str, str]
 
-    def why(self, action: Action) -> str | None:
+    def why(self, action: Listed) -> str | None:
         """Say why an action must stay, or None if it may go."""
         if action.key in self.keys:
             return self.keys[action.key]
@@ -55,7 +55,7 @@ class Collected(NamedTuple):
     `orphans` is the number of files that nothing referred to; `freed` and `size` (what stays) are bytes.
     """
 
-    removed: tuple[Action, ...]
+    removed: tuple[Listed, ...]
     orphans: int
     freed: int
     kept: dict[str, str]
@@ -101,7 +101,7 @@ def _gc(store: Store, budget: Budget, locked: Callable[[], Needed], *, dry_run: 
     orphans = len(gone)
     freed += _remove_folders(store, {*makers, *needed.artifacts}, dry_run=dry_run)
     freed += _remove_waste(store, now, dry_run=dry_run)
-    removed: list[Action] = []
+    removed: list[Listed] = []
     for action in good:
         too_old = budget.max_age is not None and now - action.used > budget.max_age
         too_big = budget.max_size is not None and size - freed > budget.max_size
@@ -159,13 +159,13 @@ def _needed(store: Store, locked: Callable[[], Needed]) -> tuple[Needed, float]:
     return needed, min((run.since for run in runs), default=float("inf"))
 
 
-def _contents(action: Action) -> set[str]:
+def _contents(action: Listed) -> set[str]:
     """Give the content that a record needs: its artifact's, and what was fetched for it from a url."""
     found = {sha for sha, _ in action.artifact.files.values()}
     with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
-        for one in action.record["inputs"].values():
-            if _URL in one["label"]:
-                found.update(one["files"].values())
+        for one in action.record.about.inputs.values():
+            if _URL in one.label:
+                found.update(one.files.values())
     return found
 
 
@@ -206,13 +206,13 @@ def _remove_folders(store: Store, artifacts: set[str], *, dry_run: bool) -> int:
     return freed
 
 
-def _remove_lists(store: Store, good: list[Action], removed: set[str], now: float) -> None:
+def _remove_lists(store: Store, good: list[Listed], removed: set[str], now: float) -> None:
     """Remove lists of names by which no record is found any more; a young one may be about to get its record."""
     firsts = set()
     for action in good:
         if action.key not in removed:
             with contextlib.suppress(KeyError, TypeError, ValueError):
-                firsts.add(keys.of_record(action.record["key"]).first)
+                firsts.add(keys.of_record(action.record.key).first)
     for path in files.below(store.layout.part("reads")):
         with contextlib.suppress(FileNotFoundError):
             if (

@@ -13,7 +13,7 @@ from trtpipe.store.trees import within
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from trtpipe.store.actions import Action
+    from trtpipe.store.actions import Listed
     from trtpipe.store.artifact import Artifact
     from trtpipe.store.store import Store
 
@@ -51,7 +51,7 @@ def verify(store: Store, progress: Callable[[int, int], None] = lambda *_: None)
 
 
 def _blobs(
-    store: Store, blobs: dict[str, os.stat_result], good: list[Action], progress: Callable[[int, int], None]
+    store: Store, blobs: dict[str, os.stat_result], good: list[Listed], progress: Callable[[int, int], None]
 ) -> Iterator[Finding]:
     """Read all blobs; one that is not what its name says is put aside, or fetched again if it can be."""
     from concurrent.futures import ThreadPoolExecutor
@@ -91,7 +91,7 @@ def _blobs(
             yield Finding(f"blobs/{sha256[:12]}{of}", trouble, "fetched again" if fetched else "put aside")
 
 
-def _absent(store: Store, blobs: dict[str, os.stat_result], good: list[Action]) -> Iterator[Finding]:
+def _absent(store: Store, blobs: dict[str, os.stat_result], good: list[Listed]) -> Iterator[Finding]:
     """Find content that records name and that is not there."""
     for action in good:
         for name, (sha256, size) in action.artifact.files.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trtpipe.store import actions, lists
 from trtpipe.store.artifact import Artifact, Hit, Miss
@@ -19,8 +19,9 @@ from trtpipe.store.trees import Trees
 from trtpipe.store.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
+    from trtpipe.documents.action import About, Action
     from trtpipe.key import Key
     from trtpipe.reads import Names
     from trtpipe.store.locks import Held
@@ -87,9 +88,9 @@ class Store:
         for name, (sha256, size) in artifact.files.items():
             if damage := self.blobs.damage(sha256, size):
                 return Miss(f"{name}: {damage}")
-        return Hit(artifact, float(record["seconds"]), tuple(map(str, record.get("notes", ()))))
+        return Hit(artifact, record.about.seconds, record.about.notes)
 
-    def action(self, key: str) -> dict[str, Any] | None:
+    def action(self, key: str) -> Action | None:
         """Give a key's action record, or None if there is no sound one."""
         return actions.read(self.layout, key)
 
@@ -127,27 +128,27 @@ class Store:
         key: Key,
         kind: str,
         folder: str,
-        record: Mapping[str, Any],
+        about: About,
         known: Iterable[Artifact] = (),
     ) -> Artifact:
         """Move a finished folder into the store and write its action record.
 
-        `record` is what else the action record says; `known` are artifacts whose files the folder may hold links to.
+        `about` is what else the action record says; `known` are artifacts whose files the folder may hold links to.
         Raises StoreError also if the folder holds anything but plain files and folders.
         """
         try:
             with self.guard():
                 artifact = Artifact(kind, self.blobs.take_folder(folder, known))
-                self.write_action(key, artifact, record)
+                self.write_action(key, artifact, about)
                 self.use([key.digest])
                 self.trees.discard_damaged(artifact)
         except OSError as error:
             raise self.layout.error(error) from None
         return artifact
 
-    def write_action(self, key: Key, artifact: Artifact, record: Mapping[str, Any]) -> None:
+    def write_action(self, key: Key, artifact: Artifact, about: About) -> None:
         """Write the record that a key made an artifact whose files are all in the store. Raises OSError."""
-        actions.write(self.layout, key, artifact, record)
+        actions.write(self.layout, key, artifact, about)
 
     def take_file(self, path: str, sha256: str, size: int) -> None:
         """Move a file from tmp/ whose digest was checked into the store."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import __version__, project
 from trtpipe import key as keys
+from trtpipe.documents.action import About
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 from trtpipe.remote import signing
 from trtpipe.remote.transport import redact
@@ -56,7 +57,7 @@ def statement(lookup: Lookup, name: str, builder: str = BUILDER) -> dict[str, An
     materials: dict[str, dict[str, Any]] = {}
     walk = Walk(lookup)
     artifacts = walk.artifacts
-    record: dict[str, Any] = {}
+    about = About()
     for one in lookup.pipeline.closure([name]):
         stage = lookup.pipeline.stages[one]
         assessed = walk.take(one)
@@ -64,7 +65,8 @@ def statement(lookup: Lookup, name: str, builder: str = BUILDER) -> dict[str, An
             if one != name and one in walk.failed:
                 continue
             raise StageFailed(f"{one} is not built; run it: trtpipe run {lookup.pipeline.file} --target {one}")
-        record = lookup.store.action(assessed.digest) or {}
+        action = lookup.store.action(assessed.digest)
+        about = action.about if action else About()
         stages[one] = {
             "type": stage.type,
             "version": stage.version,
@@ -84,7 +86,7 @@ def statement(lookup: Lookup, name: str, builder: str = BUILDER) -> dict[str, An
         "digest": {"sha256": keys.digest_file(lookup.pipeline.file)},
         "annotations": {"role": "document"},
     }
-    finished = str(record.get("finished", ""))
+    finished = about.finished
     return {
         "_type": STATEMENT,
         "subject": [
@@ -98,7 +100,7 @@ def statement(lookup: Lookup, name: str, builder: str = BUILDER) -> dict[str, An
                 "internalParameters": {
                     "environment": environments,
                     "built": built,
-                    "machine": record.get("environment", {}),
+                    "machine": about.environment,
                 },
                 "resolvedDependencies": [document, *sorted(materials.values(), key=_order)],
             },
@@ -106,7 +108,7 @@ def statement(lookup: Lookup, name: str, builder: str = BUILDER) -> dict[str, An
                 "builder": {"id": builder, "version": {"trtpipe": __version__}},
                 "metadata": {
                     "invocationId": built[name]["key"],
-                    "startedOn": _earlier(finished, float(record.get("seconds", 0))),
+                    "startedOn": _earlier(finished, about.seconds),
                     "finishedOn": finished,
                 },
             },
