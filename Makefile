@@ -6,11 +6,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 INSTALL := $(PIP) pip && $(PIP) --build-constraint constraints.txt --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture lint stale schemas bench install update clean
+.PHONY: help demo test test-all torture lint stale schemas bench install update clean
 
 help:
 	@echo 'make demo     install what the demo needs and run it: handwritten digits, from PyTorch to checked predictions'
-	@echo 'make test     install what the tests need and run them'
+	@echo 'make test     install what the tests need and run them: a few minutes'
+	@echo 'make test-all the same, with the tests that take minutes each'
 	@echo 'make torture  kill, starve, damage and confuse it for a quarter of an hour; print what was lost'
 	@echo 'make lint     ruff, its formatter, and mypy'
 	@echo 'make stale    fail if schemas/, docs/stages/ or docs/floors.svg do not fit the code'
@@ -29,7 +30,10 @@ demo: .venv/demo.stamp
 	@echo 'run it yourself:         .venv/bin/trtpipe run pipelines/digits.yaml'
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -n 2 $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' $(PYTEST)
+
+test-all: .venv/test.stamp
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
 
 torture: .venv/test.stamp
 	timeout 900 $(BIN)/python tests/torture.py --long

@@ -25,15 +25,15 @@ GOAL = 0.85
 RACY_SECONDS = 2.5
 
 
-def openssl() -> float:
+def openssl(seconds: int) -> float:
     """Give openssl's SHA-256 throughput in bytes a second, at blocks of the size that trtpipe reads."""
-    command = ["openssl", "speed", "-elapsed", "-seconds", "3", "-bytes", str(key.CHUNK), "-evp", "sha256"]
+    command = ["openssl", "speed", "-elapsed", "-seconds", str(seconds), "-bytes", str(key.CHUNK), "-evp", "sha256"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     match = re.search(r"(\d+) sha256(?: ops)? in ([\d.]+)s|Doing .*?: (\d+) .*? in ([\d.]+)s", done.stderr)
     if match is None:
         sys.exit(f"openssl speed printed something else:\n{done.stderr}")
-    count, seconds = (match[1], match[2]) if match[1] else (match[3], match[4])
-    return int(count) * key.CHUNK / float(seconds)
+    count, took = (match[1], match[2]) if match[1] else (match[3], match[4])
+    return int(count) * key.CHUNK / float(took)
 
 
 def bytes_read() -> int:
@@ -49,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--times", type=int, default=7)
+    parser.add_argument("--seconds", type=int, default=3, help="how long openssl is measured each time")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "weights.bin")
@@ -60,7 +61,7 @@ def main() -> None:
         key.digest_file(path)  # into the page cache
         mine, peer = [], []
         for _ in range(args.times):
-            peer.append(openssl())
+            peer.append(openssl(args.seconds))
             started = time.perf_counter()
             sha256 = key.digest_file(path)
             mine.append(size / (time.perf_counter() - started))

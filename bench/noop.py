@@ -73,6 +73,7 @@ def task_stage():
 def populate(document: Path, artifacts: Path) -> None:
     """Put an artifact for every stage of a document into the store, each file with a content of its own."""
     sys.path.insert(0, str(common.PROJECT))
+    from trtpipe import reads
     from trtpipe.documents.action import About
     from trtpipe.environment import choose
     from trtpipe.pipeline import loading
@@ -94,20 +95,23 @@ def populate(document: Path, artifacts: Path) -> None:
                     (Path(folder) / file).write_text(f"{name} {file}\n")
                 about = About(stage=name, pipeline=loaded.name)
                 made[name] = store.commit(assessed.key, stage.output, folder, about)
+            if stage.watched:  # nothing was seen of code that did not run
+                store.add_lists(assessed.first, [reads.of(assessed.key.reads)])
             store.show(loaded.name, name, made[name])
             lookup.remember(stage, assessed.digest, 0.0)
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(artifacts: Path) -> dict[str, str]:
     """Give the variables of both tools; what keeps Python from storing bytecode would be measured in their place."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "PYTHONPATH": str(common.PROJECT), "TRTPIPE_ARTIFACTS": str(folder / "artifacts")}
+    return {**kept, "PYTHONPATH": str(common.PROJECT), "TRTPIPE_ARTIFACTS": str(artifacts)}
 
 
-def measure(title: str, document: str, *, folder: Path, home: Path, stages: int, times: int) -> list[str]:
+def measure(
+    title: str, document: str, *, folder: Path, home: Path, env: dict[str, str], stages: int, times: int
+) -> list[str]:
     """Time trtpipe and doit with nothing to do; give a row."""
     command = [sys.executable, "-m", "trtpipe"]
-    env = environment(folder)
     status = subprocess.run(
         [*command, "status", document, "--backend", "onnxruntime"], cwd=home, env=env, capture_output=True, check=False
     )
@@ -138,6 +142,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=21)
+    parser.add_argument("--artifacts", type=Path, help="where digits runs; default: a folder of its own, made anew")
     parser.add_argument("--chains", type=int, nargs="*", default=[25, 250], help="chains of eight stages a document")
     args = parser.parse_args()
     rows = [["document", "trtpipe, ms", "doit, ms", "trtpipe / doit", "goal, ms"]]
@@ -145,11 +150,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as top:
         folder = Path(top) / "digits"
         folder.mkdir()
-        env = environment(folder)
+        env = environment((args.artifacts or folder / "artifacts").resolve())
         run = [sys.executable, "-m", "trtpipe", "run", "pipelines/digits.yaml", "--backend", "onnxruntime", "--quiet"]
         subprocess.run(run, cwd=common.PROJECT, env=env, check=True)
-        row = measure("digits", "pipelines/digits.yaml", folder=folder, home=common.PROJECT, stages=8, times=args.times)
-        rows.append(row)
+        home = common.PROJECT
+        rows.append(
+            measure("digits", "pipelines/digits.yaml", folder=folder, home=home, env=env, stages=8, times=args.times)
+        )
         for chains in args.chains:
             folder = Path(top) / str(chains)
             folder.mkdir()
@@ -157,12 +164,12 @@ def main() -> None:
             document = folder / "many.yaml"
             document.write_text("name: many\nstages:\n" + "".join(CHAIN.format(i=i) for i in range(chains)))
             populate(document, folder / "artifacts")
-            times = max(5, args.times // (1 if chains <= 25 else 3))
-            row = measure(
-                f"{8 * chains:,} stages", "many.yaml", folder=folder, home=folder, stages=8 * chains, times=times
+            times = args.times if chains <= 25 else max(min(5, args.times), args.times // 3)
+            env, n = environment(folder / "artifacts"), 8 * chains
+            rows.append(
+                measure(f"{n:,} stages", "many.yaml", folder=folder, home=folder, env=env, stages=n, times=times)
             )
-            rows.append(row)
-            a_stage[8 * chains] = float(rows[-1][1].split()[0])
+            a_stage[n] = float(rows[-1][1].split()[0])
     notes = [f"Median (lowest to highest) of {args.times} runs in turns; a third as many above 200 stages."]
     base = float(rows[1][1].split()[0])
     notes += [

@@ -1,6 +1,6 @@
 """The store: restore what is known, and one build for many who ask; as whole processes, peers in the same run.
 
-The 200 stages are those of noop.py. The 1 GiB engine is random bytes under a real stage's key. `cp` copies the same
+The stages are those of noop.py. The engine is random bytes under a real stage's key. `cp` copies the same
 files without looking at them: what a restore cannot beat on a file system without reflinks.
 """
 
@@ -20,9 +20,7 @@ from pathlib import Path
 import common
 import noop
 
-GIB = 1 << 30
-ASKING = 32
-BUILD_SECONDS = 20
+MIB = 1 << 20
 
 SLOW = """\
 import os, time
@@ -67,11 +65,11 @@ def restored(folder: Path, document: str, peer: list[str], times: int) -> tuple[
     return mine, theirs
 
 
-def big(folder: Path) -> None:
-    """Put a stage's artifact of 1 GiB into the store under the key that the runner works out."""
+def big(folder: Path, mebibytes: int) -> None:
+    """Put a stage's artifact of such a size into the store under the key that the runner works out."""
     document = one_stage(folder, 0)
     sys.path.insert(0, str(common.PROJECT))
-    from trtpipe import environment
+    from trtpipe import environment, reads
     from trtpipe.documents.action import About
     from trtpipe.pipeline import loading
     from trtpipe.run.lookup import Lookup
@@ -88,18 +86,18 @@ def big(folder: Path) -> None:
         assessed = lookup.assess(stage, {})
         with store.workspace() as work:
             with open(os.path.join(work, "engine.plan"), "wb") as stream:
-                stream.writelines(os.urandom(1 << 24) for _ in range(GIB >> 24))
+                stream.writelines(os.urandom(MIB) for _ in range(mebibytes))
             store.commit(assessed.key, stage.output, work, About(stage="a", pipeline="p"))
+        store.add_lists(assessed.first, [reads.of(assessed.key.reads)])
         lookup.remember(stage, assessed.digest, 0.0)
 
 
-def ask(folder: Path) -> tuple[int, float, float]:
-    """Let 32 processes ask for one stage of 20 s; give builds, and seconds from the build's end to the last exit."""
-    one_stage(folder, BUILD_SECONDS)
+def ask(folder: Path, processes: int, seconds: float) -> tuple[int, float]:
+    """Let processes ask for one stage that takes so long; give builds, and seconds from its end to the last exit."""
+    one_stage(folder, seconds)
     env = {**os.environ, "PYTHONPATH": str(common.PROJECT)}
     command = [sys.executable, "-m", "trtpipe", "run", "p.yaml", "--backend", "onnxruntime", "--quiet"]
-    begun = time.time()
-    waiting = {subprocess.Popen(command, cwd=folder, env=env): 0.0 for _ in range(ASKING)}
+    waiting = {subprocess.Popen(command, cwd=folder, env=env): 0.0 for _ in range(processes)}
     ends: list[float] = []
     while waiting:
         for process in [p for p in waiting if p.poll() is not None]:
@@ -111,20 +109,24 @@ def ask(folder: Path) -> tuple[int, float, float]:
     (record,) = (folder / "artifacts" / "actions").rglob("*.json")
     committed = record.stat().st_mtime
     builds = len((folder / "log").read_text().splitlines())
-    return builds, max(ends) - committed, committed - begun
+    return builds, max(ends) - committed
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=7)
+    parser.add_argument("--chains", type=int, default=25, help="chains of eight stages in the document")
+    parser.add_argument("--mebibytes", type=int, default=1024, help="size of the engine")
+    parser.add_argument("--processes", type=int, default=32, help="how many ask for one stage")
+    parser.add_argument("--seconds", type=float, default=20, help="how long that stage takes")
     args = parser.parse_args()
     rows = [["what", "trtpipe, s", "cp, s", "goal, s"]]
     with tempfile.TemporaryDirectory() as top:
         folder = Path(top) / "many"
         folder.mkdir()
         shutil.copytree(common.PROJECT / "pipelines" / "digits", folder / "digits")
-        text = "name: many\nstages:\n" + "".join(noop.CHAIN.format(i=i) for i in range(25))
+        text = "name: many\nstages:\n" + "".join(noop.CHAIN.format(i=i) for i in range(args.chains))
         (folder / "many.yaml").write_text(text)
         noop.populate(folder / "many.yaml", folder / "artifacts")
         peer = ["cp", "-rL", "artifacts/trees", "copied/"]
@@ -132,17 +134,18 @@ def main() -> None:
         common.seconds(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(common.PROJECT)})
         shutil.copytree(folder / "artifacts" / "shown", folder / "artifacts" / "trees", dirs_exist_ok=True)
         mine, theirs = restored(folder, "many.yaml", peer, args.times)
-        rows.append(["restore the outputs of 200 stages (400 files)", common.spread(mine, 1, 2),
+        stages = 8 * args.chains
+        rows.append([f"restore the outputs of {stages} stages ({2 * stages} files)", common.spread(mine, 1, 2),
                      common.spread(theirs, 1, 2), _verdict(2.0, statistics.median(mine))])  # fmt: skip
         folder = Path(top) / "big"
-        big(folder)
+        big(folder, args.mebibytes)
         (blob,) = (p for p in (folder / "artifacts" / "blobs").rglob("*") if p.is_file())
         mine, theirs = restored(folder, "p.yaml", ["cp", "--reflink=auto", str(blob), "copied/engine.plan"], args.times)
-        rows.append(["restore a 1 GiB engine that is known to be good", common.spread(mine, 1, 2),
+        rows.append([f"restore an engine of {args.mebibytes} MiB that is known to be good", common.spread(mine, 1, 2),
                      common.spread(theirs, 1, 2), _verdict(1.0, statistics.median(mine))])  # fmt: skip
         shutil.rmtree(folder)
-        builds, after, _ = ask(Path(top) / "ask")
-        rows.append([f"{ASKING} processes ask for one stage of {BUILD_SECONDS} s: {builds} build, last served after",
+        builds, after = ask(Path(top) / "ask", args.processes, args.seconds)
+        rows.append([f"{args.processes} processes ask for a stage of {args.seconds:g} s: {builds} build, last after",
                      f"{after:.2f}", "", _verdict(2.0, after if builds == 1 else 99.0)])  # fmt: skip
     notes = [
         f"Median (lowest to highest) of {args.times} whole processes in turns; the last row once.",

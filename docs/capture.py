@@ -8,6 +8,7 @@ hits, stages that run, and the reason why. What the run leaves on the screen is 
 
 from __future__ import annotations
 
+import argparse
 import os
 import pty
 import re
@@ -45,12 +46,12 @@ THEME = (
 )  # fmt: skip
 
 
-def run(arguments: list[str], artifacts: str) -> str:
+def run(arguments: list[str], artifacts: str | Path) -> str:
     """Run the command on a pseudo-terminal; give all it wrote."""
     main, side = pty.openpty()
     environment = {
         **os.environ, "COLUMNS": str(COLUMNS), "LINES": "50", "TERM": "xterm-256color", "PYTHONPATH": str(PROJECT),
-        "TRTPIPE_ARTIFACTS": artifacts,
+        "TRTPIPE_ARTIFACTS": str(artifacts),
     }  # fmt: skip
     environment.pop("NO_COLOR", None)
     process = subprocess.Popen(
@@ -105,11 +106,16 @@ def left_on_screen(written: str) -> str:
 
 def main() -> None:
     """Run, draw, write."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--artifacts", type=Path, help="where it runs; default: a new folder")
+    options.add_argument("--picture", type=Path, default=PICTURE)
+    args = options.parse_args()
     from rich.console import Console
     from rich.terminal_theme import TerminalTheme
     from rich.text import Text
 
-    with tempfile.TemporaryDirectory() as artifacts:
+    with tempfile.TemporaryDirectory() as temporary:
+        artifacts = args.artifacts.resolve() if args.artifacts else temporary
         run(FIRST, artifacts)
         screen = left_on_screen(run(COMMAND, artifacts))
     text = Text.from_ansi("\x1b[1m$ trtpipe " + " ".join(COMMAND) + "\x1b[0m\n" + screen)
@@ -117,7 +123,7 @@ def main() -> None:
         console = Console(record=True, width=max(map(len, text.plain.splitlines())), file=nowhere, force_terminal=True)
         console.print(text)
     picture = console.export_svg(title="", theme=TerminalTheme(*THEME), code_format=FORMAT, unique_id="screen")
-    PICTURE.write_text("\n".join(line.rstrip() for line in picture.splitlines()) + "\n", "utf-8")
+    args.picture.write_text("\n".join(line.rstrip() for line in picture.splitlines()) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

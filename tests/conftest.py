@@ -16,6 +16,12 @@ for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
         signal.signal(_number, _usual)
 
 
+@pytest.fixture(scope="session")
+def recipe_artifacts(tmp_path_factory):
+    """One store for all recipes, as in users' projects: what two of them share is made once."""
+    return tmp_path_factory.mktemp("recipes") / "artifacts"
+
+
 @pytest.fixture
 def store(tmp_path):
     (tmp_path / "artifacts").mkdir()

@@ -84,7 +84,7 @@ def run_stage(
     return folder / "out"
 
 
-def _surroundings() -> dict[str, str]:
+def surroundings() -> dict[str, str]:
     """Give the environment without what would send a test's artifacts elsewhere."""
     return {name: value for name, value in os.environ.items() if not name.startswith("TRTPIPE_ARTIFACTS")}
 
@@ -94,7 +94,7 @@ def trtpipe(*args: str | Path, cwd: Path, env: dict[str, str] | None = None, tim
     return subprocess.run(
         [sys.executable, "-m", "trtpipe", *map(str, args)],
         cwd=cwd,
-        env={**_surroundings(), "PYTHONPATH": PATHS, "COLUMNS": "120", "NO_COLOR": "1", **(env or {})},
+        env={**surroundings(), "PYTHONPATH": PATHS, "COLUMNS": "120", "NO_COLOR": "1", **(env or {})},
         capture_output=True,
         encoding="utf-8",  # whatever the locale is
         timeout=timeout,

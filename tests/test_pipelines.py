@@ -46,15 +46,9 @@ class Recipe:
         return json.loads(self.file("accuracy/metrics.json").read_text("utf-8"))["metrics"]
 
 
-@pytest.fixture(scope="module")
-def artifacts(tmp_path_factory):
-    """One store for all, so that both runtimes start from one export, as users' do."""
-    return tmp_path_factory.mktemp("recipes") / "artifacts"
-
-
 @pytest.fixture
-def recipe(request, artifacts):
-    return Recipe(request.param, artifacts)
+def recipe(request, recipe_artifacts):
+    return Recipe(request.param, recipe_artifacts)
 
 
 def each(*names):
@@ -67,7 +61,6 @@ def rtx():
         pytest.skip("builds with TensorRT-RTX: pip install 'trtpipe[rtx]'")
 
 
-@pytest.mark.slow
 @each("digits")
 def test_digits_are_read_better_than_the_gate_asks_and_a_higher_gate_fails(recipe):
     recipe.run("--backend", "onnxruntime")
@@ -78,7 +71,6 @@ def test_digits_are_read_better_than_the_gate_asks_and_a_higher_gate_fails(recip
     assert [event["stage"] for event in seen if event["event"] == "StageStarted"] == ["accuracy"]
 
 
-@pytest.mark.slow
 @each("orientation")
 def test_orientation_says_how_each_page_was_turned(recipe):
     recipe.run("--backend", "onnxruntime")
@@ -87,7 +79,6 @@ def test_orientation_says_how_each_page_was_turned(recipe):
     assert min(best["score"] for best in found.values()) > 0.9
 
 
-@pytest.mark.slow
 @each("text")
 def test_text_reads_lines_of_several_lengths(recipe):
     recipe.run("--backend", "onnxruntime")
@@ -96,7 +87,6 @@ def test_text_reads_lines_of_several_lengths(recipe):
     assert len({len(line) for line in expected}) >= 4
 
 
-@pytest.mark.slow
 @each("faces")
 def test_faces_finds_the_one_face_and_draws_it(recipe):
     from PIL import Image
@@ -111,7 +101,6 @@ def test_faces_finds_the_one_face_and_draws_it(recipe):
         assert picture.size == (512, 512)
 
 
-@pytest.mark.slow
 @each("resnet50")
 def test_resnet50_runs_and_tells_pictures_apart(recipe):
     recipe.run("--backend", "onnxruntime")
@@ -133,7 +122,6 @@ def test_resnet50_runs_and_tells_pictures_apart(recipe):
     assert record["check"]["outputs"]["logits"]["relative_l2"] < 0.1
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
 @each("digits", "orientation", "text", "faces")
 def test_a_real_plan_is_built_without_a_gpu(recipe):
@@ -146,7 +134,6 @@ def test_a_real_plan_is_built_without_a_gpu(recipe):
     assert manifest["plan_bytes"] == len(plan)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
 @each("digits")
 def test_a_plan_with_a_static_shape_is_the_same_bytes_twice(recipe):

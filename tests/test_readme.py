@@ -78,8 +78,7 @@ def test_the_readmes_pipeline_is_valid(tmp_path):
     assert result.stdout == "short.yaml: valid, 7 stages\n", result.stderr
 
 
-@pytest.mark.slow
-def test_the_readmes_commands_run(tmp_path):
+def test_the_readmes_commands_run(recipe_artifacts):
     if missing := [p for p in ("torch", "onnxscript") if importlib.util.find_spec(p) is None]:
         pytest.skip(f"exports from PyTorch, and {', '.join(missing)} is not installed: pip install 'trtpipe[torch]'")
     seen = commands(PROJECT / "README.md")
@@ -87,7 +86,7 @@ def test_the_readmes_commands_run(tmp_path):
     for arguments in seen:
         if "tensorrt_rtx" in arguments and importlib.util.find_spec("tensorrt_rtx_bindings") is None:
             continue
-        result = trtpipe(*arguments, cwd=PROJECT, env={"TRTPIPE_ARTIFACTS": str(tmp_path / "artifacts")})
+        result = trtpipe(*arguments, cwd=PROJECT, env={"TRTPIPE_ARTIFACTS": str(recipe_artifacts)})
         assert result.returncode == 0, f"trtpipe {shlex.join(arguments)}\n{result.stdout}{result.stderr}"
 
 

@@ -6,16 +6,15 @@ The held-out part is chosen before training by a seed of its own, and nothing is
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
-from model import WEIGHTS, Digits
+from model import Digits
 from sklearn.datasets import load_digits
 
-HERE = Path(__file__).parent
 HELD_OUT = 360
-EPOCHS = 60
 BATCH = 64
 CALIBRATION = 128
 
@@ -29,6 +28,10 @@ def shifted(images: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     """Split, train, write, and print the accuracy on the held-out part."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--epochs", type=int, default=60)
+    options.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the files are written")
+    args = options.parse_args()
     torch.manual_seed(7)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(mode=True)
@@ -42,19 +45,19 @@ def main() -> None:
     model = Digits()
     x, y = torch.from_numpy(images[train]), torch.from_numpy(labels[train])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
-    steps = EPOCHS * -(-len(x) // BATCH)
+    steps = args.epochs * -(-len(x) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(EPOCHS):
+    for _ in range(args.epochs):
         for rows in torch.randperm(len(x)).split(BATCH):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(shifted(x[rows])), y[rows], label_smoothing=0.05).backward()
             optimizer.step()
             schedule.step()
 
-    np.savez(WEIGHTS, **{name: value.numpy() for name, value in model.state_dict().items()})
-    np.savez(HERE / "test.npz", image=images[test])
-    np.save(HERE / "labels.npy", labels[test])
-    np.savez(HERE / "calibration.npz", image=images[train[:CALIBRATION]])
+    np.savez(args.folder / "weights.npz", **{name: value.numpy() for name, value in model.state_dict().items()})
+    np.savez(args.folder / "test.npz", image=images[test])
+    np.save(args.folder / "labels.npy", labels[test])
+    np.savez(args.folder / "calibration.npz", image=images[train[:CALIBRATION]])
     with torch.inference_mode():
         right = (model.eval()(torch.from_numpy(images[test])).argmax(1).numpy() == labels[test]).mean()
     print(f"held-out accuracy {right:.4f} on {len(test)} digits")

@@ -473,6 +473,23 @@ def test_what_was_stopped_on_its_way_did_not_come(proxied, place):
                 one.result(timeout=5)
 
 
+def test_what_is_stopped_before_its_first_step_ends_too(place, server):
+    from fsspec.asyn import get_loop
+
+    mine = Transport(access(place, server.url))
+    assert mine.size("nothing") is None
+    go_on = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        get_loop().call_soon_threadsafe(go_on.wait)
+        waiting = [pool.submit(mine.size, "nothing"), pool.submit(mine.put, "something", b"x")]
+        time.sleep(0.3)  # both are asked for now, and none has begun
+        mine.stop()
+        go_on.set()
+        for one in waiting:
+            with pytest.raises(NotReachable, match="stopped"):
+                one.result(timeout=10)
+
+
 def test_two_who_fetch_into_one_store_at_once_both_get_it(proxied, tmp_path, place, server):
     def fetch(_):
         folder = proxied.store.folder

@@ -103,7 +103,8 @@ def _parsed(value: dict[str, Any]) -> Action:
         raise ValueError("it is not what was written")
     made = value["artifact"]
     files = {}
-    for name, (sha256, size) in made["files"].items():
+    for name, one in made["files"].items():
+        sha256, size = one if len(one) == 2 else (None, None)
         if not is_path(name) or not is_digest(sha256) or type(size) is not int or size < 0:
             raise ValueError(f"it names a file {name!r} as nobody would")
         files[name] = (sha256, size)

@@ -80,7 +80,7 @@ class Transport:
         self._secrets = [str(v) for v in _leaves(access.options) if len(str(v)) >= 4]
         self._ranges = True
         self._stopped = False
-        self._tasks: weakref.WeakSet[asyncio.Future[Any]] = weakref.WeakSet()
+        self._tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         try:
             import fsspec
             from fsspec.core import url_to_fs
@@ -131,12 +131,18 @@ class Transport:
         """End what is on its way now, so that no thread waits for a server until its time limit."""
         self._stopped = True
         if self.scheme != "file":
+            loop = _loop()
 
             def cancel() -> None:
-                for task in list(self._tasks):
+                # A task that is cancelled before its first step takes none, and then fsspec never tells the thread that
+                # waits for it. Its first step is due already, so the next turn finds it begun.
+                tasks = list(self._tasks)
+                for task in filter(_has_begun, tasks):
                     task.cancel()
+                if not all(map(_has_begun, tasks)):
+                    loop.call_soon(cancel)
 
-            _loop().call_soon_threadsafe(cancel)
+            loop.call_soon_threadsafe(cancel)
 
     # --- reading
 
@@ -290,7 +296,7 @@ class Transport:
         return text.splitlines()[0][:300] if text else type(error).__name__
 
 
-_owner: ContextVar[weakref.WeakSet[asyncio.Future[Any]] | None] = ContextVar("owner", default=None)
+_owner: ContextVar[weakref.WeakSet[asyncio.Task[Any]] | None] = ContextVar("owner", default=None)
 _starting = threading.Lock()
 
 
@@ -311,7 +317,7 @@ def _loop() -> asyncio.AbstractEventLoop:
         before = loop.get_task_factory()
 
         def make(loop: asyncio.AbstractEventLoop, work: Any, **more: Any) -> Any:
-            task = before(loop, work, **more) if before else asyncio.Task(work, loop=loop, **more)
+            task: Any = before(loop, work, **more) if before else asyncio.Task(work, loop=loop, **more)
             if (tasks := _owner.get()) is not None:
                 tasks.add(task)
             return task
@@ -319,6 +325,13 @@ def _loop() -> asyncio.AbstractEventLoop:
         make.of_trtpipe = True  # type: ignore[attr-defined]
         loop.set_task_factory(make)
         return loop
+
+
+def _has_begun(task: asyncio.Task[Any]) -> bool:
+    import inspect
+
+    work = task.get_coro()
+    return not inspect.iscoroutine(work) or inspect.getcoroutinestate(work) != inspect.CORO_CREATED
 
 
 class _Beyond(NotReachable):
