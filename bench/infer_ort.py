@@ -75,7 +75,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as top:
         data = Path(top) / "data.npz"
-        shape = next(b["shape"] for b in buffers["bindings"] if b["name"] == "image")
+        shape = [n or 1 for b in buffers.bindings if b.name == "image" for n in b.shape]
         images = np.random.default_rng(0).standard_normal((samples, *shape[1:]), np.float32)
         np.savez(data, image=images)
         session = backends.load("onnxruntime").open(folders["engine"] / manifest.plan, manifest, buffers, print)

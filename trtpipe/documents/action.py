@@ -102,11 +102,11 @@ def _parsed(value: dict[str, Any]) -> Action:
     if "check" in value and value["check"] != _check_of(value):
         raise ValueError("it is not what was written")
     made = value["artifact"]
-    files = {}
+    files: dict[str, tuple[str, int]] = {}
     for name, one in made["files"].items():
-        sha256, size = one if len(one) == 2 else (None, None)
-        if not is_path(name) or not is_digest(sha256) or type(size) is not int or size < 0:
+        if len(one) != 2 or not is_path(name) or not is_digest(one[0]) or type(one[1]) is not int or one[1] < 0:
             raise ValueError(f"it names a file {name!r} as nobody would")
+        sha256, size = one
         files[name] = (sha256, size)
     if keys.digest({"kind": made["kind"], "files": {name: sha for name, (sha, _) in files.items()}}) != made["digest"]:
         raise ValueError("its artifact is not that of its files")

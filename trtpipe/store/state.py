@@ -86,12 +86,18 @@ class State:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what was learnt and let go of the file; safe to call twice."""
         self.commit()
         self._database.close()
 
     def commit(self) -> None:
         """Write what was learnt; what cannot be written is learnt again the next time."""
-        if self._database.in_transaction:
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it is closed
+            if not self._database.in_transaction:
+                return
             with contextlib.suppress(*_BROKEN):
                 self._database.execute("COMMIT")
 
