@@ -43,6 +43,7 @@ class Engine:
         self._profiles = manifest.profiles
         self._runtime: Any = None
         self._native: Any = None
+        self._config: Any = None
         self._cache: RuntimeCache | None = None
         self.bindings: Sequence[Binding] = []
         try:
@@ -117,9 +118,11 @@ class Engine:
 
         `runtime_graphs` asks TensorRT-RTX to capture and launch CUDA graphs by itself.
         """
-        config = self._runtime_config(runtime_graphs=runtime_graphs)
+        # Kept while there may be a context: TensorRT-RTX 1.4 reads it when a profile is chosen, and ends the process if
+        # Python has freed it by then.
+        self._config = self._runtime_config(runtime_graphs=runtime_graphs)
         make = self._native.create_execution_context
-        return make() if config is None else make(config)
+        return make() if self._config is None else make(self._config)
 
     def _runtime_config(self, *, runtime_graphs: bool) -> Any:
         """Give TensorRT-RTX's settings of a context; None for TensorRT, which needs none."""
@@ -144,6 +147,7 @@ class Engine:
 
     def close(self) -> None:
         """Free the engine, then the runtime; contexts must be gone. Safe to call twice."""
+        self._config = None
         self._cache = None
         self._native = None
         self._runtime = None
