@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import PROJECT, trtpipe
-from trtpipe import stages
+from trtpipe import __version__, stages
 from trtpipe.errors import Cycle, PipelineInvalid
 from trtpipe.pipeline import document, graph, loading, resolving, schema
 from trtpipe.store.state import State
@@ -31,6 +31,7 @@ def test_a_wrong_document_gets_just_the_errors_that_lie_beside_it(tmp_path, name
     result = trtpipe("validate", f"{name}.yaml", cwd=folder)
     expected = (DOCUMENTS / f"{name}.error").read_text()
     expected = expected.replace("{folder}", str(tmp_path)).replace("{types}", ", ".join(stages.NAMES))
+    expected = expected.replace("{version}", __version__)
     assert result.stderr == expected
     assert result.returncode == 2
     assert not (folder / "artifacts").exists()
