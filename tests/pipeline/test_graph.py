@@ -67,6 +67,41 @@ def test_params_are_resolved_with_their_defaults(tmp_path):
     assert "refit" in params
 
 
+SPELT = """
+    name: spelt
+    stages:
+      network: {{type: parse, inputs: {{model: {{file: {model}}}}}}}
+      config: {{type: configure, inputs: {{network: network}}, params: {{workspace: {size}}}}}
+      pictures:
+        type: preprocess
+        inputs: {{images: {{file: {folder}}}}}
+        params: {{tensor: x, list: {listed}, python: [{{entrypoint: "{code}:f", sources: [{source}]}}]}}
+      model:
+        type: export
+        params: {{framework: torch, entrypoint: "{code}:load", sources: [{source}], outputs: [y],
+                  inputs: {{x: {{shape: [1], dtype: float32}}}}}}
+"""
+
+
+def test_paths_and_sizes_that_mean_the_same_are_the_same_params(tmp_path):
+    plain = {"model": "a/m.onnx", "size": "1GiB", "folder": "pics", "listed": "l.txt", "code": "h.py", "source": "../w.npz"}
+    other = {"model": "./a//m.onnx", "size": "1024MiB", "folder": "./pics/", "listed": "./l.txt", "code": ".//h.py",
+             "source": "./.././w.npz"}  # fmt: skip
+    stages_of = [load(tmp_path, SPELT.format(**words)).stages for words in (plain, other)]
+    for one, two in zip(*(found.values() for found in stages_of), strict=True):
+        assert one._replace(place="", inputs={}) == two._replace(place="", inputs={})
+        for port, source in one.inputs.items():
+            assert source == two.inputs[port] or source._replace(place="") == two.inputs[port]._replace(place="")
+    assert stages_of[0]["pictures"].sources == ("../w.npz", "h.py")
+
+
+def test_a_step_up_is_not_taken_away_because_what_it_leads_to_may_depend_on_a_link(tmp_path):
+    found = load(tmp_path, SPELT.format(model="a/../m.onnx", size="0B", folder=".", listed="l.txt", code="a/../h.py",
+                                        source="w"))  # fmt: skip
+    assert found.stages["network"].inputs["model"].file == "a/../m.onnx"
+    assert found.stages["model"].params["entrypoint"] == "a/../h.py:load"
+
+
 def test_an_unknown_target_gets_a_suggestion(tmp_path):
     with pytest.raises(PipelineInvalid, match='unknown stage engin, did you mean "engine"?'):
         load(tmp_path, CHAIN).closure(["engin"])
