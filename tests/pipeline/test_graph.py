@@ -84,7 +84,14 @@ SPELT = """
 
 
 def test_paths_and_sizes_that_mean_the_same_are_the_same_params(tmp_path):
-    plain = {"model": "a/m.onnx", "size": "1GiB", "folder": "pics", "listed": "l.txt", "code": "h.py", "source": "../w.npz"}
+    plain = {
+        "model": "a/m.onnx",
+        "size": "1GiB",
+        "folder": "pics",
+        "listed": "l.txt",
+        "code": "h.py",
+        "source": "../w.npz",
+    }
     other = {"model": "./a//m.onnx", "size": "1024MiB", "folder": "./pics/", "listed": "./l.txt", "code": ".//h.py",
              "source": "./.././w.npz"}  # fmt: skip
     stages_of = [load(tmp_path, SPELT.format(**words)).stages for words in (plain, other)]
