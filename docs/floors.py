@@ -34,7 +34,7 @@ FLOORS = (
     Floor(
         (
             "columns", "documents", "environment", "errors", "gates", "interrupts", "key", "project", "reads",
-            "runtime", "stage", "variant", "violations", "words",
+            "runtime", "stage", "texts", "typed", "variant", "violations", "words",
         ),
         "the ground: errors, keys, what a stage type is, what this machine has, documents between stages",
     ),

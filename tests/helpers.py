@@ -15,7 +15,8 @@ import msgspec
 
 from trtpipe import backends, stages
 from trtpipe.run import entrypoint
-from trtpipe.stage import Context, Input, is_file, split_entrypoint
+from trtpipe.stage import Context, Input
+from trtpipe.texts import is_file, split_entrypoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -92,6 +92,15 @@ def site_of(distribution: str) -> str | None:
     return os.path.dirname(folder) if folder else None
 
 
+def measures_memory() -> bool:
+    """Tell whether this machine says how much memory a process has, apart from files: Linux from 4.5 on does."""
+    try:
+        with open("/proc/self/status", "rb") as stream:
+            return b"\nRssAnon:" in stream.read()
+    except OSError:
+        return False
+
+
 def find_file(relative: str) -> str | None:
     """Give the path of a file or folder below the first `sys.path` entry that has it, or None."""
     for entry in sys.path:

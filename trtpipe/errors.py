@@ -20,6 +20,10 @@ class StageFailed(TrtpipeError):
     exit_code = 1
 
 
+class LimitExceeded(StageFailed):
+    """A stage took more time or memory than its `run:` allows, and was ended. With other limits it may succeed."""
+
+
 class PipelineInvalid(TrtpipeError):
     """The document, or what the command line says about it, is wrong.
 
@@ -70,7 +74,7 @@ class GateFailed(TrtpipeError):
 CLASSES: dict[str, type[TrtpipeError]] = {
     c.__name__: c
     for c in (
-        TrtpipeError, StageFailed, PipelineInvalid, SchemaViolation, UnknownReference, KindMismatch, Cycle,
-        EnvironmentMissing, StoreError, GateFailed,
+        TrtpipeError, StageFailed, LimitExceeded, PipelineInvalid, SchemaViolation, UnknownReference, KindMismatch,
+        Cycle, EnvironmentMissing, StoreError, GateFailed,
     )
 }  # fmt: skip

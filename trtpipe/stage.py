@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 import msgspec
 from msgspec import Meta
 
+from trtpipe import texts, typed
 from trtpipe.documents import files
 from trtpipe.errors import StageFailed
 
@@ -23,21 +23,35 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 _Kind = TypeVar("_Kind", bound="Document")
-UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-SIZE_PATTERN = r"^(0|[1-9][0-9]*)(B|KiB|MiB|GiB|TiB)$"
-ENTRYPOINT_PATTERN = r"^([^:]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
-Size = Annotated[str, Meta(pattern=SIZE_PATTERN, description="A size in bytes: a whole number and B, KiB, MiB or GiB.")]
+Size = Annotated[
+    str,
+    Meta(
+        pattern=texts.SIZE_PATTERN,
+        description="A size in bytes: a whole number and B, KiB, MiB or GiB.",
+        extra={typed.MARK: typed.SIZE},
+    ),
+]
 Entrypoint = Annotated[
     str,
     Meta(
-        pattern=ENTRYPOINT_PATTERN,
+        pattern=texts.ENTRYPOINT_PATTERN,
         description="`file.py:callable` beside the document, or an importable `package.module:callable`.",
+        extra={typed.MARK: typed.ENTRYPOINT},
     ),
 ]
-SourcePath = Annotated[str, Meta(min_length=1, description="A file beside the document; its content is in the key.")]
-
-
+DocumentPath = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        description="A path relative to the document; its content is in the key.",
+        extra={typed.MARK: typed.PATH},
+    ),
+]
+InnerPath = Annotated[
+    str,
+    Meta(min_length=1, description="A path inside a folder that is an input.", extra={typed.MARK: typed.INNER_PATH}),
+]
 Env = Annotated[
     tuple[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="The name of a variable.")], ...],
     Meta(
@@ -45,25 +59,6 @@ Env = Annotated[
         "their values. What else the code asks for counts by itself."
     ),
 ]
-
-
-def split_entrypoint(entrypoint: str) -> tuple[str, str]:
-    """Split `file.py:callable` or `package.module:callable` at its last colon."""
-    where, _, name = entrypoint.rpartition(":")
-    return where, name
-
-
-def is_file(entrypoint: str) -> bool:
-    """Tell whether the entrypoint names a file beside the document, not an importable module."""
-    return split_entrypoint(entrypoint)[0].endswith(".py")
-
-
-def size_in_bytes(size: str) -> int:
-    """Give the bytes of a text such as `1GiB`. Raises ValueError if it is none."""
-    match = re.match(SIZE_PATTERN, size)
-    if not match:
-        raise ValueError(f"{size!r} is no size; write a whole number and B, KiB, MiB or GiB, such as 512MiB")
-    return int(match[1]) * UNITS[match[2]]
 
 
 def put(source: Path, target: Path, *, link: bool) -> None:
@@ -95,11 +90,11 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def entrypoints(self) -> Iterable[str]:
         """Give the entrypoints that the body will load; their files are in the key."""
-        return ()
+        return typed.found(self, typed.ENTRYPOINT)
 
     def files(self) -> Iterable[str]:
         """Give the declared source files, beyond the entrypoints' own, relative to the document."""
-        return ()
+        return typed.found(self, typed.PATH)
 
     def packages(self) -> Iterable[str]:
         """Give further distributions whose versions this stage depends on with these params."""

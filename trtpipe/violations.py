@@ -69,9 +69,10 @@ def _any_of(error: Any, path: Path) -> Iterable[tuple[Path, str]]:
 
 def _additional(error: Any, path: Path) -> Iterable[tuple[Path, str]]:
     known = error.schema.get("properties", {})
+    words = [name for name, schema in known.items() if "not" not in schema]
     for name in error.instance:
         if name not in known:
-            yield (*path, name), f'unknown key "{name}"{suggest(name, known)}'
+            yield (*path, name), f'unknown key "{name}"{suggest(name, words)}'
 
 
 def _required(error: Any, path: Path) -> Iterable[tuple[Path, str]]:
@@ -91,6 +92,11 @@ def _enum(error: Any, path: Path) -> Iterable[tuple[Path, str]]:
         hint = f', did you mean "{close[0]}"?' if close else ""
     expected = f"one of {', '.join(map(str, choices))}" if len(choices) > 1 else str(choices[0])
     yield path, f"found {show(error.instance)}, expected {expected}{hint}"
+
+
+def _not(error: Any, path: Path) -> Iterable[tuple[Path, str]]:
+    # A word of which the schema says nothing but that it is not to be used, and in its description, what it is.
+    yield path, f'found the word "{path[-1]}", which is {_described(error)}; leave it out'
 
 
 def _simple(expected: Callable[[Any], str]) -> Callable[[Any, Path], Iterable[tuple[Path, str]]]:
@@ -114,18 +120,24 @@ _TYPES = {"object": "a mapping", "array": "a list", "string": "a text", "integer
           "number": "a number", "boolean": "true or false", "null": "nothing"}  # fmt: skip
 
 
+def _such_as(schema: dict[str, Any]) -> str:
+    examples = schema.get("examples")
+    return f" such as {examples[0]}" if examples else ""
+
+
 def _type_name(name: str) -> str:
     return _TYPES.get(name, name)
 
 
 _HANDLERS: dict[str, Callable[[Any, Path], Iterable[tuple[Path, str]]]] = {
+    "not": _not,
     "anyOf": _any_of,
     "oneOf": _any_of,
     "additionalProperties": _additional,
     "required": _required,
     "enum": _enum,
     "const": _enum,
-    "type": _simple(lambda e: " or ".join(_type_name(t) for t in _as_list(e.validator_value))),
+    "type": _simple(lambda e: " or ".join(_type_name(t) for t in _as_list(e.validator_value)) + _such_as(e.schema)),
     "pattern": _simple(_described),
     "minimum": _simple(lambda e: f"at least {e.validator_value}"),
     "maximum": _simple(lambda e: f"at most {e.validator_value}"),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import PROJECT, trtpipe
-from trtpipe import stages
+from trtpipe import __version__, stages
 from trtpipe.errors import Cycle, PipelineInvalid
 from trtpipe.pipeline import document, graph, loading, resolving, schema
 from trtpipe.store.state import State
@@ -31,6 +31,7 @@ def test_a_wrong_document_gets_just_the_errors_that_lie_beside_it(tmp_path, name
     result = trtpipe("validate", f"{name}.yaml", cwd=folder)
     expected = (DOCUMENTS / f"{name}.error").read_text()
     expected = expected.replace("{folder}", str(tmp_path)).replace("{types}", ", ".join(stages.NAMES))
+    expected = expected.replace("{version}", __version__)
     assert result.stderr == expected
     assert result.returncode == 2
     assert not (folder / "artifacts").exists()
@@ -64,6 +65,48 @@ def test_params_are_resolved_with_their_defaults(tmp_path):
     params = load(tmp_path, CHAIN).stages["config"].params
     assert params["precision"] == "fp16"
     assert "refit" in params
+
+
+SPELT = """
+    name: spelt
+    stages:
+      network: {{type: parse, inputs: {{model: {{file: {model}}}}}}}
+      config: {{type: configure, inputs: {{network: network}}, params: {{workspace: {size}}}}}
+      pictures:
+        type: preprocess
+        inputs: {{images: {{file: {folder}}}}}
+        params: {{tensor: x, list: {listed}, python: [{{entrypoint: "{code}:f", sources: [{source}]}}]}}
+      model:
+        type: export
+        params: {{framework: torch, entrypoint: "{code}:load", sources: [{source}], outputs: [y],
+                  inputs: {{x: {{shape: [1], dtype: float32}}}}}}
+"""
+
+
+def test_paths_and_sizes_that_mean_the_same_are_the_same_params(tmp_path):
+    plain = {
+        "model": "a/m.onnx",
+        "size": "1GiB",
+        "folder": "pics",
+        "listed": "l.txt",
+        "code": "h.py",
+        "source": "../w.npz",
+    }
+    other = {"model": "./a//m.onnx", "size": "1024MiB", "folder": "./pics/", "listed": "./l.txt", "code": ".//h.py",
+             "source": "./.././w.npz"}  # fmt: skip
+    stages_of = [load(tmp_path, SPELT.format(**words)).stages for words in (plain, other)]
+    for one, two in zip(*(found.values() for found in stages_of), strict=True):
+        assert one._replace(place="", inputs={}) == two._replace(place="", inputs={})
+        for port, source in one.inputs.items():
+            assert source == two.inputs[port] or source._replace(place="") == two.inputs[port]._replace(place="")
+    assert stages_of[0]["pictures"].sources == ("../w.npz", "h.py")
+
+
+def test_a_step_up_is_not_taken_away_because_what_it_leads_to_may_depend_on_a_link(tmp_path):
+    found = load(tmp_path, SPELT.format(model="a/../m.onnx", size="0B", folder=".", listed="l.txt", code="a/../h.py",
+                                        source="w"))  # fmt: skip
+    assert found.stages["network"].inputs["model"].file == "a/../m.onnx"
+    assert found.stages["model"].params["entrypoint"] == "a/../h.py:load"
 
 
 def test_an_unknown_target_gets_a_suggestion(tmp_path):

@@ -164,8 +164,8 @@ def _id(name: str) -> str:
 
 
 def validate(args: argparse.Namespace) -> int:
-    """Check documents, and that the files they name are there."""
-    from trtpipe.pipeline import inputs
+    """Check documents, that the files they name are there, and that this machine can hold stages to their limits."""
+    from trtpipe.pipeline import inputs, run_section
 
     worst: errors.TrtpipeError | None = None
     results = []
@@ -175,6 +175,7 @@ def validate(args: argparse.Namespace) -> int:
             with State(args.artifacts) as state:
                 loaded = loading.load(file, args.set, state)
                 inputs.check(loaded, loaded.closure(()), allow_outside=args.allow_outside)
+                run_section.check(loaded, loaded.stages)
         except errors.TrtpipeError as error:
             worst = worst or error
             problems = getattr(error, "problems", (str(error),))

@@ -292,7 +292,7 @@ def _bound(text: str) -> float:
 
 def _size(text: str) -> int:
     """Read a size such as 20GiB, in bytes; only 0 needs no unit."""
-    from trtpipe.stage import UNITS
+    from trtpipe.texts import UNITS
 
     match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*({'|'.join(UNITS)})?", text.strip())
     if not match or (match[2] is None and float(match[1])):

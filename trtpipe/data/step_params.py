@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from trtpipe.stage import Entrypoint, SourcePath  # noqa: TC001  msgspec reads the annotations
+from trtpipe.stage import DocumentPath, Entrypoint  # noqa: TC001  msgspec reads the annotations
 
 Axis = Annotated[int, Meta(description="The axis, counted with the samples' axis 0; -1 is the last.")]
 Tensor = Annotated[
@@ -149,7 +149,7 @@ class PythonStep(_Step, frozen=True, tag="python"):
     """
 
     entrypoint: Entrypoint
-    sources: Annotated[tuple[SourcePath, ...], Meta(description="Further files that the code needs.")] = ()
+    sources: Annotated[tuple[DocumentPath, ...], Meta(description="Further files that the code needs.")] = ()
     args: Annotated[dict[str, Any], Meta(description="Given to the function by name.")] = {}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.errors import PipelineInvalid
+from trtpipe.pipeline.graph import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ def with_benchmarks(pipeline: Pipeline, params: Mapping[str, Any]) -> tuple[Pipe
             name=name, type="benchmark", version=kind.version, params=params_now, inputs=inputs, output=kind.output,
             sources=(), modules=(), packages=tuple(sorted(kind.packages)), backend=kind.backend, gpu_on=kind.gpu_on,
             cacheable=bool(params_now["keep"]), alone=kind.alone,
-            tolerant=False, watched=False,
+            tolerant=False, watched=False, limits=Limits(),
         )  # fmt: skip
         names.append(name)
     if not names:

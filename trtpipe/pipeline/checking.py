@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trtpipe import __version__
 from trtpipe.errors import SchemaViolation
-from trtpipe.pipeline.document import MAX_ERRORS, Document
-from trtpipe.violations import violations
+from trtpipe.pipeline.document import FORMAT, MAX_ERRORS, Document
+from trtpipe.violations import show, violations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from trtpipe.violations import Path
+
+
+def check_format(document: Document) -> None:
+    """Raise SchemaViolation if a document says that it is of another format: nothing else in it can be judged then."""
+    if not isinstance(document.value, dict) or "format" not in document.value:
+        return
+    found = document.value["format"]
+    if type(found) is int and found == FORMAT:
+        return
+    message = f"found {show(found)}, expected the number {FORMAT}: trtpipe {__version__} reads no other format"
+    if type(found) is int:
+        message += f"; use a trtpipe that knows format {found}, or write the document in format {FORMAT}"
+    refuse(document, [(("format",), document.problem(("format",), message))])
 
 
 def check(document: Document, schema: dict[str, Any]) -> None:

@@ -15,12 +15,16 @@ from trtpipe.violations import dotted
 from trtpipe.words import suggest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trtpipe.violations import Path
 
 MAX_BYTES = 8 * 2**20
 MAX_DEPTH = 32
 MAX_NODES = 400_000
 MAX_ERRORS = 50
+FORMAT = 1
+"""The only format of documents that this version reads."""
 
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?$")
@@ -56,10 +60,15 @@ class Document(NamedTuple):
         return f"{self.place(path)} {dotted(path) or 'document'}: {message}"
 
 
-def read(file: str, data: bytes | None = None) -> str:
-    """Read a document's text, or take what was read. Raises PipelineInvalid if it is missing, too large, not UTF-8."""
+def read(file: str, take: Callable[[str], bytes] | None = None) -> str:
+    """Read a document's text. Raises PipelineInvalid if it is missing, too large, not UTF-8.
+
+    `take` gives a file's content; it may give less than all of one that is too large.
+    """
     try:
-        if data is None:
+        if take is not None:
+            data = take(file)
+        else:
             with open(file, "rb") as stream:
                 data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:

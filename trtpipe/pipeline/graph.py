@@ -42,6 +42,13 @@ class Source(NamedTuple):
         return self.file or self.package or self.url or ""
 
 
+class Limits(NamedTuple):
+    """What a stage is ended at: `timeout` in seconds, `memory` in bytes; None is no limit."""
+
+    timeout: int | None = None
+    memory: int | None = None
+
+
 class Stage(NamedTuple):
     """One stage of a resolved pipeline. `params` have their defaults filled in.
 
@@ -50,7 +57,7 @@ class Stage(NamedTuple):
     the document and `modules` importable modules whose content is in the key; `packages` are distributions whose
     versions are. What is not `cacheable` runs each time; what runs `alone` has no other stage running beside it; what
     is `tolerant` runs without those of its inputs that failed, which a run puts into `failed` as (input, why). What is
-    `watched` runs users' code: what that looks at is in the key too.
+    `watched` runs users' code: what that looks at is in the key too. `limits` are in no key.
     """
 
     name: str
@@ -70,6 +77,7 @@ class Stage(NamedTuple):
     watched: bool
     place: str
     failed: tuple[tuple[str, str], ...] = ()
+    limits: Limits = Limits()
 
     @property
     def upstream(self) -> tuple[str, ...]:
@@ -168,5 +176,6 @@ def from_json(file: str, value: dict[str, Any]) -> Pipeline:
         stage["inputs"] = {p: i if isinstance(i, str) else Source(**i) for p, i in stage["inputs"].items()}
         for name in ("sources", "modules", "packages", "gpu_on", "failed"):
             stage[name] = tuple(stage[name])
+        stage["limits"] = Limits(*stage["limits"])
         stages[stage["name"]] = Stage(**stage)
     return Pipeline(value["name"], value["backend"], file, stages, value["remote"])

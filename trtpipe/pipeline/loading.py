@@ -5,53 +5,41 @@ A document that passed once is remembered in resolved form, under everything tha
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from typing import TYPE_CHECKING
 
+from trtpipe import key
 from trtpipe.pipeline.graph import Pipeline, from_json, to_json
+from trtpipe.pipeline.reading import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trtpipe.store.state import State
 
-_GLANCE = 2**24  # bytes: more than any document that is read
-
 
 def load(file: str, settings: Sequence[str], state: State | None) -> Pipeline:
-    """Read, check and resolve a document; an unchanged one comes from `state`.
+    """Read, check and resolve a document; one of which nothing has changed comes from `state`.
 
     Raises PipelineInvalid or one of its kinds with everything that is wrong.
     """
-    stamp = [code_stamp(), os.path.abspath(file), file, *settings]
-    data = _glance(file)
-    if state is not None and data is not None:
-        resolved = state.resolved(_known(stamp, data))
-        if resolved:
-            return from_json(file, json.loads(resolved))
-    from trtpipe.pipeline import document, resolving, schema, variables
+    known = key.digest([code_stamp(), os.path.abspath(file), file, *settings])
+    reading = Reading()
+    if state is not None and (found := state.resolved(known)):
+        remembered = json.loads(found)
+        if reading.holds(remembered["read"]):
+            return from_json(file, remembered["pipeline"])
+    from trtpipe.pipeline import checking, document, resolving, schema, variables
 
-    parsed = document.parse(document.read(file, data), file)
-    filled = variables.substitute(variables.override(parsed, settings))
+    parsed = variables.override(document.parse(document.read(file, reading.file), file), settings)
+    checking.check_format(parsed)
+    filled = variables.substitute(parsed)
     pipeline = resolving.resolve(filled, resolving.expand(filled, schema.pipeline_schema()))
-    if state is not None and data is not None:
-        state.remember_resolved(_known(stamp, data), json.dumps(to_json(pipeline)))
+    if state is not None:
+        remembered = {"read": reading.record, "pipeline": to_json(pipeline)}
+        state.remember_resolved(known, json.dumps(remembered))
     return pipeline
-
-
-def _glance(file: str) -> bytes | None:
-    """Read a document, once, since it may be a pipe; what is wrong with it is `document.read`'s to say."""
-    try:
-        with open(file, "rb") as stream:
-            return stream.read(_GLANCE)
-    except OSError:
-        return None
-
-
-def _known(stamp: list[str], data: bytes) -> str:
-    return hashlib.sha256("\0".join([*stamp, ""]).encode() + data).hexdigest()
 
 
 def code_stamp() -> str:

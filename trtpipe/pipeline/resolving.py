@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from trtpipe import typed
 from trtpipe.errors import Cycle, KindMismatch, PipelineInvalid, UnknownReference
-from trtpipe.pipeline import matrix
+from trtpipe.pipeline import matrix, run_section
 from trtpipe.pipeline.checking import check, refuse
 from trtpipe.pipeline.document import Document
 from trtpipe.pipeline.graph import Pipeline, Source, Stage
 from trtpipe.pipeline.schema import matrix_schema
-from trtpipe.stage import is_file, split_entrypoint
+from trtpipe.texts import is_file, plain_path, split_entrypoint
 from trtpipe.violations import violations
 from trtpipe.words import suggest
 
@@ -213,7 +214,8 @@ def _stage(document: Document, variant: Variant, reads: dict[str, Any], problems
     stage_type = stages.get(variant.given["type"])
     path = ("stages", variant.stage, "params")
     try:
-        params = msgspec.convert(variant.given.get("params") or {}, stage_type.Params)
+        given = typed.plain(stage_type.Params, variant.given.get("params") or {})
+        params = msgspec.convert(given, stage_type.Params)
     except (msgspec.ValidationError, ValueError) as error:
         # The schema is stricter than msgspec, so this is seldom reached.
         raise PipelineInvalid(document.problem(path, str(error))) from None
@@ -231,8 +233,13 @@ def _stage(document: Document, variant: Variant, reads: dict[str, Any], problems
             continue
         place = document.problem(("stages", variant.stage, "inputs", port), "")[:-2]
         takes_models = "model" in stage_type.inputs[port].kinds
-        given = {name: value.get(name) for name in ("file", "package", "url", "sha256")}
-        inputs[port] = Source(**given, place=place, model=takes_models)
+        source = {name: value.get(name) for name in ("file", "package", "url", "sha256")}
+        if source["file"] is not None:
+            source["file"] = plain_path(source["file"])
+        inputs[port] = Source(**source, place=place, model=takes_models)
+    run = variant.given.get("run") or {}
+    for name, message in run_section.problems(run):
+        problems.add(("stages", variant.stage, "run", name), message, variant)
     stage = Stage(
         name=variant.name,
         type=stage_type.name,
@@ -250,6 +257,7 @@ def _stage(document: Document, variant: Variant, reads: dict[str, Any], problems
         tolerant=params.tolerant(),
         watched=any(True for _ in params.entrypoints()),
         place=document.problem(("stages", variant.stage), "")[:-2],
+        limits=run_section.limits(run),
     )
     return stage, params
 

@@ -10,6 +10,8 @@ import inspect
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from trtpipe.pipeline.document import FORMAT
+
 if TYPE_CHECKING:
     from trtpipe.stage import Port, StageType
 
@@ -18,6 +20,12 @@ STAGE_NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
 STAGE_REFERENCE = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}(@[^@/]+)?$"
 AXIS = r"^[A-Za-z_][\w-]{0,31}$"
 AXIS_VALUE = r"^[\w.+-]{1,32}$"
+RESERVED = ("extends", "defaults", "parameters", "recipes", "targets", "baseline")
+"""Words at the top of a document that a later version gives a meaning."""
+RESERVED_IN_STAGES = ("extends", "recipe", "with")
+"""Words of a stage that a later version gives a meaning."""
+_RESERVED = {"not": {}, "description": "Kept for a later version of the document.", "doNotSuggest": True}
+"""Fits nothing; `doNotSuggest` is how editors are asked not to offer the word."""
 
 _SOURCES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "file": ({"file": {"type": "string", "minLength": 1, "description": "A path relative to the document."}}, ["file"]),
@@ -55,7 +63,7 @@ def pipeline_schema() -> dict[str, Any]:
     import msgspec
 
     from trtpipe import stages
-    from trtpipe.pipeline import remote_section
+    from trtpipe.pipeline import remote_section, run_section
 
     table = stages.table()
     _, components = msgspec.json.schema_components([t.Params for t in table.values()], ref_template="#/$defs/{name}")
@@ -68,6 +76,11 @@ def pipeline_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "required": ["name", "stages"],
         "properties": {
+            "format": {
+                "const": FORMAT,
+                "default": FORMAT,
+                "description": "The format that the document is written in.",
+            },
             "name": {
                 "type": "string",
                 "pattern": NAME,
@@ -87,6 +100,7 @@ def pipeline_schema() -> dict[str, Any]:
                 },
                 "additionalProperties": {"type": ["string", "number", "boolean", "array", "null"]},
             },
+            **dict.fromkeys(RESERVED, _RESERVED),
             "matrix": matrix_schema(),
             "remote": remote_section.schema(),
             "stages": {
@@ -109,6 +123,8 @@ def pipeline_schema() -> dict[str, Any]:
                     "type": {"enum": list(table), "description": "The stage's type."},
                     "inputs": {"type": "object", "description": "What it reads: stages, or files from outside."},
                     "params": {"type": "object", "description": "Its settings."},
+                    "run": run_section.schema(),
+                    **dict.fromkeys(RESERVED_IN_STAGES, _RESERVED),
                 },
                 "allOf": [_branch(stage_type) for stage_type in table.values()],
             },

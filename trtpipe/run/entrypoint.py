@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.errors import StageFailed
-from trtpipe.stage import is_file, split_entrypoint
+from trtpipe.texts import is_file, split_entrypoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -34,6 +34,8 @@ def request(lookup: Lookup, stage: Stage, key: str, given: dict[str, Given], *, 
         key=key,
         backend=lookup.choice.backend,
         env=stage.env,
+        timeout=stage.limits.timeout,
+        memory=stage.limits.memory,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trtpipe import environment, errors, project
 from trtpipe import reads as seen
 from trtpipe.key import FORMAT, Key
-from trtpipe.pipeline import inputs
+from trtpipe.pipeline import inputs, run_section
 from trtpipe.run import reasons, surroundings
 from trtpipe.run.holdings import holds
 from trtpipe.run.record import Record, of_action
@@ -86,8 +86,12 @@ class Lookup:
         self._facets: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def check(self, order: tuple[str, ...]) -> None:
-        """Check that all files that these stages name are there and allowed. Raises what `inputs.check` raises."""
+        """Check that all files that these stages name are there and allowed, and that they can be held to their limits.
+
+        Raises what `inputs.check` and `run_section.check` raise.
+        """
         inputs.check(self.pipeline, order, allow_outside=self.allow_outside)
+        run_section.check(self.pipeline, order)
 
     # --- keys
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from queue import SimpleQueue
 
+    from trtpipe.run.limits import Limit
     from trtpipe.run.request import Request
 
 LOG_LINES = 12
@@ -50,6 +51,8 @@ class Pool:
         import subprocess
         import threading
 
+        from trtpipe.run.limits import Limit
+
         settings = surroundings.of_worker(folder, request.env)
         reading, writing = os.pipe()
         log = os.path.join(folder, "log")
@@ -72,17 +75,17 @@ class Pool:
         finally:
             os.close(writing)
         self._processes[request.stage] = process
-        threading.Thread(
-            target=self._watch, args=(request.stage, process, reading, request.to_json(), log), daemon=True
-        ).start()
+        limit = Limit(process.pid, request.timeout, request.memory)
+        threading.Thread(target=self._watch, args=(request, process, reading, log, limit), daemon=True).start()
         threading.Thread(target=_end_rest, args=(process.pid,), daemon=True).start()
 
-    def _watch(self, name: str, process: subprocess.Popen[bytes], reading: int, request: bytes, log: str) -> None:
+    def _watch(self, request: Request, process: subprocess.Popen[bytes], reading: int, log: str, limit: Limit) -> None:
+        name = request.stage
         last: dict[str, Any] | None = None
         assert process.stdin is not None
         try:
             with contextlib.suppress(OSError), process.stdin as stream:
-                stream.write(request)
+                stream.write(request.to_json())
             with os.fdopen(reading, encoding="utf-8", errors="replace") as pipe:
                 for line in pipe:
                     try:
@@ -94,7 +97,8 @@ class Pool:
                     else:
                         self.messages.put((name, message))
             code = process.wait()
-            self.messages.put((name, {"message": "end", **_verdict(code, last, log)}))
+            limit.over()
+            self.messages.put((name, {"message": "end", **_verdict(code, last, log, limit.why)}))
         except BaseException as error:  # noqa: BLE001 — a watcher that dies silently would hang the run
             self.messages.put(
                 (name, {"message": "end", "error": "TrtpipeError", "text": f"the watcher died: {error!r}"})
@@ -135,15 +139,20 @@ def _end_rest(pid: int) -> None:
     _end_group(pid, signal.SIGKILL)
 
 
-def _verdict(code: int, last: dict[str, Any] | None, log: str) -> dict[str, Any]:
-    """Turn a worker's end into an error's class and text, or none. A result counts only if the end was clean."""
+def _verdict(code: int, last: dict[str, Any] | None, log: str, limit: str | None) -> dict[str, Any]:
+    """Turn a worker's end into an error's class and text, or none. A result counts only if the end was clean.
+
+    `limit` says which one the worker was ended for, if it was.
+    """
     if last is not None and last["message"] == "error":
         return {"error": last["error"], "text": last["text"]}
     if code == 0 and last is not None:
         return {"error": None, "text": ""}
     import signal
 
-    if code < 0:
+    if limit is not None:
+        how = limit
+    elif code < 0:
         try:
             name = signal.Signals(-code).name
         except ValueError:
@@ -154,7 +163,7 @@ def _verdict(code: int, last: dict[str, Any] | None, log: str) -> dict[str, Any]
         how = f"the worker ended with exit code {code} before it was done"
     lines = tail(log, LOG_LINES)
     return {
-        "error": "StageFailed",
+        "error": "StageFailed" if limit is None else "LimitExceeded",
         "text": how + ("; last lines of its log:\n  " + "\n  ".join(lines) if lines else ""),
     }
 

@@ -20,7 +20,8 @@ class Request(NamedTuple):
 
     `inputs` are by port, `failed` says why inputs of a tolerant stage are not there. `sources` start from `folder`, the
     document's; `root` is the project's. `out` and `scratch` are the stage's own folders, `shared` is for state that
-    outlives a run. `env` names the variables that the stage gets even if they look like secrets.
+    outlives a run. `env` names the variables that the stage gets even if they look like secrets. A worker that takes
+    more than `timeout` (seconds) or `memory` (bytes) is ended.
     """
 
     stage: str
@@ -38,6 +39,8 @@ class Request(NamedTuple):
     key: str
     backend: str
     env: tuple[str, ...]
+    timeout: int | None = None
+    memory: int | None = None
 
     def to_json(self) -> bytes:
         """Give the request as JSON."""

@@ -11,7 +11,8 @@ from msgspec.structs import asdict, replace
 from trtpipe.documents.config import Asked, Config, Hold, Profile, Rewrite, Shapes
 from trtpipe.documents.network import Network
 from trtpipe.errors import StageFailed
-from trtpipe.stage import Context, Params, Port, Size, StageType, size_in_bytes
+from trtpipe.stage import Context, Params, Port, Size, StageType
+from trtpipe.texts import size_in_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -11,7 +11,7 @@ from trtpipe.documents.export import Agreement, Export
 from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.models import torch_module
 from trtpipe.models.torch_module import TensorSpec  # noqa: TC001  msgspec reads the annotations
-from trtpipe.stage import Context, Entrypoint, Env, Params, SourcePath, StageType
+from trtpipe.stage import Context, DocumentPath, Entrypoint, Env, Params, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +36,7 @@ class ExportParams(Params, frozen=True, kw_only=True):
     ]
     env: Env = ()
     sources: Annotated[
-        list[SourcePath], Meta(description="Every other file that the entrypoint reads: code, weights.")
+        list[DocumentPath], Meta(description="Every other file that the entrypoint reads: code, weights.")
     ] = msgspec.field(default_factory=list)
     kwargs: Annotated[dict[str, Any], Meta(description="Keyword arguments of the entrypoint, as JSON values.")] = (
         msgspec.field(default_factory=dict)
@@ -74,14 +74,6 @@ class ExportParams(Params, frozen=True, kw_only=True):
     seed: Annotated[
         int, Meta(ge=0, lt=2**32, description="Seed of the check's inputs, and of PyTorch while the model is made.")
     ] = 0
-
-    def entrypoints(self) -> Iterable[str]:
-        """Give the module's entrypoint."""
-        return (self.entrypoint,)
-
-    def files(self) -> Iterable[str]:
-        """Give the declared sources."""
-        return self.sources
 
     def axes(self) -> list[str]:
         """Give the names of dynamic axes, in the order of the inputs' names."""

@@ -58,14 +58,6 @@ class PostprocessParams(Params, frozen=True):
                 ),
             )
 
-    def entrypoints(self) -> Iterable[str]:
-        """Give the python steps' entrypoints."""
-        return [step.entrypoint for step in self.steps if isinstance(step, PythonStep)]
-
-    def files(self) -> Iterable[str]:
-        """Give the python steps' sources."""
-        return [source for step in self.steps if isinstance(step, PythonStep) for source in step.sources]
-
     def tensors(self) -> set[str] | None:
         """Name the tensors that the params mention; None if a python step may read any."""
         if any(isinstance(step, PythonStep) for step in self.steps):

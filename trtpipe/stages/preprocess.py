@@ -12,7 +12,7 @@ from msgspec import Meta
 from trtpipe.data.resizing import Channels, Crop, Fit, FixedHeight, KeepSize, Letterbox, Resize, fit
 from trtpipe.documents.samples import Sample
 from trtpipe.errors import StageFailed, TrtpipeError
-from trtpipe.stage import Context, Entrypoint, Env, Params, Port, SourcePath, StageType
+from trtpipe.stage import Context, DocumentPath, Entrypoint, Env, InnerPath, Params, Port, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +32,7 @@ class ArrayHook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     entrypoint: Entrypoint
-    sources: Annotated[tuple[SourcePath, ...], Meta(description="Further files that the code needs.")] = ()
+    sources: Annotated[tuple[DocumentPath, ...], Meta(description="Further files that the code needs.")] = ()
     args: Annotated[dict[str, Any], Meta(description="Given to the function by name.")] = {}
     at: Annotated[Literal["picture", "array"], Meta(description="Before resizing, or at the end.")] = "array"
 
@@ -47,7 +47,7 @@ class PreprocessParams(Params, frozen=True):
         Meta(description="Which files of the folder, such as `*.png`; by default all with a picture's suffix."),
     ] = ()
     list: Annotated[
-        str | None,
+        InnerPath | None,
         Meta(
             description="A .txt (a path a line) or .csv (with a header; column path, file or image, else the first) "
             "inside the folder: its paths, relative to it, are the pictures, in its order."
@@ -104,14 +104,6 @@ class PreprocessParams(Params, frozen=True):
             yield "rotations", f"found {list(self.rotations)}, expected each turn once"
         if self.list is not None and not self.list.endswith((".txt", ".csv")):
             yield "list", f"found {self.list}, expected a .txt or .csv file"
-
-    def entrypoints(self) -> Iterable[str]:
-        """Give the hooks' entrypoints."""
-        return [hook.entrypoint for hook in self.python]
-
-    def files(self) -> Iterable[str]:
-        """Give the hooks' sources."""
-        return [source for hook in self.python for source in hook.sources]
 
 
 def _tuple(value: Channels) -> tuple[float, ...]:
