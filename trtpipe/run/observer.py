@@ -65,8 +65,8 @@ class Seen(NamedTuple):
     `read`, `run`, `listed` and `stat` give each path a stamp: device, inode, size, and the times of change of content
     and of status in nanoseconds, with colons between. `stat` has only what was not read, run or listed as well. `links`
     gives each link its target. `connects` has pairs of family and address, `variables` names. `refused` has what the
-    policy refused, with `kind`, `path`, `named` (as it was asked for), `errno` and `where` (file:line of Python code, or
-    empty). `why` says why there is no seccomp, `gaps` why the rest is incomplete; with a gap, or if not `ended`,
+    policy refused, with `kind`, `path`, `named` (as it was asked for), `errno` and `where` (file:line of Python code,
+    or empty). `why` says why there is no seccomp, `gaps` why the rest is incomplete; with a gap, or if not `ended`,
     nothing may be concluded from it.
     """
 
@@ -406,7 +406,9 @@ def end() -> list[Refusal]:
     if _worker is None:
         return []
     found = _worker.refusals()
-    _worker.tell({"where": {r.named: r.where for r in found if r.where}})
+    for refused in found:
+        if refused.where:
+            _worker.tell({"named": refused.named, "where": refused.where})
     _worker.tell({"ended": True})
     return found
 
@@ -416,9 +418,11 @@ class _Worker:
 
     def __init__(self, fd: int, readable: Iterable[str], ours: Iterable[str]) -> None:
         self.channel = socket.socket(fileno=fd)
-        self.channel.set_inheritable(False)
-        if struct.unpack("3i", self.channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0] == os.getpid():
+        peer, _, _ = struct.unpack("3i", self.channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if peer == os.getpid():
+            self.channel.detach()
             raise ValueError("the supervisor must be in another process: it would wait for itself")
+        self.channel.set_inheritable(False)
         self.inode = os.fstat(fd).st_ino
         self.readable = [os.path.realpath(f) for f in readable]
         self.folders = tuple(os.path.join(f, "") for f in self.readable)
@@ -862,7 +866,8 @@ class Supervisor:
             self._refused.append(message["refused"])
         elif "where" in message:
             for refused in self._refused:
-                refused["where"] = message["where"].get(refused["named"], refused["where"])
+                if refused["named"] == message["named"]:
+                    refused["where"] = message["where"]
         elif "ended" in message:
             self._ended = True
         return True
@@ -873,6 +878,8 @@ class Supervisor:
 
         self._watched, self._why = message["watched"], message["why"]
         if self._watched == SECCOMP:
+            if self._listener < 0:
+                raise OSError(errno.EMFILE, "the listener could not be taken over")
             self._native = SEEN
             numbers = _machine().numbers
             self._calls = {numbers[n]: (*spec, _TO.get(n)) for n, spec in _CALLS.items() if n in numbers}
@@ -973,6 +980,8 @@ class Supervisor:
             return self._connect(arguments[place], arguments[flags_at] & 0xFFFFFFFF)
         flags = arguments[flags_at] & 0xFFFFFFFF if flags_at >= 0 else 0
         name = self._name(arguments[place])
+        if what == "run":
+            self._forget_memory()  # the program that is run has one of its own
         if not name:
             # The kernel itself says so of a bad address or an empty name; and a descriptor's own status is no look.
             if name is None or what != "run" or not flags & _AT_EMPTY:
@@ -1026,8 +1035,6 @@ class Supervisor:
         answer = 0
         for fact in facts:
             answer = answer or self._record(_of_self(fact, self._caller), flags, path)
-        if what == "run":
-            self._forget_memory()
         if path.startswith("/") and not path.startswith("/proc/") and not facts[-1].fresh:
             if len(self._known) > self._limit:
                 self._known.clear()
@@ -1077,7 +1084,7 @@ class Supervisor:
                 data = os.pread(self._memory, size, address)
                 if data:
                     return data
-            # One descriptor is kept, until the next thread comes or a program is run: that has a memory of its own.
+            # One descriptor is kept, for calls that follow one another.
             self._forget_memory()
             self._memory = os.open(f"/proc/{self._caller}/mem", os.O_RDONLY | os.O_CLOEXEC)
             self._memory_of = self._caller
