@@ -355,7 +355,7 @@ def test_a_link_that_is_turned_while_the_code_runs_is_seen_at_both_targets(secco
         "open('made', 'w').close(); open('made').read()",
         "open('made.tmp', 'w').close(); os.rename('made.tmp', 'made'); open('made').read()",
         "os.path.exists('made'); open('made', 'x').close(); open('made').read()",
-        "os.makedirs('made/a', exist_ok=True); open('made/a/x', 'w').close(); open('made/a/x').read(); os.listdir('made')",
+        "os.makedirs('made/a'); open('made/a/x', 'w').close(); open('made/a/x').read(); os.listdir('made')",
         "os.mkdir('tmp'); open('tmp/x', 'w').close(); os.rename('tmp', 'made'); open('made/x').read()",
         "subprocess.check_call('echo 1 > made; cat made', shell=True)",
         "open('old', 'w').close(); open('old').read(); os.remove('old'); os.path.exists('old')",
@@ -726,7 +726,8 @@ print(os.system("exit 3") != 0)
 
 
 def test_a_worker_that_asked_for_it_dies_with_its_supervisor_though_it_looks_at_nothing(seccomp):
-    code = "import ctypes\nctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG\nprint('running', flush=True)\nwhile True: pass"
+    pdeathsig, sigkill = 1, 9
+    code = f"import ctypes; ctypes.CDLL(None).prctl({pdeathsig}, {sigkill}); print('on', flush=True)\nwhile True: pass"
     _, rest, seconds = killed_while(code)
     assert rest == ""
     assert seconds < 20
@@ -1007,3 +1008,15 @@ def test_the_numbers_are_those_of_the_kernels_own_headers(machine, header, prefi
         else:
             unknown.append(name)
     assert set(unknown) <= {"open_tree_attr"}  # newer than many headers
+
+
+def test_the_benchmark_of_watching_gives_a_ratio(seccomp):
+    script = Path(__file__).parents[2] / "bench" / "watch.py"
+    done = subprocess.run(
+        [sys.executable, script, "--runs", "1", "--only", "nothing", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["nothing"]["ratio"] > 0
