@@ -45,6 +45,15 @@ class Choice(NamedTuple):
     reason: str
 
 
+def search_path() -> list[str]:
+    """Give the folders in which a worker finds modules, in its order: not the one of the script that this process ran.
+
+    First trtpipe's own, then PYTHONPATH, the standard library and what is installed.
+    """
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return list(dict.fromkeys([own, *(os.path.abspath(entry) for entry in sys.path[1:] if entry)]))
+
+
 @lru_cache(maxsize=1)
 def _distributions() -> dict[str, tuple[str, str]]:
     """Give version and metadata folder of each installed distribution, by normalised name.
@@ -52,8 +61,7 @@ def _distributions() -> dict[str, tuple[str, str]]:
     Reads only the names of `*.dist-info` folders: importing importlib.metadata costs more than all of this.
     """
     found: dict[str, tuple[str, str]] = {}
-    for entry in sys.path:
-        top = entry or "."
+    for top in search_path():
         try:
             names = os.listdir(top)
         except OSError:
@@ -86,6 +94,11 @@ def metadata_folder(distribution: str) -> str | None:
     return found[1] if found else None
 
 
+def metadata_folders() -> dict[str, str]:
+    """Give the metadata folder of each installed distribution, by normalised name."""
+    return {name: folder for name, (_, folder) in _distributions().items()}
+
+
 def site_of(distribution: str) -> str | None:
     """Give the folder into which a distribution is installed, or None."""
     folder = metadata_folder(distribution)
@@ -102,9 +115,9 @@ def measures_memory() -> bool:
 
 
 def find_file(relative: str) -> str | None:
-    """Give the path of a file or folder below the first `sys.path` entry that has it, or None."""
-    for entry in sys.path:
-        path = os.path.join(entry or ".", *relative.split("/"))
+    """Give the path of a file or folder below the first folder on the module search path that has it, or None."""
+    for top in search_path():
+        path = os.path.join(top, *relative.split("/"))
         if os.path.exists(path):
             return path
     return None

@@ -5,8 +5,8 @@ files, folders that it listed, paths that were not there, installed distribution
 names* says where to look, and lies under the digest of the first part; the *reads* in a key say what those names hold.
 
 Names are never absolute. A file of the project is named from the project's root. Others begin with what they lie in:
-`package:` and a distribution's name, `cache:` and the variable of a known model cache, or `system:` for the folders
-that the operating system brings.
+`package:` and a distribution's name, `python:` for other folders on the module search path, `cache:` and the variable
+of a known model cache, or `system:` for the folders that the operating system brings.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from trtpipe import key as keys
 
-KINDS = ("files", "folders", "packages", "variables")
+KINDS = ("files", "folders", "links", "packages", "variables")
 MAX_LISTS = 16
 """Lists that are kept under one first part."""
 MAX_NAMES = 100_000
 """Names in one list."""
-PLACES = ("package:", "cache:", "system:")
+PLACES = ("cache:", "package:", "python:", "system:")
 
 Reads = dict[str, dict[str, "str | None"]]
 """By kind, what each name holds: a digest (of a package, its version and a digest), or None where there is none."""
@@ -31,6 +31,7 @@ class Names(NamedTuple):
 
     files: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
 

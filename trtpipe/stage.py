@@ -77,6 +77,12 @@ def put(source: Path, target: Path, *, link: bool) -> None:
     shutil.copyfile(source, target)
 
 
+Network = Annotated[
+    bool,
+    Meta(description="The code may connect to other machines. What they answer is in no key; the record says so."),
+]
+
+
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every stage type's params. Field types and `Meta` make the JSON Schema and the reference page."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -33,12 +34,12 @@ def f(arrays, samples):
 """
 
 
-def test_a_neighbour_that_is_imported_must_be_declared(tmp_path):
+def test_a_neighbour_that_is_imported_counts_without_being_declared(tmp_path):
     project(tmp_path, python_stage("a", "f"), code=NEIGHBOUR)
     (tmp_path / "neighbour.py").write_text("factor = 3\n")
-    result = trtpipe("run", "p.yaml", cwd=tmp_path)
-    assert result.returncode == 1
-    assert "neighbour.py, which its key does not know; add it to the stage's params.sources" in result.stderr
+    assert trtpipe("run", "p.yaml", cwd=tmp_path).returncode == 0
+    (tmp_path / "neighbour.py").write_text("factor = 4\n")
+    assert trtpipe("explain", "p.yaml", "a", cwd=tmp_path).stdout.splitlines()[1:] == ["  neighbour.py changed"]
 
 
 def test_a_declared_neighbour_counts(tmp_path):
@@ -93,18 +94,63 @@ def test_stale_bytecode_beside_a_source_is_not_what_runs(tmp_path):
     assert '"y": 2' in (tmp_path / "artifacts/view/p/a/results.jsonl").read_text()
 
 
-def test_a_document_below_a_folder_of_imports_is_guarded_all_the_same(tmp_path):
+def test_a_document_below_a_folder_of_imports_is_watched_all_the_same(tmp_path):
     project(tmp_path / "pipelines", python_stage("a", "f"), code=NEIGHBOUR)
-    (tmp_path / "pipelines" / "neighbour.py").write_text("factor = 3\n")
+    neighbour = tmp_path / "pipelines" / "neighbour.py"
     for folder in (tmp_path, tmp_path / "pipelines"):
         env = {"PYTHONPATH": f"{folder}:{PROJECT}"}
-        result = trtpipe("run", "p.yaml", cwd=tmp_path / "pipelines", env=env)
-        assert result.returncode == 1
-        assert "neighbour.py, which its key does not know" in result.stderr
+        neighbour.write_text("factor = 3\n")
+        assert trtpipe("run", "p.yaml", cwd=tmp_path / "pipelines", env=env).returncode == 0
+        neighbour.write_text("factor = 4\n")
+        result = trtpipe("explain", "p.yaml", "a", cwd=tmp_path / "pipelines", env=env)
+        assert "neighbour.py changed" in result.stdout
 
 
-def test_a_recipe_beside_trtpipes_own_source_is_guarded(tmp_path):
+def test_a_recipe_beside_trtpipes_own_source_is_watched(tmp_path):
     setting = "--set=stages.model.params.sources=[]"
     result = trtpipe("run", "pipelines/digits.yaml", setting, "--target", "model", "--artifacts", tmp_path, cwd=PROJECT)
-    assert result.returncode == 1
-    assert "digits/weights.npz, which its key does not know" in result.stderr
+    assert result.returncode == 0, result.stderr
+    (record,) = (tmp_path / "actions").rglob("*.json")
+    assert json.loads(record.read_text())["key"]["reads"]["files"].keys() >= {"pipelines/digits/weights.npz"}
+
+
+TWO = """\
+import util
+def f(arrays, samples):
+    import late
+    return {"NAME": [util.V + late.V for _ in samples]}
+"""
+
+
+def test_two_hooks_in_two_folders_have_each_its_own_modules(tmp_path):
+    document = project(tmp_path, python_stage("a", "f"))
+    steps = [{"op": "python", "entrypoint": f"{name}/step_{name}.py:f"} for name in ("one", "two")]
+    text = document.read_text()
+    start, end = text.index("steps: "), text.index("]}}")
+    document.write_text(text[:start] + "steps: " + json.dumps(steps) + text[end + 1 :])
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"step_{name}.py").write_text(TWO.replace("NAME", name))
+        (tmp_path / name / "util.py").write_text(f"V = 'util of {name}, '\n")
+        (tmp_path / name / "late.py").write_text(f"V = 'late of {name}'\n")
+    result = trtpipe("run", "p.yaml", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    first = json.loads((tmp_path / "artifacts/view/p/a/results.jsonl").read_text().splitlines()[0])
+    assert {name: first[name] for name in ("one", "two")} == {
+        "one": "util of one, late of one",
+        "two": "util of two, late of two",
+    }
+
+
+def test_what_lies_beside_a_hook_and_is_not_looked_for_does_not_count(tmp_path):
+    project(tmp_path, python_stage("a", "f"), code=NEIGHBOUR)
+    (tmp_path / "neighbour.py").write_text("factor = 3\n")
+    assert trtpipe("run", "p.yaml", cwd=tmp_path).returncode == 0
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "other.py").write_text("x = 1\n")
+    assert trtpipe("lock", "p.yaml", cwd=tmp_path).returncode == 0
+    assert trtpipe("status", "p.yaml", cwd=tmp_path).returncode == 0
+    (tmp_path / "neighbour").mkdir()
+    (tmp_path / "neighbour" / "__init__.py").write_text("factor = 5\n")
+    said = trtpipe("explain", "p.yaml", "a", cwd=tmp_path).stdout
+    assert "neighbour appeared" in said  # a package comes before a module of its name

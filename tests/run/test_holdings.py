@@ -1,6 +1,7 @@
 """What names hold: content of files, listings of folders, versions of packages, values of variables."""
 
 import os
+import sys
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_two_installations_of_one_wheel_are_one(state, tmp_path, monkeypatch):
         folder = tmp_path / where / f"mylib-{version}.dist-info"
         folder.mkdir(parents=True)
         (folder / "RECORD").write_text(record)
-        monkeypatch.syspath_prepend(str(tmp_path / where))
+        monkeypatch.setattr(sys, "path", [sys.path[0], str(tmp_path / where), *sys.path[1:]])
         environment._distributions.cache_clear()
         return holdings.package("mylib", state)
 

@@ -165,13 +165,33 @@ def test_a_worker_that_dies_fails_its_stage_with_the_signals_name_and_its_log(tm
     assert run(tmp_path).returncode == 1  # and it is not cached
 
 
-def test_a_file_that_the_key_does_not_know_fails_the_stage_even_if_the_refusal_is_swallowed(tmp_path):
+def test_a_file_that_nobody_declared_counts_and_so_does_that_it_is_not_there(tmp_path):
     project(tmp_path, python_stage("a", "peek", name="secret.txt"))
+    assert run(tmp_path).returncode == 0
     (tmp_path / "secret.txt").write_text("x")
     result = run(tmp_path)
-    assert result.returncode == 1
-    assert "reads secret.txt, which its key does not know" in result.stderr
+    assert "secret.txt appeared" in result.stdout
+    (tmp_path / "secret.txt").write_text("y")
+    assert "secret.txt changed" in run(tmp_path).stdout
+    (tmp_path / "secret.txt").unlink()
+    assert run(tmp_path, "--json").returncode == 0
+    assert "1 hit" in run(tmp_path).stdout  # as it was the first time
     assert not (tmp_path / "__pycache__").exists()
+
+
+def test_a_read_outside_of_the_project_fails_the_stage_even_if_the_refusal_is_swallowed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    secret = tmp_path / "elsewhere" / "secret.txt"
+    secret.write_text("x")
+    project(tmp_path / "p", python_stage("a", "peek", name="../elsewhere/secret.txt"))
+    result = run(tmp_path / "p")
+    assert result.returncode == 1
+    assert f"step.py:22: the code reads {secret}, which lies outside of the project" in result.stderr
+    assert not list((tmp_path / "p" / "artifacts" / "actions").rglob("*.json"))
+    allowed = run(tmp_path / "p", "--allow-outside")
+    assert allowed.returncode == 0, allowed.stderr
+    secret.write_text("y")
+    assert "../elsewhere/secret.txt changed" in run(tmp_path / "p", "--allow-outside").stdout
 
 
 def test_an_input_that_changes_while_the_stage_runs_is_not_kept_under_the_old_key(tmp_path):

@@ -28,8 +28,8 @@ class About(NamedTuple):
     """What a record says beside key and artifact; nothing of it is in a key.
 
     `seconds` is the wall time of the stage, `finished` the time of day in UTC (RFC 3339). `notes` are what the stage
-    told people, `environment` is host, system and driver, `inputs` are by port. `signed` is the signature that a record
-    came with, and from where.
+    told people, `gaps` what users' code depends on and could not be seen, `environment` is host, system and driver,
+    `inputs` are by port. `signed` is the signature that a record came with, and from where.
     """
 
     seconds: float = 0.0
@@ -37,6 +37,7 @@ class About(NamedTuple):
     pipeline: str = "?"
     finished: str = ""
     notes: tuple[str, ...] = ()
+    gaps: tuple[str, ...] = ()
     environment: dict[str, Any] = {}  # noqa: RUF012 — nobody changes a record's fields
     inputs: dict[str, Read] = {}  # noqa: RUF012
     signed: dict[str, Any] | None = None
@@ -75,6 +76,7 @@ class Action(NamedTuple):
             },
             **about,
             "notes": list(self.about.notes),
+            "gaps": list(self.about.gaps),
             "inputs": {port: read._asdict() for port, read in self.about.inputs.items()},
         }
         value["check"] = _check_of(value)
@@ -119,6 +121,7 @@ def _parsed(value: dict[str, Any]) -> Action:
         pipeline=str(value.get("pipeline", "?")),
         finished=str(value.get("finished", "")),
         notes=tuple(map(str, value.get("notes", ()))),
+        gaps=tuple(map(str, value.get("gaps", ()))),
         environment=_mapping(value.get("environment", {})),
         inputs={
             port: Read(str(one["label"]), {str(name): str(sha) for name, sha in one["files"].items()})
@@ -219,6 +222,11 @@ SCHEMA: dict[str, Any] = {
         "pipeline": {**_TEXT, "description": "The pipeline of that stage."},
         "finished": {**_TEXT, "description": "When, in UTC (RFC 3339)."},
         "notes": {"type": "array", "items": _TEXT, "description": "What the stage told people."},
+        "gaps": {
+            "type": "array",
+            "items": _TEXT,
+            "description": "What of that which users' code depends on could not be seen.",
+        },
         "environment": {"type": "object", "description": "Recorded, in no key: host, system, driver, GPUs."},
         "inputs": {
             "type": "object",

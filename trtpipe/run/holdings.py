@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from trtpipe import environment
 from trtpipe import key as keys
+from trtpipe.reads import PLACES
 from trtpipe.run import surroundings
 
 if TYPE_CHECKING:
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from trtpipe.reads import Names, Reads
     from trtpipe.store.state import State
 
-SYSTEM = ("/usr", "/etc", "/lib", "/lib64", "/opt", "/bin", "/sbin")
-"""Folders that the operating system brings."""
 _NOT_CONTENT = ("INSTALLER", "REQUESTED", "direct_url.json", "RECORD")
 """Files of a distribution's metadata that differ between two installations of one wheel."""
 MANY = 200_000
@@ -34,6 +34,7 @@ def holds(names: Names, root: str, state: State, declared: Collection[str] = ())
     for kind, found in (
         ("files", {name: _file(path_of(name, root), state) for name in names.files}),
         ("folders", {name: _folder(path_of(name, root)) for name in names.folders}),
+        ("links", {name: _link(path_of(name, root)) for name in names.links}),
         ("packages", {name: package(name, state) for name in names.packages}),
         ("variables", {name: surroundings.held(name, declared) for name in names.variables}),
     ):
@@ -45,10 +46,12 @@ def holds(names: Names, root: str, state: State, declared: Collection[str] = ())
 def path_of(name: str, root: str) -> str | None:
     """Give the path that a name of a file or folder stands for here, or None if what it lies in is not here."""
     place, colon, rest = name.partition(":")
-    if not colon or place not in ("package", "cache", "system"):
+    if not colon or f"{place}:" not in PLACES:
         return os.path.join(root, name.removeprefix("./"))
     if place == "system":
         return "/" + rest
+    if place == "python":
+        return next((p for top in surroundings.module_path() if os.path.lexists(p := os.path.join(top, rest))), None)
     first, _, inner = rest.partition("/")
     top = surroundings.cache(first) if place == "cache" else environment.site_of(first)
     return os.path.join(top, inner) if top is not None else None
@@ -63,6 +66,14 @@ def _file(path: str | None, state: State) -> str | None:
         return state.file_digest(path) if os.path.isfile(path) else "no plain file" if os.path.exists(path) else None
     except OSError:
         return "unreadable"
+
+
+def _link(path: str | None) -> str | None:
+    """Give where a link leads, None if there is none. A link out of its folder by an absolute path counts by that."""
+    try:
+        return None if path is None else os.readlink(path)
+    except OSError:
+        return None
 
 
 def _folder(path: str | None) -> str | None:
@@ -89,6 +100,8 @@ def package(name: str, state: State) -> str | None:
     The digest is over those lines of its RECORD that are the same wherever a wheel is installed. Without a RECORD, and
     where the installation is editable, the version alone stands here: its files count by content.
     """
+    if name == "python":
+        return ".".join(map(str, sys.version_info[:3]))
     version = environment.version(name)
     folder = environment.metadata_folder(name)
     if version is None or folder is None:

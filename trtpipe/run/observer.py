@@ -297,9 +297,10 @@ def look(what: str, flags: int, path: str, thread: int) -> list[Fact]:
     elif stat.S_ISDIR(status.st_mode):
         kind = "listed" if what == "list" else "stat"
     elif what == "open" and not exclusive and not flags & _O_PATH:
-        # What remains of a file's old content counts as read, also where one only writes.
-        if flags & os.O_TRUNC and stat.S_ISREG(status.st_mode):
-            kind, fresh = "written", True
+        # What remains of a file's old content counts as read, also where one only writes; not where one only appends.
+        appends = flags & os.O_APPEND and flags & (os.O_WRONLY | os.O_RDWR) == os.O_WRONLY
+        if (flags & os.O_TRUNC or appends) and stat.S_ISREG(status.st_mode):
+            kind, fresh = "written", not appends
         elif stat.S_ISREG(status.st_mode) or flags & (os.O_WRONLY | os.O_RDWR) != os.O_WRONLY:
             kind = "read"
         else:

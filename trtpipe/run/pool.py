@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from trtpipe.run.limits import Limit
     from trtpipe.run.request import Request
+    from trtpipe.run.watching import Watch
+
+    _Held = tuple[Limit, Watch | None]
 
 LOG_LINES = 12
 STILL_SECONDS = 60
@@ -53,7 +56,13 @@ class Pool:
 
         from trtpipe.run.limits import Limit
 
-        settings = surroundings.of_worker(folder, request.env)
+        watch = None
+        if request.watched:
+            from trtpipe.run.watching import Watch
+
+            watch = Watch(request)
+            request = watch.request()
+        settings = surroundings.of_worker(folder, request.env, network=request.network)
         reading, writing = os.pipe()
         log = os.path.join(folder, "log")
         command = [sys.executable, "-m", "trtpipe.run.worker", str(writing), str(os.getpid())]
@@ -66,20 +75,25 @@ class Pool:
                     stderr=subprocess.STDOUT,
                     cwd=os.path.join(folder, "scratch"),
                     env=settings,
-                    pass_fds=(writing,),
+                    pass_fds=(writing, *([request.watch_fd] if watch else [])),
                     start_new_session=True,  # Ctrl-C is this process's to handle
                 )
         except BaseException:
             os.close(reading)
+            if watch is not None:
+                watch.supervisor.stop()
             raise
         finally:
             os.close(writing)
+        if watch is not None:
+            watch.supervisor.start()
         self._processes[request.stage] = process
         limit = Limit(process.pid, request.timeout, request.memory)
-        threading.Thread(target=self._watch, args=(request, process, reading, log, limit), daemon=True).start()
+        threading.Thread(target=self._watch, args=(request, process, reading, log, (limit, watch)), daemon=True).start()
         threading.Thread(target=_end_rest, args=(process.pid,), daemon=True).start()
 
-    def _watch(self, request: Request, process: subprocess.Popen[bytes], reading: int, log: str, limit: Limit) -> None:
+    def _watch(self, request: Request, process: subprocess.Popen[bytes], reading: int, log: str, held: _Held) -> None:
+        limit, watch = held
         name = request.stage
         last: dict[str, Any] | None = None
         assert process.stdin is not None
@@ -98,7 +112,8 @@ class Pool:
                         self.messages.put((name, message))
             code = process.wait()
             limit.over()
-            self.messages.put((name, {"message": "end", **_verdict(code, last, log, limit.why)}))
+            verdict = _verdict(code, last, log, limit.why)
+            self.messages.put((name, {"message": "end", **(watch.end(verdict) if watch is not None else verdict)}))
         except BaseException as error:  # noqa: BLE001 — a watcher that dies silently would hang the run
             self.messages.put(
                 (name, {"message": "end", "error": "TrtpipeError", "text": f"the watcher died: {error!r}"})

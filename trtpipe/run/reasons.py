@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from trtpipe.run.record import Record
 
 
+_WORDS = {"folders": "the list of files in {}", "links": "the link {}", "variables": "the variable {}"}
+
+
 def between(old: Record, new: Record) -> tuple[str, ...]:
     """Say field by field how `new` differs from `old`."""
     lines = []
@@ -49,7 +52,11 @@ def _reads_changed(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mappi
     for kind in dict.fromkeys([*old, *new]):
         before, after = old.get(kind, {}), new.get(kind, {})
         for name in sorted({*before, *after}):
-            what = {"folders": f"the list of files in {name}", "variables": f"the variable {name}"}.get(kind, name)
+            what = {
+                "folders": f"the list of files in {name}",
+                "links": f"the link {name}",
+                "variables": f"the variable {name}",
+            }.get(kind, name)
             if name not in before or name not in after:
                 yield f"{what} is {'no longer' if name in before else 'now'} looked at"
             elif before[name] != after[name]:

@@ -21,7 +21,9 @@ class Request(NamedTuple):
     `inputs` are by port, `failed` says why inputs of a tolerant stage are not there. `sources` start from `folder`, the
     document's; `root` is the project's. `out` and `scratch` are the stage's own folders, `shared` is for state that
     outlives a run. `env` names the variables that the stage gets even if they look like secrets. A worker that takes
-    more than `timeout` (seconds) or `memory` (bytes) is ended.
+    more than `timeout` (seconds) or `memory` (bytes) is ended. Users' code is `watched` through the descriptor
+    `watch_fd`; `readable` is what it may read where the kernel offers no better way, `network` lets it connect, and
+    with `allow_outside` it may read anywhere.
     """
 
     stage: str
@@ -39,6 +41,11 @@ class Request(NamedTuple):
     key: str
     backend: str
     env: tuple[str, ...]
+    watched: bool = False
+    network: bool = False
+    allow_outside: bool = False
+    watch_fd: int = -1
+    readable: tuple[str, ...] = ()
     timeout: int | None = None
     memory: int | None = None
 
@@ -52,4 +59,5 @@ class Request(NamedTuple):
         """Read a request that `to_json` wrote."""
         value = json.loads(text)
         inputs = {port: Given(**{**given, "files": tuple(given["files"])}) for port, given in value["inputs"].items()}
-        return cls(**{**value, "inputs": inputs, "sources": tuple(value["sources"]), "env": tuple(value["env"])})
+        lists = {name: tuple(value[name]) for name in ("sources", "env", "readable")}
+        return cls(**{**value, **lists, "inputs": inputs})

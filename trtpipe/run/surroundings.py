@@ -12,6 +12,7 @@ import fnmatch
 import os
 from typing import TYPE_CHECKING
 
+from trtpipe import environment
 from trtpipe import key as keys
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ FIXED = {
     "TZ": "UTC",
     "USER": "trtpipe",
 }
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+"""What tells libraries not to try, where the stage has no network."""
 DROPPED = ("COLUMNS", "LINES", "OLDPWD", "PS1", "SHLVL", "TEMP", "TMP", "_")
 CACHES = {"HF_HOME": ".cache/huggingface", "KERAS_HOME": ".keras", "TORCH_HOME": ".cache/torch"}
 """Known model caches: the variable that names each, and where in the user's home it is without that."""
@@ -156,25 +159,35 @@ def held(name: str, declared: Collection[str]) -> str | None:
     return digest(passed_on(declared).get(name))
 
 
-def of_worker(folder: str, declared: Collection[str]) -> dict[str, str]:
+def _python_path() -> list[str]:
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return list(dict.fromkeys([package, *map(os.path.abspath, given)]))
+
+
+def module_path() -> list[str]:
+    """Give the folders in which a worker finds modules, in its order."""
+    return environment.search_path()
+
+
+def of_worker(folder: str, declared: Collection[str], *, network: bool = False) -> dict[str, str]:
     """Make the environment of a worker in a workspace folder, with the folders that it names. Raises OSError."""
     own = {name: os.path.join(folder, *place.split("/")) for name, place in OWN_FOLDERS.items()}
     for path in own.values():
         os.makedirs(path, exist_ok=True)
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     home = os.path.expanduser("~")
     return {
         # What CUDA compiles for a GPU is the same wherever it is kept; a worker's own home would lose it.
         "CUDA_CACHE_PATH": os.path.join(home, *_KERNELS.split("/")),
         "CUDA_MODULE_LOADING": "LAZY",
         **{name: str(cache(name)) for name in CACHES},
+        **({} if network else OFFLINE),
         **passed_on(declared),
         **own,
         **FIXED,
         "PATH": os.environ.get("PATH", os.defpath),
         "PWD": os.path.join(folder, "scratch"),
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in paths),
+        "PYTHONPATH": os.pathsep.join(_python_path()),
     }
 
 

@@ -18,7 +18,7 @@ from trtpipe.run.standing import Standing
 from trtpipe.store.artifact import Artifact, Hit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from trtpipe.pipeline.graph import Stage
     from trtpipe.run.exchange import Exchange
@@ -317,7 +317,7 @@ class Work:
                 if not unchanged:
                     raise changed
                 self._check_inputs(stage)
-                artifact = self._commit(run, assessed, seconds)
+                artifact = self._commit(run, assessed, seconds, message.get("gaps", ()))
             except errors.TrtpipeError as error:
                 own = assessed if message["error"] is not None and unchanged else None
                 self._failed(stage, error, seconds, log, own)
@@ -371,7 +371,7 @@ class Work:
                     message = f"the stage wrote into its input {name}/{file}, so nothing of it is kept; run again"
                     raise errors.StageFailed(message)
 
-    def _commit(self, run: _Running, assessed: Assessed, seconds: float) -> Artifact:
+    def _commit(self, run: _Running, assessed: Assessed, seconds: float, gaps: Iterable[str]) -> Artifact:
         stage = run.stage
         upstream = {port: self._read(run, port) for port in stage.inputs}
         about = About(
@@ -380,6 +380,7 @@ class Work:
             pipeline=self.pipeline.name,
             finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             notes=tuple(run.notes),
+            gaps=tuple(gaps),
             environment={**environment.record(), "variables": surroundings.recorded(stage.env)},
             inputs={
                 port: Read(self.lookup.label(source), {n: sha for n, (sha, _) in upstream[port].files.items()})

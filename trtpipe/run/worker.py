@@ -85,6 +85,28 @@ def _die_with_parent(parent: int) -> None:
 
 
 def _run(request: Request, say: Any) -> None:
+    if not request.watched:
+        _run_stage(request, say)
+        return
+    import msgspec  # noqa: F401 — what we need ourselves is imported before: it is not what the code looks at
+
+    from trtpipe import backends, stages
+    from trtpipe.run import entrypoint, observer
+
+    stages.get(request.type)
+    assert backends
+    # Before NumPy is imported: threads that run already could not be watched any more.
+    observer.begin(
+        request.watch_fd, readable=request.readable, ours=[os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+    )
+    entrypoint.probe(request.root)
+    try:
+        _run_stage(request, say)
+    finally:
+        observer.end()
+
+
+def _run_stage(request: Request, say: Any) -> None:
     import msgspec
 
     from trtpipe import backends, stages
@@ -107,12 +129,6 @@ def _run(request: Request, say: Any) -> None:
             loaded.append(backends.load(request.backend))
         return loaded[0]
 
-    if any(True for _ in params.entrypoints()):
-        given = [i.folder / f for i in inputs.values() for f in i.files]
-        store = Path(request.store)
-        entrypoint.guard(
-            Path(request.root), Path(request.folder), [*sources.values(), *given], [Path(request.scratch), store]
-        )
     stage_type.run(
         Context(
             stage=request.stage,
@@ -131,7 +147,6 @@ def _run(request: Request, say: Any) -> None:
             failed=request.failed,
         )
     )
-    entrypoint.check_guard()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from trtpipe.documents.export import Agreement, Export
 from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.models import torch_module
 from trtpipe.models.torch_module import TensorSpec  # noqa: TC001  msgspec reads the annotations
-from trtpipe.stage import Context, DocumentPath, Entrypoint, Env, Params, StageType
+from trtpipe.stage import Context, DocumentPath, Entrypoint, Env, Network, Params, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,6 +35,7 @@ class ExportParams(Params, frozen=True, kw_only=True):
         Entrypoint, Meta(description="A callable that returns a torch.nn.Module, or the module's class.")
     ]
     env: Env = ()
+    network: Network = False
     sources: Annotated[
         list[DocumentPath], Meta(description="Every other file that the entrypoint reads: code, weights.")
     ] = msgspec.field(default_factory=list)

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from trtpipe.data.step_params import TRANSFORMS, PythonStep, Step
 from trtpipe.errors import StageFailed
-from trtpipe.stage import Context, Env, Params, Port, StageType
+from trtpipe.stage import Context, Env, Network, Params, Port, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +26,7 @@ class PostprocessParams(Params, frozen=True):
 
     steps: Annotated[tuple[Step, ...], Meta(description="Run in order on tensors and fields by name.")] = ()
     env: Env = ()
+    network: Network = False
     keep: Annotated[
         tuple[str, ...],
         Meta(

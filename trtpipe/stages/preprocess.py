@@ -12,7 +12,7 @@ from msgspec import Meta
 from trtpipe.data.resizing import Channels, Crop, Fit, FixedHeight, KeepSize, Letterbox, Resize, fit
 from trtpipe.documents.samples import Sample
 from trtpipe.errors import StageFailed, TrtpipeError
-from trtpipe.stage import Context, DocumentPath, Entrypoint, Env, InnerPath, Params, Port, StageType
+from trtpipe.stage import Context, DocumentPath, Entrypoint, Env, InnerPath, Network, Params, Port, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,6 +42,7 @@ class PreprocessParams(Params, frozen=True):
 
     tensor: Annotated[str, Meta(min_length=1, description="The name of the tensor made: the model's input.")]
     env: Env = ()
+    network: Network = False
     patterns: Annotated[
         tuple[str, ...],
         Meta(description="Which files of the folder, such as `*.png`; by default all with a picture's suffix."),
