@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Two clones of one repository share an engine through an S3 server; one tampered byte, and it is refused.
+# Two clones of one repository share an engine through an S3 server. With one changed byte the engine is refused.
 #
 #   docs/two-clones.sh FOLDER
 #
 # Works in FOLDER, which must not exist. Needs git, `trtpipe[cpu,torch,remote]`, a bucket in BUCKET (default: engines),
-# and AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for whoever may write there.
+# and AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY with the right to write there.
 # tests/test_two_clones.py runs this with a server of its own.
 set -euo pipefail
 recipes=$(cd "$(dirname "$0")/../pipelines" && pwd)
@@ -15,10 +15,10 @@ cd "$1"
 top=$PWD
 export GIT_AUTHOR_NAME=CI GIT_AUTHOR_EMAIL=ci@example.org GIT_COMMITTER_NAME=CI GIT_COMMITTER_EMAIL=ci@example.org
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE TRTPIPE_ARTIFACTS TRTPIPE_REMOTE TRTPIPE_SIGNING_KEY
-as_ci() { XDG_CONFIG_HOME=$top/ci "$python" -m trtpipe "$@"; }          # CI has a key to sign with
-as_person() { XDG_CONFIG_HOME=$top/person "$python" -m trtpipe "$@"; }  # a person has none, and trusts the document
+as_ci() { XDG_CONFIG_HOME=$top/ci "$python" -m trtpipe "$@"; }          # CI has a signing key
+as_person() { XDG_CONFIG_HOME=$top/person "$python" -m trtpipe "$@"; }  # a person has none and trusts the keys in the document
 
-echo "--- CI makes its key; its public half stands in the document, which is reviewed like all code"
+echo "--- CI makes its signing key; the public key is in the document, which is reviewed like code"
 public=$(as_ci keys new)
 mkdir -p origin/digits
 cp "$recipes"/digits.yaml origin/
@@ -46,7 +46,7 @@ git push --quiet origin HEAD:locked
 cd ..
 git -C origin checkout --quiet locked
 
-echo "--- clone 2 has not the model's weights, nor its code, and takes the locked engine"
+echo "--- clone 2 has neither the model's weights nor its code, and takes the locked engine"
 git clone --quiet --branch locked origin two
 cd two
 rm digits/weights.npz digits/model.py
@@ -55,7 +55,7 @@ cd ..
 cmp one/artifacts/view/digits/engine/engine.onnx two/artifacts/view/digits/engine/engine.onnx
 echo "the engines are equal: $(sha256sum < two/artifacts/view/digits/engine/engine.onnx | cut -c 1-64)"
 
-echo "--- somebody who may write to the bucket changes one byte of the engine"
+echo "--- an attacker who can write to the bucket changes one byte of the engine"
 digest=$(sha256sum < one/artifacts/view/digits/engine/engine.onnx | cut -c 1-64)
 "$python" - "$bucket/two-clones/v1/blobs/sha256/${digest:0:2}/$digest" <<'PROGRAM'
 import sys
@@ -75,4 +75,4 @@ code=0
 as_person run digits.yaml --backend onnxruntime --target engine --frozen || code=$?
 test "$code" = 5
 test ! -e artifacts/view/digits/engine
-echo "refused with exit code $code, and nothing of it is here"
+echo "refused with exit code $code; nothing of the engine was kept"
