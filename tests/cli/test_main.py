@@ -43,8 +43,8 @@ def test_a_bug_of_ours_is_exit_70_with_a_traceback_and_where_to_report(tmp_path,
 
 def test_every_foreseen_failure_has_its_own_exit_code():
     assert {name: c.exit_code for name, c in errors.CLASSES.items()} == {
-        "TrtpipeError": 70, "StageFailed": 1, "LimitExceeded": 1, "PipelineInvalid": 2, "SchemaViolation": 2, "UnknownReference": 2,
-        "KindMismatch": 2, "Cycle": 2, "EnvironmentMissing": 3, "StoreError": 4, "GateFailed": 5,
+        "TrtpipeError": 70, "StageFailed": 1, "LimitExceeded": 1, "PipelineInvalid": 2, "SchemaViolation": 2,
+        "UnknownReference": 2, "KindMismatch": 2, "Cycle": 2, "EnvironmentMissing": 3, "StoreError": 4, "GateFailed": 5,
     }  # fmt: skip
 
 

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 _LOOKS = ("read", "listed", "run")
 _KERNEL = ("/dev", "/proc", "/run", "/sys")
 _SYSTEM = (
-    "/.dockerenv", "/bin", "/etc", "/gnu", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/opt", "/sbin", "/snap", "/usr", "/var",
+    "/.dockerenv", "/bin", "/etc", "/gnu", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/opt", "/sbin", "/snap",
+    "/usr", "/var",
 )  # fmt: skip
 """Folders that the operating system brings."""
 _MACHINES_OWN = (
-    "/.dockerenv", "/etc/*.conf", "/etc/OpenCL/*", "/etc/alternatives/*", "/etc/debian_version", "/etc/group", "/etc/hosts",
+    "/.dockerenv", "/etc/*.conf", "/etc/OpenCL/*", "/etc/alternatives/*", "/etc/debian_version", "/etc/group",
+    "/etc/hosts",
     "/etc/ld.so.*", "/etc/locale*", "/etc/localtime", "/etc/machine-id", "/etc/mime.types", "/etc/mtab", "/etc/passwd",
     "/etc/pki/*", "/etc/protocols", "/etc/services", "/etc/ssl/*", "/etc/timezone", "/etc/vulkan/*", "*-release",
     "/usr/lib/locale/*", "/usr/lib/ssl/*", "/usr/share/locale/*", "/usr/share/terminfo/*", "/usr/share/zoneinfo/*",
