@@ -99,7 +99,8 @@ class Watch:
             elif not seen.ended or seen.gaps:
                 why = f"the stage could not be watched ({'; '.join(seen.gaps) or seen.why}), so its result is not kept"
         if why is not None and verdict["error"] in (None, "StageFailed"):
-            verdict = {**verdict, "error": "StageFailed", "text": why}
+            # Not a failure of its own: with other flags, or when nobody writes, the same code would not fail.
+            verdict = {**verdict, "error": "StageFailed", "text": why, "own": False}
         return {**verdict, "seen": found.names.record, "gaps": list(found.gaps)}
 
     def _changed(self, seen: Seen) -> list[str]:

@@ -319,7 +319,7 @@ class Work:
                 self._check_inputs(stage)
                 artifact = self._commit(run, assessed, seconds, message.get("gaps", ()))
             except errors.TrtpipeError as error:
-                own = assessed if message["error"] is not None and unchanged else None
+                own = assessed if message["error"] is not None and unchanged and message.get("own", True) else None
                 self._failed(stage, error, seconds, log, own)
                 return
         self.store.state.forget_failure(assessed.digest)
