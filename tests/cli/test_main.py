@@ -43,8 +43,8 @@ def test_a_bug_of_ours_is_exit_70_with_a_traceback_and_where_to_report(tmp_path,
 
 def test_every_foreseen_failure_has_its_own_exit_code():
     assert {name: c.exit_code for name, c in errors.CLASSES.items()} == {
-        "TrtpipeError": 70, "StageFailed": 1, "PipelineInvalid": 2, "SchemaViolation": 2, "UnknownReference": 2,
-        "KindMismatch": 2, "Cycle": 2, "EnvironmentMissing": 3, "StoreError": 4, "GateFailed": 5,
+        "TrtpipeError": 70, "StageFailed": 1, "LimitExceeded": 1, "PipelineInvalid": 2, "SchemaViolation": 2,
+        "UnknownReference": 2, "KindMismatch": 2, "Cycle": 2, "EnvironmentMissing": 3, "StoreError": 4, "GateFailed": 5,
     }  # fmt: skip
 
 
@@ -87,10 +87,13 @@ def test_a_terminal_without_unicode_gets_escapes(graph):
 
 def test_names_that_are_not_utf_8_and_a_folder_that_is_gone_are_refused(graph):
     result = shell(graph, "t validate g.yaml --set $'vars.x=\\xff'")
-    assert (result.returncode, result.stderr) == (2, "error: found b'vars.x=\\xff', expected UTF-8\n")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "error: found b'vars.x=\\xff' in the command or the current folder, expected UTF-8\n",
+    )
     result = shell(graph, "mkdir gone; cd gone; rmdir ../gone; t status ../g.yaml")
     assert result.returncode == 4
-    assert "is gone; change to one that is there" in result.stderr
+    assert "the current folder was removed; change to another folder" in result.stderr
 
 
 def test_a_document_may_come_through_a_pipe(graph):
