@@ -87,10 +87,13 @@ def test_a_terminal_without_unicode_gets_escapes(graph):
 
 def test_names_that_are_not_utf_8_and_a_folder_that_is_gone_are_refused(graph):
     result = shell(graph, "t validate g.yaml --set $'vars.x=\\xff'")
-    assert (result.returncode, result.stderr) == (2, "error: found b'vars.x=\\xff', expected UTF-8\n")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "error: found b'vars.x=\\xff' in the command or the current folder, expected UTF-8\n",
+    )
     result = shell(graph, "mkdir gone; cd gone; rmdir ../gone; t status ../g.yaml")
     assert result.returncode == 4
-    assert "is gone; change to one that is there" in result.stderr
+    assert "the current folder was removed; change to another folder" in result.stderr
 
 
 def test_a_document_may_come_through_a_pipe(graph):

@@ -16,7 +16,7 @@ def test_help_names_every_command_and_exit_code(tmp_path):
     text = trtpipe("--help", cwd=tmp_path).stdout
     for word in ("run", "status", "explain", "validate", "graph", "show", "stages", "schema", "doctor", "completion"):
         assert re.search(rf"^    {word}\b", text, re.MULTILINE)
-    for code in ("0 done", "1 a stage failed", "70 our bug", "130 interrupted"):
+    for code in ("0 done", "1 a stage failed", "70 a bug in trtpipe", "130 interrupted"):
         assert code in text
 
 

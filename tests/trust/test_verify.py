@@ -96,7 +96,7 @@ def test_an_engine_whose_bytes_differ_is_judged_by_its_outputs_on_data(tmp_path,
     assert trtpipe("run", "p.yaml", "--backend", "onnxruntime", cwd=tmp_path).returncode == 0
     result = trtpipe("verify", "p.yaml", "e", "--backend", "onnxruntime", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "engine.onnx differ; drifts by 0 of the largest value (the outputs of s; bound 0.001)" in result.stdout
+    assert "engine.onnx differ; the drift is 0 of the largest value (the outputs of s; bound 0.001)" in result.stdout
     assert "layers: not compared: onnxruntime tells no tactics" in result.stdout
     np.savez(tmp_path / "data.npz", image=np.zeros((4, 3, 8, 8), np.float32))
     result = trtpipe("verify", "p.yaml", "e", "--backend", "onnxruntime", cwd=tmp_path)

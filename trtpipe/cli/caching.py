@@ -1,4 +1,4 @@
-"""Commands that look after the store: `cache ls`, `du`, `verify`, `gc`, `pin` and `unpin`."""
+"""Commands that inspect and clean the store: `cache ls`, `du`, `verify`, `gc`, `pin` and `unpin`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
 def _opened(args: argparse.Namespace) -> Iterator[Store]:
     """Open the store that the options name. Raises StoreError if there is none, or if a file of it cannot be used."""
     if not os.path.isdir(args.artifacts):
-        raise errors.StoreError(f"{args.artifacts}: there is no store here; say where: --artifacts DIR")
+        raise errors.StoreError(f"{args.artifacts}: there is no store in this folder; name another: --artifacts DIR")
     with State(args.artifacts) as state:
         try:
             yield Store(args.artifacts, state)
@@ -40,7 +40,7 @@ def _age_text(seconds: float) -> str:
 
 
 def ls(args: argparse.Namespace) -> int:
-    """List what is built, last used first."""
+    """List the results in the store, last used first."""
     from trtpipe.columns import size_text, table
     from trtpipe.store import actions
 
@@ -51,7 +51,9 @@ def ls(args: argparse.Namespace) -> int:
     cells = [["stage", "kind", "size", "last used", "key", "artifact"]]
     cells += [[str(r["stage"]), str(r["kind"]), size_text(r["size"]), _age_text(time.time() - r["used"]),
                str(r["key"])[:12], str(r["artifact"])[:12]] for r in rows]  # fmt: skip
-    lines = table(cells, right=(2, 3)) + [f"and {len(bad)} damaged records: trtpipe cache verify" for _ in bad[:1]]
+    lines = table(cells, right=(2, 3)) + [
+        f"and {len(bad)} damaged records, which `trtpipe cache verify` lists" for _ in bad[:1]
+    ]
     answer({"actions": rows, "damaged": len(bad)}, as_json=args.json, lines=lines)
     return 0
 
@@ -89,7 +91,7 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def collect(args: argparse.Namespace) -> int:
-    """Remove what was not used for longest; give 5 if the budget is not met."""
+    """Collect garbage; give 5 if the budget is not met."""
     from trtpipe.columns import size_text
     from trtpipe.store import gc
     from trtpipe.trust import lockfile
@@ -100,7 +102,7 @@ def collect(args: argparse.Namespace) -> int:
     would = "would remove" if args.dry_run else "removed"
     lines = [f"{would} {a.label} ({size_text(a.artifact.size)}, {a.key[:12]})" for a in found.removed]
     lines.append(f"{would} {len(found.removed)} results and {found.orphans} files that nothing refers to: "
-                 f"{size_text(found.freed)}; {size_text(found.size)} stay")  # fmt: skip
+                 f"{size_text(found.freed)}; {size_text(found.size)} remain")  # fmt: skip
     lines += store.told
     if not found.met:
         why = "; ".join(dict.fromkeys(found.kept.values()))
@@ -117,12 +119,12 @@ def collect(args: argparse.Namespace) -> int:
 
 
 def pin(args: argparse.Namespace) -> int:
-    """Keep what stages made from `cache gc`."""
+    """Protect the results of stages from `cache gc`."""
     return _mark(args, "pin")
 
 
 def unpin(args: argparse.Namespace) -> int:
-    """Let `cache gc` remove again what was pinned."""
+    """Let `cache gc` remove results that were pinned."""
     return _mark(args, "unpin")
 
 

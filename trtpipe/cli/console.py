@@ -1,4 +1,4 @@
-"""Events → what people see: a live display on a terminal, plain lines elsewhere, or JSON lines."""
+"""Shows events to people: a live display on a terminal, plain lines elsewhere, or JSON lines."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _COLOURS = {"hit": "2", "ran": "32", "FAILED": "1;31", "skipped": "33", "bold": 
 
 
 def far(event: events.StageProgress) -> str:
-    """Give how far a stage is, such as `64 of 128 samples`."""
+    """Give a stage's progress, such as `64 of 128 samples`."""
     of = f" of {event.total}" if event.total is not None else ""
     return f"{event.done}{of} {event.unit}"
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Tell whether a stream is a terminal that wants colours (NO_COLOR is honoured)."""
+    """Tell whether to write colours to a stream: it is a terminal, and NO_COLOR is not set."""
     return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
@@ -48,11 +48,11 @@ class JsonLines:
         self._stream.flush()
 
     def close(self) -> None:
-        """End; there is nothing to tidy."""
+        """Do nothing; there is nothing to close."""
 
 
 class Console:
-    """Plain lines as things happen and a closing table; on a terminal, a live display of what runs."""
+    """Plain lines for events and a closing table; on a terminal also a live display of the running stages."""
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
         self._stream, self._quiet = stream, quiet
@@ -62,7 +62,7 @@ class Console:
         self._notes: list[tuple[str, str]] = []
         self._failures: list[events.StageFailed] = []
         self._far: dict[str, events.StageProgress] = {}
-        """How far each stage is, for those who see lines only."""
+        """The last progress of each stage, for the lines that replace the live display."""
 
     def __call__(self, event: events.Event) -> None:
         """Show one event."""
@@ -110,7 +110,7 @@ class Console:
         self._far[event.stage] = event
 
     def _StageRunning(self, event: events.StageRunning) -> None:  # noqa: N802
-        if not self._live:  # which shows it anyway
+        if not self._live:  # the live display shows the time already
             how_far = f", {far(self._far[event.stage])}" if event.stage in self._far else ""
             self._line(f"      {event.stage}: still running, {seconds_text(event.seconds)}{how_far}")
 
@@ -173,7 +173,7 @@ class Console:
 
 
 class _Live:
-    """A line for each running stage: what runs, for how long, how far, and what it took last time."""
+    """A line for each running stage: its name, time, progress, and the time that it took last time."""
 
     def __init__(self) -> None:
         self._progress: Any = None
@@ -212,7 +212,7 @@ class _Live:
         self._tasks[event.stage] = self._start().add_task(label, total=None, detail=last)
 
     def progress(self, event: events.StageProgress) -> None:
-        """Show how far a stage is."""
+        """Show a stage's progress."""
         if event.stage in self._tasks:
             self._progress.update(self._tasks[event.stage], completed=event.done, total=event.total, detail=far(event))
 

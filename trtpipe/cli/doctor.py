@@ -1,4 +1,4 @@
-"""What this machine can do, what is missing, and the command that helps."""
+"""Says what this machine can do, what is missing, and which command installs it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def run(artifacts: str, *, as_json: bool) -> int:
-    """Print the examination; 0 if at least one runtime can run, else EnvironmentMissing's code."""
+    """Print what was found; give 0 if a runtime can be chosen, else EnvironmentMissing's exit code."""
     found = examine(artifacts)
     if as_json:
         print(json.dumps(found))
@@ -32,7 +32,7 @@ def run(artifacts: str, *, as_json: bool) -> int:
 
 
 def plan(given: str, *, as_json: bool) -> int:
-    """Say whether a plan can load here, and what to do if not; 0, or EnvironmentMissing's code."""
+    """Say whether a plan can load here, and what to do if not; give 0 or EnvironmentMissing's exit code."""
     from trtpipe.backends import preflight
     from trtpipe.columns import table
 
@@ -52,7 +52,7 @@ def plan(given: str, *, as_json: bool) -> int:
 
 
 def examine(artifacts: str) -> dict[str, object]:
-    """Give what there is as a JSON object: versions, GPUs, what each runtime can do here, and the store."""
+    """Give what was found as a JSON object: versions, GPUs, what each runtime can do here, and the store."""
     gpus = environment.gpus()
     try:
         choice: dict[str, str] | None = environment.choose("auto")._asdict()

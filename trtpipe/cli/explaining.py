@@ -48,7 +48,7 @@ def _explain(lookup: Lookup, mine: Status, found: dict[str, Status], *, as_json:
     if mine.state == "hit" and mine.artifact:
         last = lookup.store.state.last(lookup.pipeline.name).get(mine.stage)
         action = lookup.store.action(last[0]) if last else None
-        print("  nothing that its key holds has changed")
+        print("  nothing in its key has changed")
         if action:
             about = action.about
             print(f"  made {about.finished} in {about.seconds} s on {about.environment.get('host', 'another machine')}")
@@ -79,12 +79,12 @@ def _compare(args: argparse.Namespace, stage: str, lookup: Lookup) -> None:
             now = lookup.now(lookup.pipeline.stages[stage], _upstream(lookup, stage), like=key)
             lines = [(stage, why) for why in reasons.between(before, now.record)]
         except (TypeError, KeyError, AttributeError):
-            raise errors.PipelineInvalid(f"{what}: expected the record of a key") from None
+            raise errors.PipelineInvalid(f"{what}: expected an action record with a key of this version") from None
     answer(
         {"stage": stage, "against": what, "reasons": [why for _, why in lines]},
         as_json=args.json,
         lines=[f"{stage}: {what} → now", *([f"  {'' if s == stage else s + ': '}{why}" for s, why in lines]
-               or ["  nothing that its key holds differs"])],
+               or ["  nothing in its key differs"])],
     )  # fmt: skip
 
 
@@ -103,11 +103,13 @@ def _record(given: str, lookup: Lookup, stage: str) -> tuple[Record, str]:
     if match := re.fullmatch(r"@(\d+)", given):
         history = lookup.store.state.history(lookup.pipeline.name, stage)
         if not 1 <= int(match[1]) <= len(history):
-            raise errors.UnknownReference(f"--against {given}: the history of {stage} has {len(history)} runs")
+            raise errors.UnknownReference(
+                f"--against {given}: expected a run of --history; that of {stage} has {len(history)}"
+            )
         digest, at = history[int(match[1]) - 1]
         action = lookup.store.action(digest)
         if action is None:
-            raise errors.UnknownReference(f"--against {given}: its record is gone from the store")
+            raise errors.UnknownReference(f"--against {given}: its action record is not in the store any more")
         return record.of_action(action), f"run {given} of {_when(at)}"
     if os.path.isfile(given):
         return record.of_file(given), given
@@ -116,20 +118,22 @@ def _record(given: str, lookup: Lookup, stage: str) -> tuple[Record, str]:
 
         found = actions.find(lookup.store.layout, [given])[0]
         return record.of_action(found.record), f"{found.label} {found.key[:12]}"
-    raise errors.PipelineInvalid(f"--against {given}: expected a record, @N of --history, or a key's first digits")
+    raise errors.PipelineInvalid(
+        f"--against {given}: expected the path of an action record, @N of --history, or a key's first digits"
+    )
 
 
 def _history(stage: str, lookup: Lookup, *, as_json: bool) -> None:
-    """Tell each run in which the stage's key changed, and how."""
+    """List each run in which the stage's key changed, and how."""
     rows: list[dict[str, Any]] = []
     before: Record | None = None
     for number, (digest, at) in enumerate(lookup.store.state.history(lookup.pipeline.name, stage), 1):
         action = lookup.store.action(digest)
         now = record.of_action(action) if action else None
         if now is None:
-            why: tuple[str, ...] = ("its record is gone from the store",)
+            why: tuple[str, ...] = ("its action record is not in the store any more",)
         elif before is None:
-            why = ("the first that is known",)
+            why = ("the first known run",)
         else:
             why = reasons.between(before, now) or ("the same as before",)
         rows.append({"run": number, "at": _when(at), "key": digest, "reasons": why})

@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: `status`, `show`, `graph`, `validate`, `stages`; and `schema`."""
+"""Commands that change nothing in the store: `status`, `show`, `graph`, `validate`, `stages`; and `schema`."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def show(args: argparse.Namespace) -> int:
             missing = [u for u in lookup.pipeline.stages[name].upstream if u not in walk.artifacts]
             causes = dict.fromkeys(walk.failed.get(u, u) for u in missing)
             raise errors.StageFailed(
-                f"{name} waits for {', '.join(causes)}; run it: trtpipe run {args.pipeline} --target {stage}"
+                f"{name} is not built, because it needs {', '.join(causes)}; "
+                f"run it: trtpipe run {args.pipeline} --target {stage}"
             )
         _show(args, lookup, name, file, assessed)
     return 0
@@ -89,7 +90,10 @@ def _show(args: argparse.Namespace, lookup: Lookup, stage: str, file: str, asses
     if args.log:
         path = lookup.store.action_path(assessed.digest, ".log")
         if not os.path.exists(path):
-            raise errors.StageFailed(f"{stage} has no log: it has not run with this document, or elsewhere")
+            raise errors.StageFailed(
+                f"{stage} has no log in this store, because it has not run here; "
+                f"run it: trtpipe run {args.pipeline} --force {stage}"
+            )
         if args.json:
             print(json.dumps({"stage": stage, "log": os.path.abspath(path)}))
         else:
@@ -164,7 +168,7 @@ def _id(name: str) -> str:
 
 
 def validate(args: argparse.Namespace) -> int:
-    """Check documents, that the files they name are there, and that this machine can hold stages to their limits."""
+    """Check documents, that the files they name exist, and that this machine can enforce the limits of stages."""
     from trtpipe.pipeline import inputs, run_section
 
     worst: errors.TrtpipeError | None = None

@@ -1,4 +1,4 @@
-"""Commands that hold a pipeline to what was locked, built or attested before: `lock`, `verify`, `attest`."""
+"""Commands that compare a pipeline with what was locked, built or attested before: `lock`, `verify`, `attest`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def lock(args: argparse.Namespace) -> int:
-    """Write the document's lock, or compare it with how things are; give 5 if anything has drifted."""
+    """Write the lock file, or compare it with how everything is now; give 5 if anything has drifted."""
     from trtpipe.trust import lockfile
 
     lookup = open_pipeline(args).lookup
@@ -30,7 +30,7 @@ def lock(args: argparse.Namespace) -> int:
             return errors.GateFailed.exit_code if drifts else 0
         if found.drifts:
             lines = [f"  {d.stage}: {why}" for d in found.drifts for why in d.reasons]
-            help_text = f"if that is meant: trtpipe run {args.pipeline} && trtpipe lock {args.pipeline}"
+            help_text = f"if the change is intended: trtpipe run {args.pipeline} && trtpipe lock {args.pipeline}"
             raise errors.GateFailed("\n".join([f"{path} does not fit:", *lines, help_text]))
         unseen = f"; not here, taken as locked: {', '.join(found.absent)}" if found.absent else ""
         print(f"{path} fits: {len(found.entries)} stages{unseen}")
@@ -51,7 +51,7 @@ def lock(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Rebuild stages and compare, or check what is attested of one; give 5 if it is not as it should be."""
+    """Rebuild stages and compare, or check the attestation of one; give 5 if they differ too much."""
     return _rebuild(args) if args.attestation is None else _check_attestation(args)
 
 
@@ -71,8 +71,8 @@ def _rebuild(args: argparse.Namespace) -> int:
         if not one.different:
             print(f"{one.stage} ({one.type}), rebuild {one.number}: all {len(one.equal)} files are byte-equal")
             continue
-        drift = "by nobody knows how much" if one.drift is None else f"by {one.drift:.3g} of the largest value"
-        print(f"{one.stage} ({one.type}), rebuild {one.number}: {', '.join(one.different)} differ; drifts {drift} "
+        drift = "the drift is not known" if one.drift is None else f"the drift is {one.drift:.3g} of the largest value"
+        print(f"{one.stage} ({one.type}), rebuild {one.number}: {', '.join(one.different)} differ; {drift} "
               f"({one.measured}; bound {args.bound:g})")  # fmt: skip
         for line in one.details:
             print(f"    {line}")
@@ -82,7 +82,9 @@ def _rebuild(args: argparse.Namespace) -> int:
     if failed:
         names = ", ".join(dict.fromkeys(failed))
         if not args.json:
-            sys.stderr.write(f"error: {names}: a rebuild drifts past the bound of {args.bound:g}\n")
+            sys.stderr.write(
+                f"error: {names}: the drift of a rebuild is above the bound of {args.bound:g}, or not known\n"
+            )
         return errors.GateFailed.exit_code
     return 0
 
@@ -92,18 +94,20 @@ def _finite(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _check_attestation(args: argparse.Namespace) -> int:
-    """Say whether a trusted key attested what a stage's artifact is and was made of; exit 5 if not."""
+    """Say whether a trusted key attested a stage's artifact and what it was made of; exit 5 if not."""
     from trtpipe.remote import settings
     from trtpipe.trust import attest
 
     lookup = open_pipeline(args).lookup
     if len(args.stage) != 1:
-        raise errors.PipelineInvalid(f"--attestation: found {len(args.stage)} stages, expected one: what it speaks of")
+        raise errors.PipelineInvalid(
+            f"--attestation: found {len(args.stage)} stages, expected the one stage that was attested"
+        )
     (name,) = lookup.pipeline.match(args.stage)
     found = attest.read(args.attestation, settings.trusted(lookup.pipeline))
     differences = attest.differences(found, lookup, name)
     if differences:
-        raise errors.GateFailed("\n".join([f"{args.attestation} does not speak of this {name}:", *differences]))
+        raise errors.GateFailed("\n".join([f"{args.attestation} does not fit the stage {name} here:", *differences]))
     what = f"{name} is what {found.signer} attested"
     print(json.dumps({"stage": name, "signer": found.signer}) if args.json else what)
     return 0

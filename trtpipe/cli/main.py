@@ -1,4 +1,4 @@
-"""The entry point of the command line, and the only place where errors become exit codes."""
+"""The entry point of the command line; only here errors become exit codes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         code = 128 + signal.SIGPIPE  # the reader (head, less) has gone
     except Exception as error:  # noqa: BLE001 — this is where a bug of ours ends
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
-            # What names no file is the stream to which the answer goes.
+            # An error without a file name comes from the output stream.
             with contextlib.suppress(OSError):
                 sys.stderr.write(f"error: {error.filename or 'the output'} cannot be written: {error.strerror}\n")
             return errors.StoreError.exit_code
@@ -70,7 +70,7 @@ def command(name: str) -> Callable[..., int]:
 
 
 def _ready_streams() -> None:
-    """See to it that printing cannot fail for what is printed, or because a stream was closed by the caller."""
+    """Make sure that printing fails neither for a character nor because the caller has closed a stream."""
     for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -80,16 +80,18 @@ def _ready_streams() -> None:
 
 
 def _check_surroundings(arguments: Sequence[str]) -> None:
-    """Refuse what cannot be kept in records: names that are not UTF-8; and a folder that is gone."""
+    """Refuse names that are not UTF-8, which records cannot hold, and a current folder that was removed."""
     try:
         here = os.getcwd()
     except FileNotFoundError:
-        raise errors.StoreError("the folder in which this runs is gone; change to one that is there") from None
+        raise errors.StoreError("the current folder was removed; change to another folder") from None
     for text in (here, *arguments):
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise errors.PipelineInvalid(f"found {os.fsencode(text)!r}, expected UTF-8") from None
+            raise errors.PipelineInvalid(
+                f"found {os.fsencode(text)!r} in the command or the current folder, expected UTF-8"
+            ) from None
 
 
 def _farewell(how: str) -> None:

@@ -1,4 +1,4 @@
-"""What a command works on: the document, its store and the backend, and the way to the remote store."""
+"""Opens what a command works on: the document, its store, the backend, and the remote store."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from trtpipe.run.events import Event
 
 WOULD_RUN = 10
-"""The exit code where nothing is wrong, but something is not there yet."""
+"""The exit code if nothing is wrong, but something is not made yet."""
 
 
 class Opened(NamedTuple):
-    """A document beside its store and, for commands that may use one, the way to its remote store."""
+    """A document with its store and, for commands that may use one, its remote store."""
 
     lookup: Lookup
     sharing: Sharing | None
@@ -34,7 +34,7 @@ def open_pipeline(
 ) -> Opened:
     """Load the document and open its store; the backend is chosen here.
 
-    `make` makes a store that is not there; `write` lets the remote store be written to whatever the document says.
+    `make` makes the store if it does not exist. `write` allows writing to the remote store, whatever the document says.
     """
     if make:
         Store.make(args.artifacts)
@@ -45,7 +45,7 @@ def open_pipeline(
     if not hasattr(args, "remote"):
         return Opened(lookup, None)
     sharing = args.cleanup.enter_context(Sharing(lookup, args.remote, write=write, emit=emit))
-    # What is damaged or gone from the store, and known by its digest, may be had again.
+    # Content that is damaged or missing in the store may be fetched again by its digest.
     lookup.store.refetch = sharing.refetch
     return Opened(lookup, sharing)
 

@@ -1,7 +1,7 @@
-"""The parser: every command, its options, the words that explain them, and the function that does the work.
+"""The parser: every command, its options, their help texts, and the function that does the work.
 
-A function is named by its file in this folder and its name there (`running.run`): so that only the file of the command
-that was given is imported.
+A function is named by its file in this folder and its own name (`running.run`), so that only the file of the given
+command is imported.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ examples:
   trtpipe status pipelines/digits.yaml                    what a run would do, and why
   trtpipe show pipelines/digits.yaml labels/table.txt     the path of a file that a stage made
 
-exit codes: 0 done · 1 a stage failed · 2 the document or the command is wrong · 3 a package, GPU or driver is absent
-            4 the store · 5 a gate said no · 10 (status) something would run · 70 our bug · 130 interrupted
+exit codes: 0 done · 1 a stage failed · 2 the document or the command is wrong · 3 a package, GPU or driver is missing
+            4 the store cannot be used · 5 a requirement is not met · 10 (status) something would run
+            70 a bug in trtpipe · 130 interrupted
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """Make the command line's parser. What it parses has `function`, the name of the command's function."""
+    """Make the command line's parser. Its result has `function`, the name of the command's function."""
     top = argparse.ArgumentParser(
         prog="trtpipe",
         description="Declared, cached pipelines from a model to a TensorRT engine and its predictions.",
@@ -55,9 +56,9 @@ def parser() -> argparse.ArgumentParser:
     _add_status_and_explain(add)
     _add_lock_and_verify(add)
     _add_inspecting(add)
-    cache = commands.add_parser("cache", help="look after what is built, and share it")
+    cache = commands.add_parser("cache", help="inspect, clean and share the store")
     _add_cache(add, cache.add_subparsers(metavar="ACTION", required=True))
-    keys = commands.add_parser("keys", help="signing keys")
+    keys = commands.add_parser("keys", help="manage signing keys")
     _add_keys(add, keys.add_subparsers(metavar="ACTION", required=True))
     _add_attest(add)
     one = add("completion", "completion.completion", "print a shell's completion script",
@@ -73,26 +74,30 @@ def _add_running(add: Add) -> None:
     _target_option(one)
     _force_option(one)
     one.add_argument("--jobs", type=_positive, default=min(4, os.cpu_count() or 1), metavar="N",
-                     help="stages at a time, where they do not depend on each other (default: %(default)s); "
-                          "a GPU takes one at a time")  # fmt: skip
+                     help="largest number of stages at a time (default: %(default)s); "
+                          "on a GPU they run one at a time")  # fmt: skip
     one.add_argument("--quiet", "-q", action="store_true", help="print errors only")
     one.add_argument("--frozen", action="store_true",
-                     help="take what the lock names and build nothing; exit 5 if anything drifts")  # fmt: skip
+                     help="take what the lock file names and build nothing; exit 5 if anything drifts")  # fmt: skip
     _remote_option(one)
     one = add("bench", "running.bench", "measure a pipeline's engines",
-              "Measure a pipeline's engines by trtexec's definitions; what they need is brought up to date first.",
+              "Measure a pipeline's engines by trtexec's definitions; first bring up to date what they need.",
               )  # fmt: skip
     _pipeline_options(one)
     _backend_option(one)
     one.add_argument("--target", action="append", default=[], metavar="STAGE",
                      help="only this benchmark; may be repeated")  # fmt: skip
-    one.add_argument("--preset", choices=("trtexec-10", "trtexec-11"), help="whose defaults; default: trtexec-11")
-    one.add_argument("--duration", type=float, metavar="SECONDS", help="how long to measure, at least")
-    one.add_argument("--warm-up", type=float, metavar="MS", help="how long to warm up")
-    one.add_argument("--iterations", type=_positive, metavar="N", help="queries to measure, at least")
+    one.add_argument(
+        "--preset",
+        choices=("trtexec-10", "trtexec-11"),
+        help="the trtexec version whose defaults apply (default: trtexec-11)",
+    )
+    one.add_argument("--duration", type=float, metavar="SECONDS", help="measure for at least this time")
+    one.add_argument("--warm-up", type=float, metavar="MS", help="length of the warm-up")
+    one.add_argument("--iterations", type=_positive, metavar="N", help="measure at least this number of queries")
     one.add_argument("--transfers", action=argparse.BooleanOptionalAction, help="measure copies to and from the device")
     one.add_argument("--cuda-graph", action=argparse.BooleanOptionalAction, help="launch queries as a CUDA graph")
-    one.add_argument("--profile", action="store_true", help="time each layer, too")
+    one.add_argument("--profile", action="store_true", help="also time each layer")
     one.add_argument("--quiet", "-q", action="store_true", help="print the tables only")
 
 
@@ -109,33 +114,35 @@ def _add_status_and_explain(add: Add) -> None:
     _backend_option(one)
     one.add_argument("stage", metavar="STAGE", help="the stage's name")
     how = one.add_mutually_exclusive_group()
-    how.add_argument("--lock", action="store_true", help="how it differs from the document's lock")
-    how.add_argument("--against", metavar="RECORD", help="how it differs from another machine's record "
-                     "(show --record), from @N of --history, or from a key in the store")  # fmt: skip
-    how.add_argument("--history", action="store_true", help="the runs in which it changed, and how")
+    how.add_argument("--lock", action="store_true", help="compare with the lock file")
+    how.add_argument("--against", metavar="RECORD", help="compare with another machine's action record "
+                     "(show --record), with @N of --history, or with a key in the store")  # fmt: skip
+    how.add_argument("--history", action="store_true", help="list the runs in which it changed, and how")
 
 
 def _add_lock_and_verify(add: Add) -> None:
-    one = add("lock", "locking.lock", "write or check the document's lock",
-              "Write what each stage was made of and made into the document's lock, or check that it still fits.",
+    one = add("lock", "locking.lock", "write or check the lock file",
+              "Write each stage's key and artifact into the lock file, or check that the lock file still fits.",
               )  # fmt: skip
     _pipeline_options(one)
     _backend_option(one)
     _target_option(one)
     how = one.add_mutually_exclusive_group()
     how.add_argument("--check", action="store_true", help="write nothing; exit 5 if anything has drifted")
-    how.add_argument("--prune", action="store_true", help="drop what was locked in other environments")
-    one = add("verify", "locking.verify", "rebuild without the cache and compare; exit 5 past the bound",
-              "Rebuild stages without the cache, say whether their bytes are equal, and if not how far their values "
+    how.add_argument("--prune", action="store_true", help="remove the entries of other environments")
+    one = add("verify", "locking.verify", "rebuild without the cache and compare; exit 5 above the bound",
+              "Rebuild stages without the cache. Say whether the bytes are equal, and if not, how far the values "
               "drift.")  # fmt: skip
     _pipeline_options(one)
     _backend_option(one)
     one.add_argument("stage", metavar="STAGE", nargs="*", help="these stages (default: all)")
     one.add_argument("--attestation", metavar="FILE",
-                     help="build nothing; check that FILE, which attest wrote, speaks of the stage")  # fmt: skip
-    one.add_argument("--times", type=_positive, default=1, metavar="N", help="rebuilds a stage (default: %(default)s)")
+                     help="build nothing; check the stage against FILE, which `attest` wrote")  # fmt: skip
+    one.add_argument(
+        "--times", type=_positive, default=1, metavar="N", help="rebuilds of each stage (default: %(default)s)"
+    )
     one.add_argument("--bound", type=_bound, default=1e-3, metavar="X",
-                     help="how far values may drift, as a part of the largest (default: %(default)s)")  # fmt: skip
+                     help="largest drift allowed, as a part of the largest value (default: %(default)s)")  # fmt: skip
 
 
 def _add_inspecting(add: Add) -> None:
@@ -147,7 +154,7 @@ def _add_inspecting(add: Add) -> None:
     _pipeline_options(one)
     one.add_argument("--format", choices=("text", "mermaid", "dot"), default="text", help="default: %(default)s")
     one = add("show", "inspecting.show", "print the path of what a stage made",
-              "Print the path of what a stage made, or its log.")  # fmt: skip
+              "Print the path of what a stage made, or print its log.")  # fmt: skip
     _pipeline_options(one)
     _backend_option(one)
     one.add_argument("what", metavar="STAGE[/FILE]", help="a stage, or one of its files")
@@ -156,54 +163,60 @@ def _add_inspecting(add: Add) -> None:
     one = add("stages", "inspecting.stages", "list stage types, or one type's inputs and params",
               "List the stage types, or one type's inputs and params.")  # fmt: skip
     one.add_argument("type", metavar="TYPE", nargs="?", help="a stage type")
-    one = add("schema", "inspecting.schema", "print, write or check the documents' JSON Schema",
-              "Print the documents' JSON Schema, write it to a folder, or check that the folder has it.")  # fmt: skip
+    one = add("schema", "inspecting.schema", "print, write or check the JSON Schemas",
+              "Print the JSON Schema of pipelines, write all schemas into a folder, or check those in it.")  # fmt: skip
     how = one.add_mutually_exclusive_group()
-    how.add_argument("--write", action="store_true", help="write FOLDER/pipeline.schema.json")
-    how.add_argument("--check", action="store_true", help="exit 1 if FOLDER/pipeline.schema.json is stale")
+    how.add_argument("--write", action="store_true", help="write all schemas into FOLDER")
+    how.add_argument("--check", action="store_true", help="exit 1 if a schema in FOLDER is stale")
     one.add_argument("--folder", default="schemas", help="default: %(default)s")
     one = add("doctor", "doctor.doctor", "say what this machine can do",
               "Say what this machine can do, and how to get what is missing; or whether a plan can load here.",
               )  # fmt: skip
-    one.add_argument("plan", metavar="PLAN", nargs="?", help="a plan, or the folder of an engine: can it load here?")
+    one.add_argument(
+        "plan", metavar="PLAN", nargs="?", help="a plan, or the folder of an engine: say whether it can load here"
+    )
     _store_option(one)
 
 
 def _add_cache(add: Add, group: Any) -> None:
     one = add("push", "sharing.push", "push what is built to the remote store, signed",
-              "Push what is built to the remote store, signed; what is there already stays.", group)  # fmt: skip
+              "Push what is built to the remote store, signed, except what is already there; exit 10 if a stage is not "
+              "built.", group)  # fmt: skip
     _pipeline_options(one)
     _backend_option(one)
     _remote_option(one)
     _target_option(one)
-    one.add_argument("--force", action="store_true", help="write again what is there already")
+    one.add_argument("--force", action="store_true", help="also write what is already there")
     one = add("pull", "sharing.pull", "fetch from the remote store what a run would build",
-              "Fetch from the remote store what a run would build, and check it; exit 10 if something is not there.",
+              "Fetch from the remote store what a run would build, and check it; exit 10 if something is missing.",
               group)  # fmt: skip
     _pipeline_options(one)
     _backend_option(one)
     _remote_option(one)
     _target_option(one)
-    one = add("ls", "caching.ls", "list what is built, last used first",
-              "List what is built, with its size, its key and when it was last used.", group)  # fmt: skip
+    one = add("ls", "caching.ls", "list the results in the store, last used first",
+              "List the results in the store, each with its size, its key and its last use.", group)  # fmt: skip
     _store_option(one)
-    one = add("du", "caching.du", "say what takes how much space",
+    one = add("du", "caching.du", "say how much space each part of the store takes",
               "Say how much space each part of the store takes.", group)  # fmt: skip
     _store_option(one)
-    one = add("verify", "caching.verify", "read everything again and put aside what is damaged; exit 4 if any is",
+    one = add("verify", "caching.verify", "read everything again and put damaged files aside; exit 4 if there are any",
               "Read every file of the store again and compare it with its digest.", group)  # fmt: skip
     _store_option(one)
-    one = add("gc", "caching.collect", "remove what was not used for longest",
-              "Remove what was not used for longest, until the store keeps to what the options allow.",
+    one = add("gc", "caching.collect", "collect garbage: remove the results that were not used for the longest time",
+              "Collect garbage: remove what nothing refers to, then the results that were not used for the longest "
+              "time, until the limits of the options are met.",
               group)  # fmt: skip
     _store_option(one)
-    one.add_argument("--max-size", type=_size, metavar="SIZE", help="what the store may take, as 20GiB")
-    one.add_argument("--min-free", type=_size, metavar="SIZE", help="what its disk must have free")
-    one.add_argument("--max-age", type=_age, metavar="AGE", help="how long a result may lie unused: 30d")
-    one.add_argument("--dry-run", action="store_true", help="only say what would go")
+    one.add_argument("--max-size", type=_size, metavar="SIZE", help="largest size of the store, such as 20GiB")
+    one.add_argument("--min-free", type=_size, metavar="SIZE", help="space that must be free on the store's disk")
+    one.add_argument(
+        "--max-age", type=_age, metavar="AGE", help="remove results that were not used for this time, such as 30d"
+    )
+    one.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     for name, help_text, description in (
-        ("pin", "keep what stages made from gc", "Keep what stages made from `cache gc`."),
-        ("unpin", "let it go again", "Let `cache gc` remove again what was pinned."),
+        ("pin", "protect results from gc", "Protect the results of stages from `cache gc`."),
+        ("unpin", "end the protection of results", "Let `cache gc` remove results that were pinned."),
     ):
         one = add(name, f"caching.{name}", help_text, description, group)
         _pipeline_options(one)
@@ -213,14 +226,14 @@ def _add_cache(add: Add, group: Any) -> None:
 
 def _add_keys(add: Add, group: Any) -> None:
     add("new", "sharing.new_key", "make your signing key",
-        "Make your signing key and print its public half, which others trust.", group)  # fmt: skip
-    one = add("trust", "sharing.trust", "believe what a key signs",
-              "Believe what a key signs from now on, on this account; a document's `remote.trust` does so for a team.",
+        "Make your signing key and print the public key, which others can trust.", group)  # fmt: skip
+    one = add("trust", "sharing.trust", "trust a public key",
+              "Trust a public key from now on, on this account; a document's `remote.trust` does so for a team.",
               group)  # fmt: skip
-    one.add_argument("name", metavar="NAME", help="what to call whoever has it")
+    one.add_argument("name", metavar="NAME", help="a name for the owner of the key")
     one.add_argument("key", metavar="KEY", help="the public key: ed25519:…")
     add("list", "sharing.list_keys", "list the keys that you trust",
-        "List the keys that you trust; your own is `you`.", group)  # fmt: skip
+        "List the public keys that you trust; your own is `you`.", group)  # fmt: skip
 
 
 def _add_attest(add: Add) -> None:
@@ -231,17 +244,17 @@ def _add_attest(add: Add) -> None:
     _backend_option(one)
     one.add_argument("stage", metavar="STAGE", help="the stage's name")
     one.add_argument("--output", "-o", metavar="FILE", help="where to write it (default: the screen)")
-    one.add_argument("--builder", metavar="URI", help="who built it, in the statement's words")
+    one.add_argument("--builder", metavar="URI", help="the builder's URI in the statement")
 
 
-# --- options that several commands have
+# --- options of several commands
 
 
 def _pipeline_options(one: argparse.ArgumentParser, *, many: bool = False) -> None:
     one.add_argument("pipeline", metavar="PIPELINE", nargs="+" if many else None, help="a YAML document")
     one.add_argument("--set", action="append", default=[], metavar="PATH=VALUE",
                      help="set a value in the document, such as vars.batch=8; may be repeated")  # fmt: skip
-    one.add_argument("--allow-outside", action="store_true", help="let paths lead out of the project")
+    one.add_argument("--allow-outside", action="store_true", help="allow paths that lead out of the project")
     _store_option(one)
 
 
@@ -267,8 +280,8 @@ def _force_option(one: argparse.ArgumentParser) -> None:
 
 def _remote_option(one: argparse.ArgumentParser) -> None:
     one.add_argument("--remote", metavar="URL",
-                     help="the store to share with others, such as s3://bucket/prefix, instead of the document's; "
-                          "off: none (default: TRTPIPE_REMOTE, the document's, or the user's config's)")  # fmt: skip
+                     help="the remote store, such as s3://bucket/prefix, instead of the document's; off: none "
+                          "(default: TRTPIPE_REMOTE, the document's, or the user's config's)")  # fmt: skip
 
 
 # --- reading values; argparse shows these errors with the option's name

@@ -1,4 +1,4 @@
-"""The reference of stage types, from their schema: for the terminal, for programs, and as pages of docs/."""
+"""The reference of stage types, made from their schema: for the terminal, for programs, and for the pages of docs/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands for what a team shares: `cache push` and `cache pull`, and the keys that sign it."""
+"""Commands for sharing with a team: `cache push` and `cache pull`, and the signing keys."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def push(args: argparse.Namespace) -> int:
-    """Push what is built to the remote store, signed; what is there already stays."""
+    """Push what is built to the remote store, signed, except what is already there; give 10 if a stage is not built."""
     return _share(args, pushes=True)
 
 
 def pull(args: argparse.Namespace) -> int:
-    """Fetch from the remote store what a run would build, and check it; exit 10 if something is not there."""
+    """Fetch from the remote store what a run would build, and check it; give 10 if something is missing there."""
     return _share(args, pushes=False)
 
 
@@ -47,7 +47,7 @@ def _share(args: argparse.Namespace, *, pushes: bool) -> int:
 
 
 def new_key(args: argparse.Namespace) -> int:
-    """Make your signing key and print its public half, which others trust."""
+    """Make your signing key and print the public key, which others can trust."""
     from trtpipe.remote import signing
 
     public = signing.new_key()
@@ -55,12 +55,12 @@ def new_key(args: argparse.Namespace) -> int:
         print(json.dumps({"public": public, "file": signing.key_path()}))
     else:
         print(public)
-        sys.stderr.write(f"the private half is in {signing.key_path()}; whoever has it can sign as you\n")
+        sys.stderr.write(f"the private key is in {signing.key_path()}; everyone who can read it can sign as you\n")
     return 0
 
 
 def trust(args: argparse.Namespace) -> int:
-    """Believe what a key signs from now on, on this account; a document's `remote.trust` does so for a team."""
+    """Trust a public key from now on, on this account; a document's `remote.trust` does so for a team."""
     from trtpipe.remote import signing
 
     path = signing.trust(args.name, args.key)
@@ -69,7 +69,7 @@ def trust(args: argparse.Namespace) -> int:
 
 
 def list_keys(args: argparse.Namespace) -> int:
-    """List the keys that you trust; your own is `you`."""
+    """List the public keys that you trust; your own is `you`."""
     from trtpipe.remote import signing
 
     found = signing.trusted()
