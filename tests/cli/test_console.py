@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -27,50 +28,72 @@ def test_a_pipe_gets_plain_lines_and_a_closing_table(tmp_path):
     assert not any("\033" in line for line in lines)
 
 
-def where_a_minute_is_half_a_second(folder, *args):
-    """Run the command with a shorter minute; give what it printed."""
-    short = (
-        "import sys; from trtpipe.cli import main; from trtpipe.run import pool, work; "
-        "pool.STILL_SECONDS = work.STILL_SECONDS = 0.5; "
-        "sys.exit(main.main(sys.argv[1:]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", short, *args], cwd=folder, capture_output=True, text=True, check=True,
+def lines_of(folder, code, *args):
+    """Run the command, or Python code in its place, with `args`; give its lines as they come."""
+    with subprocess.Popen(
+        [sys.executable, *code, *args], cwd=folder, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
-    )  # fmt: skip
-    return done.stdout
+    ) as process:  # fmt: skip
+        yield from process.stdout
+    assert process.returncode == 0
+
+
+MINUTE = 0.1
+SHORT = (
+    "import sys; from trtpipe.cli import main; from trtpipe.run import pool, work; "
+    f"pool.STILL_SECONDS = work.STILL_SECONDS = {MINUTE}; "
+    "sys.exit(main.main(sys.argv[1:]))"
+)
+
+
+def where_a_minute_is_short(folder, *args):
+    """Run the command with a minute of a tenth of a second; give its lines as they come."""
+    return lines_of(folder, ("-c", SHORT), *args)
 
 
 @pytest.mark.parametrize("form", [[], ["--json"], ["--quiet"]])
 def test_long_work_is_no_silence_where_there_is_no_terminal(tmp_path, form):
     project(tmp_path, python_stage("a", "slow", mark="m", seconds=1.2))
-    seen = where_a_minute_is_half_a_second(tmp_path, "run", "p.yaml", *form)
+    seen = list(where_a_minute_is_short(tmp_path, "run", "p.yaml", *form))
     if form == ["--json"]:
-        told = [json.loads(line) for line in seen.splitlines() if "StageRunning" in line]
-        assert [event["stage"] for event in told[:2]] == ["a", "a"]
-        assert 0.5 <= told[0]["seconds"] < told[1]["seconds"]
+        told = [event for event in map(json.loads, seen) if event["event"] == "StageRunning"]
+        assert {event["stage"] for event in told} == {"a"}
+        times = [event["seconds"] for event in told]
+        assert times[0] >= MINUTE
+        assert all(before < after for before, after in pairwise(times))
+        assert 2 <= len(times) <= times[-1] / MINUTE + 1
     else:
-        assert seen.count("      a: still running, 0.5") == (not form)
+        assert any(line.startswith("      a: still running, ") for line in seen) == (not form)
+
+
+UNTIL = """\
+import os, time
+def until(arrays, samples, mark):
+    while not os.path.exists(mark):
+        time.sleep(0.01)
+    return {"x": arrays["x"]}
+"""
 
 
 def test_a_run_that_waits_for_another_says_so_again(tmp_path):
-    project(tmp_path, python_stage("a", "slow", mark="m", seconds=4))
-    with subprocess.Popen(
-        [sys.executable, "-m", "trtpipe", "run", "p.yaml"], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-    ) as builder:  # fmt: skip
-        assert builder.stdout is not None
-        assert any("run a" in line for line in iter(builder.stdout.readline, ""))
-        seen = where_a_minute_is_half_a_second(tmp_path, "run", "p.yaml")
-        builder.stdout.read()
-    assert seen.count("      a: waiting: process ") > 1
-    assert "1 hit, 0 ran" in seen
+    mark = tmp_path / "enough"
+    project(tmp_path, python_stage("a", "until", mark=str(mark)), code=UNTIL)
+    builder = lines_of(tmp_path, ("-m", "trtpipe"), "run", "p.yaml")
+    assert any("run a" in line for line in builder)
+    seen = []
+    for line in where_a_minute_is_short(tmp_path, "run", "p.yaml"):
+        seen.append(line)
+        if sum("      a: waiting: process " in one for one in seen) == 3:
+            mark.touch()
+    assert sum("      a: waiting: process " in one for one in seen) >= 3
+    assert "1 hit, 0 ran" in seen[-1]
+    assert "0 hit, 1 ran" in list(builder)[-1]
 
 
 def test_a_long_rebuild_is_no_silence_either(tmp_path):
     project(tmp_path, python_stage("a", "slow", mark="m", seconds=1.2))
     trtpipe("run", "p.yaml", cwd=tmp_path)
-    assert "    a: still running, " in where_a_minute_is_half_a_second(tmp_path, "verify", "p.yaml")
+    assert "    a: still running, " in "".join(where_a_minute_is_short(tmp_path, "verify", "p.yaml"))
 
 
 def on_a_terminal(folder, *args, env=None):

@@ -78,10 +78,10 @@ def test_what_can_be_read_in_two_ways_is_an_error_with_its_place(text, message):
 def test_a_bomb_of_aliases_is_refused_quickly():
     lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
     lines += [f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]" for i in range(12)]
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(PipelineInvalid, match="aliases that expand to more than"):
         value("\n".join(lines))
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize("text", ["[", "{b: ", "- ", "[{b: "])

@@ -362,7 +362,7 @@ def test_a_server_that_stalls_is_given_up_within_the_time_limit(proxied):
     started = time.monotonic()
     with pytest.raises(NotReachable):
         proxied.fetch(a_key().digest)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 45  # for ever, without a limit
     proxied.proxy.stall = False
 
 
@@ -374,7 +374,7 @@ def test_a_server_that_is_down_is_said_once_and_not_asked_again(place, stores):
             with pytest.raises(NotReachable) as caught:
                 one.fetch(a_key().digest)
             one.failed(caught.value)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 45
         assert len(one.said) == 1
         assert "cannot be reached" in one.said[0]
         assert not one.reachable
@@ -470,7 +470,7 @@ def test_what_was_stopped_on_its_way_did_not_come(proxied, place):
         mine.stop()
         for one in waiting:
             with pytest.raises(NotReachable, match="stopped"):
-                one.result(timeout=5)
+                one.result(timeout=15)
 
 
 def test_what_is_stopped_before_its_first_step_ends_too(place, server):

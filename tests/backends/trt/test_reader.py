@@ -50,15 +50,22 @@ def test_batches_come_in_order_each_in_its_slot(slots, reading, ordered):
     assert not ordered or seen == list(range(60))
 
 
+def soon(seen, expected):
+    """Wait for what must come, then a little for what must not."""
+    deadline = time.monotonic() + 60
+    while len(seen) < len(expected) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert sorted(seen) == expected
+
+
 def test_no_slot_is_filled_before_its_last_batch_was_launched():
     seen = []
     reader = reader_of(({"x": pending(False, seen, n), "n": n} for n in range(9)), slots=2, threads=2)
-    time.sleep(0.1)
-    assert sorted(seen) == [0, 1]
+    soon(seen, [0, 1])
     reader.next()
     reader.launched()
-    time.sleep(0.1)
-    assert sorted(seen) == [0, 1, 2]
+    soon(seen, [0, 1, 2])
     reader.stop()
     assert threading.active_count() < 50
 
