@@ -114,6 +114,8 @@ _AT_FDCWD = -100
 _AT_NOFOLLOW, _AT_FOLLOW, _AT_EMPTY = 0x100, 0x400, 0x1000
 _CLONE_NAMESPACES = 0x00020000 | 0x10000000  # CLONE_NEWNS, CLONE_NEWUSER
 _RESOLVE_IN_ROOT = 0x10
+_TOLD = -0x70_1D
+"""In place of a folder's descriptor: this path's status has been told before. The kernel ignores it for absolute paths."""
 
 _CALLS = {  # name: (what is done, folder's descriptor, path, flags), as places among the arguments
     "open": ("open", -1, 0, 1),
@@ -311,6 +313,8 @@ def look(what: str, flags: int, path: str, thread: int) -> list[Fact]:
         program = _interpreter(real, status)
         if program and len(facts) < _LINKS:
             facts += look("run", 0, program, thread)
+    if kind == "written" and status is None and not os.path.isdir(os.path.dirname(real)):
+        kind, real, fresh = "absent", os.path.dirname(real), False  # nothing can be made there, for want of a folder
     facts.append(Fact(kind, real, stamp_of(status), value, fresh))
     return facts
 
@@ -333,6 +337,7 @@ def _interpreter(path: str, status: os.stat_result) -> str:
 _STDLIB = os.path.dirname(os.__file__) + os.sep
 _THIS = sys._getframe().f_code.co_filename  # noqa: SLF001 — there is no other door to frames
 _WHERE_LIMIT = 10_000
+_TOLD_LIMIT = 200_000
 _MESSAGE = 1 << 17
 _GREETING = json.dumps({"watched": SECCOMP, "why": ""}).encode()
 _EVENTS = {
@@ -387,6 +392,9 @@ def begin(fd: int, *, mode: str = "", readable: Iterable[str] = (), ours: Iterab
     worker.looks = watched != SECCOMP
     _worker = worker
     sys.addaudithook(worker.hook)
+    if watched == SECCOMP:
+        _tell_once("stat")
+        _tell_once("lstat")
     for environ in (os.environ, getattr(os, "environb", None)):
         if environ is not None:
             environ.__class__ = _Variables
@@ -581,6 +589,35 @@ class _Variables(_Environ):
         _given(key)
 
 
+def _tell_once(name: str) -> None:
+    """Let `os.stat` or `os.lstat` be told once for each absolute path that is there.
+
+    Python's own import system and `inspect` ask for the status of the same few thousand paths tens of thousands of
+    times. Each asks the kernel anew all the same; only the telling is left out.
+    """
+    import functools
+
+    real = getattr(os, name)
+    told: set[str] = set()
+
+    @functools.wraps(real)
+    def status(path: Any, *, dir_fd: int | None = None, **more: Any) -> os.stat_result:
+        if dir_fd is not None or more or path.__class__ is not str:
+            return real(path, dir_fd=dir_fd, **more)  # type: ignore[no-any-return]
+        if path in told:
+            return real(path, dir_fd=_TOLD)  # type: ignore[no-any-return]
+        result: os.stat_result = real(path)
+        if path.startswith("/") and len(told) < _TOLD_LIMIT:
+            told.add(path)
+        return result
+
+    for module in (os, sys.modules["posix"]):  # the latter is what the import system asks
+        setattr(module, name, status)
+    for kind in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
+        if real in kind:
+            kind.add(status)
+
+
 def _asked(key: Any) -> None:
     if _worker is not None and isinstance(key, (str, bytes)):
         _worker.asked(os.fsdecode(key))
@@ -649,10 +686,12 @@ def filter_program(audit: int, numbers: dict[str, int]) -> list[tuple[int, int, 
     # Only a message with an address of its own goes anywhere else than connect has led.
     program += [(equal, 0, 6, numbers["sendto"]), (load, 0, 0, 48), (equal, 0, 2, 0), (load, 0, 0, 52)]
     program += [(equal, 1, 0, 0), (give, 0, 0, notify), (give, 0, 0, allow)]
+    program += [(equal, 0, 4, numbers["newfstatat"]), (load, 0, 0, 16), (equal, 0, 1, _TOLD & 0xFFFFFFFF)]
+    program += [(give, 0, 0, allow), (give, 0, 0, notify)]
     for name, number in _REFUSED.items():
         program += [(equal, 0, 1, numbers[name]), error(number)]
     for name in _CALLS:
-        if name in numbers and name != "sendto":
+        if name in numbers and name not in ("sendto", "newfstatat"):
             program += [(equal, 0, 1, numbers[name]), (give, 0, 0, notify)]
     return [*program, (give, 0, 0, allow)]
 
