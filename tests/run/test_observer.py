@@ -390,6 +390,13 @@ open({str(program)!r}, "rb").read()
     assert str(program.resolve()) in ran.seen.read
 
 
+def test_a_file_that_cannot_be_made_for_want_of_a_folder_shows_that_the_folder_is_absent(seccomp, tmp_path):
+    code = "import os\ntry: open('out/a', 'w')\nexcept OSError: pass\ntry: os.mkdir('b/c')\nexcept OSError: pass"
+    seen = run(code, cwd=tmp_path).seen
+    assert {str(tmp_path.resolve() / name) for name in ("out", "b")} <= set(seen.absent)
+    assert not [path for path in seen.written if path.startswith(str(tmp_path.resolve()))]
+
+
 def test_a_file_that_appears_meanwhile_is_seen_as_absent_and_as_read(seccomp, tmp_path):
     code = "import os, sys, time\nwhile not os.path.exists('late'): time.sleep(0.01)\nopen('late').read()"
 
@@ -497,6 +504,30 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
     assert "line 9" in ran.error
     assert not ran.seen.connects
     assert ran.seen.refused[0]["named"] == f"inet 127.0.0.1:{port}"
+
+
+def test_the_status_of_a_path_is_told_once_and_asked_for_each_time(seccomp, tmp_path):
+    code = """\
+import os, pathlib
+path = os.path.abspath("a")
+for look in (os.stat, os.lstat, os.path.exists, os.path.getsize, lambda p: pathlib.Path(p).is_file()):
+    look(path), look(path)
+open(path, "w").write("longer")
+print(os.stat(path).st_size, os.stat(path, follow_symlinks=False).st_size, os.stat in os.supports_dir_fd)
+os.remove(path)
+print(os.path.exists(path), os.stat(os.open(".", 0)).st_mode == os.stat(".", dir_fd=os.open(".", 0)).st_mode)
+"""
+    (tmp_path / "a").write_text("x")
+    ran = run(code, cwd=tmp_path)
+    assert ran.out == "6 6 True\nFalse True\n" == unwatched(code, cwd=fresh(tmp_path))
+    assert str(tmp_path.resolve() / "a") in ran.seen.stat
+    code = "import os\nfor _ in range(3):\n try: os.stat(os.path.abspath('a'))\n except OSError as e: print(e.errno)"
+    assert run(code, refuse("/a"), cwd=fresh(tmp_path)).out == f"{errno.EACCES}\n" * 3
+
+
+def fresh(folder):
+    (folder / "a").write_text("x")
+    return folder
 
 
 def test_a_policy_that_fails_refuses_and_is_told(seccomp, tmp_path):
@@ -983,6 +1014,14 @@ def test_the_filter_tells_of_looks_and_of_nothing_else(machine):
     for address in (0x1000, 0x7F00_0000_0000):
         assert answer(program, audit, numbers["sendto"], [3, 0, 0, 0, address, 16]) == told
     assert answer(program, audit, numbers["clone"], [0x00010000]) == allowed  # CLONE_THREAD
+    for name, place in (("newfstatat", 3), ("statx", 2)):
+        for folder, flags, expected in (
+            (observer._TOLD, 0, allowed), (5, 0x1000, allowed), (5, 0x1100, allowed), (5, 0, told), (5, 0x100, told),
+            (-100, 0, told), (-100, 0x1000, told),
+        ):  # fmt: skip
+            arguments = [folder & 0xFFFFFFFFFFFFFFFF, 0, 0, 0]
+            arguments[place] = flags
+            assert answer(program, audit, numbers[name], arguments) == expected
     for name in ("clone", "unshare"):
         assert answer(program, audit, numbers[name], [0x00020000]) == 0x00050000 | errno.EPERM  # CLONE_NEWNS
 

@@ -24,10 +24,11 @@ emptied themselves and read afterwards is not what they depend on. A file that i
 meanwhile, and not by their doing. A stamp is that of the first look, so that a later change can be told.
 
 What no way of watching sees: what a socket answers, the clock, random numbers of the hardware, variables that native
-code or a child reads, extended attributes, the program loader that the kernel opens for an executable, files that
-another process passes on as open descriptors, addresses in sendmsg and sendmmsg. 32-bit programs do not run, and calls
-that would open files unseen or change what names mean (io_uring, open_by_handle_at, mount, chroot, new mount and user
-namespaces) are refused; clone3 is not, because its flags lie in memory.
+code or a child reads, extended attributes, the status of a name that is asked for below a folder's descriptor with
+AT_EMPTY_PATH (which is for names that are empty), the program loader that the kernel opens for an executable, memory
+and open descriptors that other processes share, addresses in sendmsg and sendmmsg. 32-bit programs do not run, and
+calls that would open files unseen or change what names mean (io_uring, open_by_handle_at, mount, chroot, new mount and
+user namespaces) are refused; clone3 is not, because its flags lie in memory.
 
 This is for code that is careless, not for code that is hostile: between the supervisor's look and the kernel's own, a
 thread of the caller can write another path into the memory, and a link can be changed. Likewise a policy that refuses
@@ -98,13 +99,16 @@ class Refusal(NamedTuple):
 
 
 class Fact(NamedTuple):
-    """One thing that a look depends on; `fresh` if the call makes or empties the file. A link's value is its target."""
+    """One thing that a look depends on. A link's value is its target, the others' the stamp of what is there.
+
+    `fresh` is 1 if the call makes or empties a file, and 2 if what it makes may be a folder.
+    """
 
     kind: str
     path: str
     stamp: str
     value: str
-    fresh: bool
+    fresh: int
 
 
 # ---- System calls and how their arguments are read. A minus: not among the arguments. The numbers are those of Linux's
@@ -114,6 +118,8 @@ _AT_FDCWD = -100
 _AT_NOFOLLOW, _AT_FOLLOW, _AT_EMPTY = 0x100, 0x400, 0x1000
 _CLONE_NAMESPACES = 0x00020000 | 0x10000000  # CLONE_NEWNS, CLONE_NEWUSER
 _RESOLVE_IN_ROOT = 0x10
+_TOLD = -0x70_1D
+"""In place of a folder's descriptor, which the kernel ignores for absolute paths: it has been told of this one."""
 
 _CALLS = {  # name: (what is done, folder's descriptor, path, flags), as places among the arguments
     "open": ("open", -1, 0, 1),
@@ -217,15 +223,44 @@ def stamp_of(status: os.stat_result | None) -> str:
     return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
-def resolve(path: str, follow: bool, thread: int) -> tuple[str, os.stat_result | None, list[Fact]]:
+class _Folder(NamedTuple):
+    """A folder whose name has been walked before, and the links on the way."""
+
+    real: str
+    links: tuple[Fact, ...]
+    inode: int
+    device: int
+
+
+def resolve(
+    path: str, follow: bool, thread: int, folders: dict[str, _Folder]
+) -> tuple[str, os.stat_result | None, list[Fact]]:
     """Walk an absolute path as the kernel would for a thread; give the path without links, what is there, the links.
 
     What cannot be reached counts as absent. Descriptors below `/proc` lead to what they are open on, if that still has
-    a name. `thread` is for `/proc/self`.
+    a name. `thread` is for `/proc/self`. `folders` keeps the way to a path's folder for the next path in it.
     """
-    links: list[Fact] = []
-    left = path.split("/")[::-1]
-    real, status = "", None
+    head, _, tail = path.rpartition("/")
+    if tail in ("", ".", "..") or not head or head.startswith("/proc"):
+        return _walk("", path.split("/"), follow, thread, ())
+    try:
+        there = os.stat(head)
+    except OSError:
+        return _walk("", path.split("/"), follow, thread, ())
+    folder = folders.get(head)
+    if folder is None or folder.inode != there.st_ino or folder.device != there.st_dev:
+        real, status, links = _walk("", head.split("/"), True, thread, ())
+        if status is None or not os.path.samestat(status, there):
+            return _walk("", path.split("/"), follow, thread, ())
+        folder = folders[head] = _Folder("" if real == "/" else real, tuple(links), there.st_ino, there.st_dev)
+    return _walk(folder.real, [tail], follow, thread, folder.links)
+
+
+def _walk(
+    real: str, names: list[str], follow: bool, thread: int, passed: tuple[Fact, ...]
+) -> tuple[str, os.stat_result | None, list[Fact]]:
+    """Walk names from a folder on; `resolve` says what it gives."""
+    links, left, status = list(passed), names[::-1], None
     while left:
         name = left.pop()
         if not name or name == ".":
@@ -250,9 +285,9 @@ def resolve(path: str, follow: bool, thread: int) -> tuple[str, os.stat_result |
             rest = [n for n in reversed(left) if n and n != "."]
             return (here if ".." in rest else "/".join([here, *rest])), None, links
         if len(links) == _LINKS:
-            return path, None, links
+            return here, None, links
         if real != "/proc":
-            links.append(Fact("link", here, stamp_of(status), target, False))
+            links.append(Fact("link", here, stamp_of(status), target, 0))
         if target.startswith("/"):
             real = ""
         status = None
@@ -276,7 +311,7 @@ def _open_on(here: str, target: str) -> tuple[str, os.stat_result]:
     return here, status
 
 
-def look(what: str, flags: int, path: str, thread: int) -> list[Fact]:
+def look(what: str, flags: int, path: str, thread: int, folders: dict[str, _Folder]) -> list[Fact]:
     """Give the facts that a call depends on, its own last. `what` as in `_CALLS`; the path is absolute.
 
     `move` is the source of a rename or link, `replace` the target of a rename.
@@ -286,12 +321,13 @@ def look(what: str, flags: int, path: str, thread: int) -> list[Fact]:
     follow = what not in _NOT_FOLLOWED
     if what == "open" and (flags & _O_NOFOLLOW or exclusive):
         follow = False
-    real, status, facts = resolve(path, follow, thread)
-    kind, fresh, value = "stat", False, stamp_of(status)
+    real, status, facts = resolve(path, follow, thread, folders)
+    stamp = value = stamp_of(status)
+    kind, fresh = "stat", 0
     if what == "replace":
-        kind, fresh = "written", True
+        kind, fresh = "written", 2
     elif status is None:
-        kind, fresh = ("written", True) if created or what == "make" else ("absent", False)
+        kind, fresh = ("written", 1 if created else 2) if created or what == "make" else ("absent", 0)
     elif stat.S_ISLNK(status.st_mode):
         kind, value = "link", os.readlink(real)
     elif stat.S_ISDIR(status.st_mode):
@@ -300,7 +336,7 @@ def look(what: str, flags: int, path: str, thread: int) -> list[Fact]:
         # What remains of a file's old content counts as read, also where one only writes; not where one only appends.
         appends = flags & os.O_APPEND and flags & (os.O_WRONLY | os.O_RDWR) == os.O_WRONLY
         if (flags & os.O_TRUNC or appends) and stat.S_ISREG(status.st_mode):
-            kind, fresh = "written", not appends
+            kind, fresh = "written", 0 if appends else 1
         elif stat.S_ISREG(status.st_mode) or flags & (os.O_WRONLY | os.O_RDWR) != os.O_WRONLY:
             kind = "read"
         else:
@@ -311,8 +347,10 @@ def look(what: str, flags: int, path: str, thread: int) -> list[Fact]:
         kind = "run"
         program = _interpreter(real, status)
         if program and len(facts) < _LINKS:
-            facts += look("run", 0, program, thread)
-    facts.append(Fact(kind, real, stamp_of(status), value, fresh))
+            facts += look("run", 0, program, thread, folders)
+    if kind == "written" and status is None and not os.path.isdir(os.path.dirname(real)):
+        kind, real, fresh = "absent", os.path.dirname(real), 0  # nothing can be made there, for want of a folder
+    facts.append(Fact(kind, real, stamp, value, fresh))
     return facts
 
 
@@ -334,6 +372,7 @@ def _interpreter(path: str, status: os.stat_result) -> str:
 _STDLIB = os.path.dirname(os.__file__) + os.sep
 _THIS = sys._getframe().f_code.co_filename  # noqa: SLF001 — there is no other door to frames
 _WHERE_LIMIT = 10_000
+_TOLD_LIMIT = 200_000
 _MESSAGE = 1 << 17
 _GREETING = json.dumps({"watched": SECCOMP, "why": ""}).encode()
 _EVENTS = {
@@ -388,6 +427,9 @@ def begin(fd: int, *, mode: str = "", readable: Iterable[str] = (), ours: Iterab
     worker.looks = watched != SECCOMP
     _worker = worker
     sys.addaudithook(worker.hook)
+    if watched == SECCOMP:
+        _tell_once("stat")
+        _tell_once("lstat")
     for environ in (os.environ, getattr(os, "environb", None)):
         if environ is not None:
             environ.__class__ = _Variables
@@ -402,7 +444,9 @@ def refusals() -> list[Refusal]:
 def end() -> list[Refusal]:
     """Tell the supervisor that the users' code has ended, and give what was refused. Watching goes on.
 
-    Raises OSError if the code has closed the descriptor to the supervisor, or the supervisor is gone.
+    Without seccomp, the policy's own refusals come too late to be refusals, and some too late for this list; they are
+    all in `Seen.refused`. Raises OSError if the code has closed the descriptor to the supervisor, or the supervisor is
+    gone.
     """
     if _worker is None:
         return []
@@ -433,6 +477,7 @@ class _Worker:
         self.given: set[str] = set()
         self.told: set[tuple[str, str]] = set()
         self.where: dict[str, str] = {}
+        self.walked: dict[str, _Folder] = {}
         self.refused: list[Refusal] = []
 
     def tell(self, message: dict[str, Any]) -> None:
@@ -482,11 +527,11 @@ class _Worker:
         """Tell the supervisor what Python is about to look at. Raises PermissionError outside `readable`."""
         flags = int(arguments[2] or 0) if event == "open" else 0
         if event == "socket.connect":
-            facts = [Fact("connect", named, "", "", False)]
+            facts = [Fact("connect", named, "", "", 0)]
         else:
             lists = event in ("os.listdir", "os.scandir")
             runs = event in ("subprocess.Popen", "os.exec", "os.posix_spawn")
-            facts = look("list" if lists else "run" if runs else "open", flags, named, os.getpid())
+            facts = look("list" if lists else "run" if runs else "open", flags, named, os.getpid(), self.walked)
         fact = facts[-1]
         if fact.kind in ("read", "listed", "run") and self.folders and not self.may(fact.path):
             refused = Refusal(fact.kind, fact.path, named, errno.EACCES, self.where.get(named, ""))
@@ -497,7 +542,7 @@ class _Worker:
         for each in facts:
             if each[:2] not in self.told or each.fresh:
                 self.told.add(each[:2])
-                self.tell({"fact": each, "flags": flags, "named": named})
+                self.tell({"fact": each, "flags": flags, "named": named, "where": self.where.get(named, "")})
 
     def may(self, path: str) -> bool:
         """Tell whether a path lies in what may be read."""
@@ -525,8 +570,8 @@ class _Worker:
                 return list(self.refused)
             if not data:
                 return list(self.refused)
-            kind, path, named, number = json.loads(data)
-            self.refused.append(Refusal(kind, path, named, number, self.where.get(named, "")))
+            refused = Refusal(*json.loads(data))
+            self.refused.append(refused._replace(where=self.where.get(refused.named, "")))
 
 
 _worker: _Worker | None = None
@@ -582,6 +627,35 @@ class _Variables(_Environ):
         _given(key)
 
 
+def _tell_once(name: str) -> None:
+    """Let `os.stat` or `os.lstat` be told once for each absolute path that is there.
+
+    Python's own import system and `inspect` ask for the status of the same few thousand paths tens of thousands of
+    times. Each asks the kernel anew all the same; only the telling is left out.
+    """
+    import functools
+
+    real = getattr(os, name)
+    told: set[str] = set()
+
+    @functools.wraps(real)
+    def status(path: Any, *, dir_fd: int | None = None, **more: Any) -> os.stat_result:
+        if dir_fd is not None or more or path.__class__ is not str:
+            return real(path, dir_fd=dir_fd, **more)  # type: ignore[no-any-return]
+        if path in told:
+            return real(path, dir_fd=_TOLD)  # type: ignore[no-any-return]
+        result: os.stat_result = real(path)
+        if path.startswith("/") and len(told) < _TOLD_LIMIT:
+            told.add(path)
+        return result
+
+    for module in (os, sys.modules["posix"]):  # the latter is what the import system asks
+        setattr(module, name, status)
+    for kind in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
+        if real in kind:
+            kind.add(status)
+
+
 def _asked(key: Any) -> None:
     if _worker is not None and isinstance(key, (str, bytes)):
         _worker.asked(os.fsdecode(key))
@@ -620,10 +694,12 @@ def _listen() -> int:
     lines = ctypes.create_string_buffer(code, len(code))
     program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(lines)), 16)
     _check(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
-    # TSYNC 1, NEW_LISTENER 8, TSYNC_ESRCH 16, WAIT_KILLABLE_RECV 32. The third came with Linux 5.7; so whoever knows it
-    # knows also how to let a call go on. The last (5.19) keeps signals from starting a call anew while it is judged.
+    # TSYNC 1, SPEC_ALLOW 4, NEW_LISTENER 8, TSYNC_ESRCH 16, WAIT_KILLABLE_RECV 32. The second keeps a processor's memory
+    # speculation on, which the filter would take from the code on Linux before 5.16. The fourth came with 5.7, so
+    # whoever knows it knows also how to let a call go on. The last (5.19) keeps signals from starting a call anew while
+    # it is judged.
     number = ctypes.c_long(machine.numbers["seccomp"])
-    for flags in (1 | 8 | 16 | 32, 1 | 8 | 16):
+    for flags in (1 | 4 | 8 | 16 | 32, 1 | 4 | 8 | 16):
         listener = int(libc.syscall(number, ctypes.c_long(1), ctypes.c_long(flags), program))
         if listener >= 0 or ctypes.get_errno() != errno.EINVAL:
             break
@@ -650,10 +726,16 @@ def filter_program(audit: int, numbers: dict[str, int]) -> list[tuple[int, int, 
     # Only a message with an address of its own goes anywhere else than connect has led.
     program += [(equal, 0, 6, numbers["sendto"]), (load, 0, 0, 48), (equal, 0, 2, 0), (load, 0, 0, 52)]
     program += [(equal, 1, 0, 0), (give, 0, 0, notify), (give, 0, 0, allow)]
+    # fstat is, in many C libraries, one of these with AT_EMPTY_PATH and a descriptor that is none of a folder to start
+    # from. It is half of all calls, and of a file that is open already.
+    for name, place in (("newfstatat", 40), ("statx", 32)):
+        program += [(equal, 0, 7, numbers[name]), (load, 0, 0, 16), (equal, 4, 0, _TOLD & 0xFFFFFFFF)]
+        program += [(at_least, 2, 0, 0x80000000), (load, 0, 0, place), (any_bit, 1, 0, _AT_EMPTY)]
+        program += [(give, 0, 0, notify), (give, 0, 0, allow)]
     for name, number in _REFUSED.items():
         program += [(equal, 0, 1, numbers[name]), error(number)]
     for name in _CALLS:
-        if name in numbers and name != "sendto":
+        if name in numbers and name not in ("sendto", "newfstatat", "statx"):
             program += [(equal, 0, 1, numbers[name]), (give, 0, 0, notify)]
     return [*program, (give, 0, 0, allow)]
 
@@ -746,6 +828,8 @@ class Supervisor:
         self._known: dict[tuple[str, int, str], tuple[int, int, int]] = {}
         self._there: set[str] = set()
         self._own: dict[str, str] = {}
+        self._made_folders: tuple[str, ...] = ()
+        self._walked: dict[str, _Folder] = {}
         self._folder_of: dict[int, str] = {}
         self._request, self._response = bytearray(_NOTICE.size), bytearray(_ANSWER.size)
         self._notice = self._caller = 0
@@ -862,7 +946,7 @@ class Supervisor:
             else:
                 self._gap(f"more than {self._limit:,} variables")
         elif "fact" in message:
-            self._record(Fact(*message["fact"]), message["flags"], message["named"])
+            self._record(Fact(*message["fact"]), message["flags"], message["named"], message["where"])
         elif "refused" in message:
             self._refused.append(message["refused"])
         elif "where" in message:
@@ -899,13 +983,13 @@ class Supervisor:
 
     # -- Facts.
 
-    def _record(self, fact: Fact, flags: int, named: str) -> int:
+    def _record(self, fact: Fact, flags: int, named: str, where: str = "") -> int:
         """Take a fact in and give 0, or the errno with which the policy refuses it."""
         kind, path = fact.kind, fact.path
         known = self._answers.get((kind, path))
         if known is not None:
             if fact.fresh and not known:
-                self._own.setdefault(path, fact.stamp)
+                self._make(fact)
             return known
         if self._own and self._made(fact):
             return 0
@@ -922,14 +1006,21 @@ class Supervisor:
         self._count += 1
         self._answers[kind, path] = answer
         if answer:
-            self._refuse(kind, path, named, answer)
+            self._refuse(Refusal(kind, path, named, answer, where))
             return answer
         self._facts[kind][path] = fact.value
         if fact.stamp and kind != "connect":
             self._there.add(path)
         if fact.fresh:
-            self._own[path] = fact.stamp
+            self._make(fact)
         return 0
+
+    def _make(self, fact: Fact) -> None:
+        """Remember that the watched processes make or empty a file, and what was there before."""
+        self._own.setdefault(fact.path, fact.stamp)
+        folder = fact.path + os.sep
+        if fact.fresh > 1 and not fact.stamp and not folder.startswith(self._made_folders):
+            self._made_folders += (folder,)
 
     def _made(self, fact: Fact) -> bool:
         """Tell whether the watched processes made what is there: what was there before they did is no more."""
@@ -938,19 +1029,17 @@ class Supervisor:
         before = self._own.get(fact.path)
         if before is not None and before != fact.stamp:
             return True
-        path = fact.path
-        while path != "/":
-            path = os.path.dirname(path)
-            if self._own.get(path) == "" and os.path.lexists(path):
-                return True
-        return False
+        # A folder that they were about to make, but could not, is not there.
+        return fact.path.startswith(self._made_folders) and any(
+            os.path.isdir(folder) for folder in self._made_folders if fact.path.startswith(folder)
+        )
 
-    def _refuse(self, kind: str, path: str, named: str, number: int) -> None:
-        self._refused.append({"kind": kind, "path": path, "named": named, "errno": number, "where": ""})
+    def _refuse(self, refused: Refusal) -> None:
+        self._refused.append(refused._asdict())
         if len(self._refused) > _REFUSALS_TOLD:
             return
         with contextlib.suppress(OSError):  # it knows of enough others, or is gone
-            self._channel.send(json.dumps([kind, path, named, number]).encode(), socket.MSG_DONTWAIT)
+            self._channel.send(json.dumps(refused).encode(), socket.MSG_DONTWAIT)
 
     # -- Notifications.
 
@@ -1030,7 +1119,7 @@ class Supervisor:
             except OSError:
                 if not known[0]:
                     return known[2]
-        facts = look(what, flags, walked, self._caller)
+        facts = look(what, flags, walked, self._caller, self._walked)
         if not self._valid():
             return 0
         answer = 0
@@ -1039,6 +1128,7 @@ class Supervisor:
         if path.startswith("/") and not path.startswith("/proc/") and not facts[-1].fresh:
             if len(self._known) > self._limit:
                 self._known.clear()
+                self._walked.clear()
             device, inode = (facts[-1].stamp or "0:0").split(":")[:2]
             self._known[key] = (int(inode), int(device), answer)
         return answer
@@ -1052,7 +1142,7 @@ class Supervisor:
             stamp = stamp_of(os.lstat(path))
         except OSError:
             return 0  # no such descriptor, or a folder that has no name any more
-        fact = _of_self(Fact("listed", path, stamp, stamp, False), self._caller)
+        fact = _of_self(Fact("listed", path, stamp, stamp, 0), self._caller)
         return self._record(fact, 0, path) if self._valid() else 0
 
     def _connect(self, address: int, size: int) -> int:
@@ -1060,7 +1150,7 @@ class Supervisor:
         name = _socket_address(data)
         if not name or not self._valid():
             return 0
-        return self._record(Fact("connect", name, "", "", False), int.from_bytes(data[:2], sys.byteorder), name)
+        return self._record(Fact("connect", name, "", "", 0), int.from_bytes(data[:2], sys.byteorder), name)
 
     # -- The caller's memory.
 
@@ -1143,7 +1233,7 @@ class Supervisor:
                     stamp = stamp_of(os.lstat(path))
                 except OSError:
                     stamp = ""
-                fact = Fact("listed" if is_folder else "read", path, stamp, stamp, False)
+                fact = Fact("listed" if is_folder else "read", path, stamp, stamp, 0)
                 if not self._made(fact) and self._answers.setdefault((fact.kind, path), 0) == 0:
                     self._facts[fact.kind].setdefault(path, stamp)
 
