@@ -33,7 +33,7 @@ class Floor(NamedTuple):
 FLOORS = (
     Floor(
         (
-            "columns", "documents", "environment", "errors", "gates", "interrupts", "key", "project", "reads",
+            "documents", "environment", "errors", "formatting", "gates", "interrupts", "key", "project", "reads",
             "runtime", "stage", "texts", "typed", "variant", "violations", "words",
         ),
         "the ground: errors, keys, what a stage type is, what this machine has, documents between stages",

@@ -27,7 +27,7 @@ def test_gc_keeps_what_a_running_run_uses(store):
 
 def test_gc_waits_for_a_commit_and_says_so_if_it_takes_too_long(store, monkeypatch):
     several(store, 1)
-    monkeypatch.setattr("trtpipe.store.guard._GUARD_SECONDS", 0.1)
+    monkeypatch.setattr("trtpipe.store.locks.WAIT_SECONDS", 0.1)
     with Store(store.folder, store.state).guard(), pytest.raises(StoreError, match="other runs use the store"):
         gc.gc(store, Budget(max_size=0), nothing_locked)
 

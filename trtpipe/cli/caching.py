@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from trtpipe import errors
-from trtpipe.cli.console import answer
 from trtpipe.cli.opening import open_pipeline
+from trtpipe.cli.printing import answer
 from trtpipe.store.state import State
 from trtpipe.store.store import Store
 
@@ -41,7 +41,7 @@ def _age_text(seconds: float) -> str:
 
 def ls(args: argparse.Namespace) -> int:
     """List the results in the store, last used first."""
-    from trtpipe.columns import size_text, table
+    from trtpipe.formatting import size_text, table
     from trtpipe.store import actions
 
     with _opened(args) as store:
@@ -60,7 +60,7 @@ def ls(args: argparse.Namespace) -> int:
 
 def du(args: argparse.Namespace) -> int:
     """Say how much space each part of the store takes."""
-    from trtpipe.columns import size_text, table
+    from trtpipe.formatting import size_text, table
     from trtpipe.store import disk_usage
 
     with _opened(args) as store:
@@ -75,7 +75,7 @@ def du(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """Read every file of the store again; give 4 if any is damaged."""
-    from trtpipe.columns import size_text
+    from trtpipe.formatting import size_text
     from trtpipe.store import integrity
 
     begun = time.monotonic()
@@ -92,7 +92,7 @@ def verify(args: argparse.Namespace) -> int:
 
 def collect(args: argparse.Namespace) -> int:
     """Collect garbage; give 5 if the budget is not met."""
-    from trtpipe.columns import size_text
+    from trtpipe.formatting import size_text
     from trtpipe.store import gc
     from trtpipe.trust import lockfile
 

@@ -34,7 +34,7 @@ def run(artifacts: str, *, as_json: bool) -> int:
 def plan(given: str, *, as_json: bool) -> int:
     """Say whether a plan can load here, and what to do if not; give 0 or EnvironmentMissing's exit code."""
     from trtpipe.backends import preflight
-    from trtpipe.columns import table
+    from trtpipe.formatting import table
 
     path, manifest = preflight.open_plan(given)
     found = preflight.check(path, manifest)
@@ -99,7 +99,7 @@ def _writable(folder: str) -> bool:
 
 
 def _text(found: dict[str, object]) -> list[str]:
-    from trtpipe.columns import size_text, table
+    from trtpipe.formatting import size_text, table
 
     lines = [f"trtpipe {found['trtpipe']}, Python {found['python']}", ""]
     gpus = found["gpus"]

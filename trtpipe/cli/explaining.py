@@ -10,8 +10,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from trtpipe import errors
-from trtpipe.cli.console import answer
 from trtpipe.cli.opening import open_pipeline
+from trtpipe.cli.printing import answer
 from trtpipe.pipeline.graph import lock_path
 from trtpipe.run import reasons, record
 from trtpipe.run.lookup import Walk

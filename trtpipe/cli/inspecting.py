@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def status(args: argparse.Namespace) -> int:
     """Say what a run would do; give 10 if anything would run."""
-    from trtpipe.columns import size_text, table
+    from trtpipe.formatting import size_text, table
 
     lookup = open_pipeline(args).lookup
     found = lookup.statuses(args.target, forced=forced(args, lookup.pipeline))

@@ -8,8 +8,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from trtpipe import errors
-from trtpipe.cli.console import answer
 from trtpipe.cli.opening import open_pipeline
+from trtpipe.cli.printing import answer
 from trtpipe.pipeline.graph import lock_path
 
 if TYPE_CHECKING:

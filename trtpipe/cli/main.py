@@ -106,7 +106,7 @@ def _report(error: errors.TrtpipeError, *, as_json: bool) -> int:
         problems = getattr(error, "problems", (str(error),))
         print(json.dumps({"event": "Error", "error": type(error).__name__, "problems": problems}))
     else:
-        from trtpipe.cli.console import has_colour
+        from trtpipe.cli.printing import has_colour
 
         colour = "\033[1;31merror\033[0m" if has_colour(sys.stderr) else "error"
         text = str(error)

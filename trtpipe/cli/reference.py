@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from trtpipe import stages
-from trtpipe.columns import table
+from trtpipe.formatting import table
 from trtpipe.pipeline import schema
 
 if TYPE_CHECKING:

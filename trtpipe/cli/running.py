@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace) -> int:
     """Bring the pipeline up to date."""
-    from trtpipe.cli.console import Console, JsonLines
+    from trtpipe.cli.run_display import Console, JsonLines
 
     watcher = JsonLines(sys.stdout) if args.json else Console(sys.stdout, quiet=args.quiet)
     lookup, sharing = open_pipeline(args, emit=watcher, make=True)
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace) -> int:
     """Measure a pipeline's engines by trtexec's definitions; what they need is brought up to date first."""
-    from trtpipe.cli.console import Console
+    from trtpipe.cli.run_display import Console
     from trtpipe.pipeline import benchmarks as measuring
 
     watcher = Console(sys.stderr, quiet=args.quiet or args.json)

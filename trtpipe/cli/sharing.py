@@ -23,7 +23,7 @@ def pull(args: argparse.Namespace) -> int:
 
 
 def _share(args: argparse.Namespace, *, pushes: bool) -> int:
-    from trtpipe.columns import size_text, table
+    from trtpipe.formatting import size_text, table
     from trtpipe.run import events
 
     def emit(event: Any) -> None:

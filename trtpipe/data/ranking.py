@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trtpipe import columns, gates
+from trtpipe import gates
 from trtpipe.data.candidates import PLAN_BYTES, Candidate
 
 if TYPE_CHECKING:

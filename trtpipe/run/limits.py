@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 
-from trtpipe.columns import size_text
+from trtpipe.formatting import size_text
 from trtpipe.texts import plain_duration, plain_size
 
 _LOOK_SECONDS = 0.2

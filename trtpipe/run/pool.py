@@ -11,8 +11,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from trtpipe import errors, interrupts
-from trtpipe.columns import seconds_text
+from trtpipe.formatting import seconds_text
 from trtpipe.run import surroundings
+from trtpipe.store.locks import TELL_SECONDS
 
 if TYPE_CHECKING:
     import subprocess
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     _Held = tuple[Limit, Watch | None]
 
 LOG_LINES = 12
-STILL_SECONDS = 60
-"""After so long, and again after so long, one is told that a stage still runs."""
 _GRACE_SECONDS = 3.0
 
 
@@ -204,7 +203,7 @@ def run_one(request: Request, folder: str, tell: Callable[[str], None]) -> None:
     try:
         pool.start(request, folder)
         while True:
-            got = pool.next(STILL_SECONDS)
+            got = pool.next(TELL_SECONDS)
             if got is None:
                 tell(f"{request.stage}: still running, {seconds_text(time.monotonic() - begun)}")
                 continue

@@ -13,9 +13,10 @@ from trtpipe.documents.action import About, Read
 from trtpipe.key import difference
 from trtpipe.run import events, surroundings
 from trtpipe.run.given import outside, request, stored
-from trtpipe.run.pool import STILL_SECONDS, Pool
+from trtpipe.run.pool import Pool
 from trtpipe.run.standing import Standing
 from trtpipe.store.artifact import Artifact, Hit
+from trtpipe.store.locks import TELL_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -107,10 +108,10 @@ class Work:
         """Tell which stages have run for another while; give the seconds until the next word."""
         now = time.monotonic()
         for name, run in self.running.items():
-            if now - self.told[name] >= STILL_SECONDS:
+            if now - self.told[name] >= TELL_SECONDS:
                 self.emit(events.StageRunning(name, round(now - run.started, 3)))
                 self.told[name] = now
-        return max(0.0, min(self.told[name] for name in self.running) + STILL_SECONDS - now)
+        return max(0.0, min(self.told[name] for name in self.running) + TELL_SECONDS - now)
 
     def _unasked(self) -> list[str]:
         """Give the queued stages for which the remote store was not asked yet."""
@@ -242,7 +243,7 @@ class Work:
         held = store.lock(assessed.first, f"{self.pipeline.name}/{stage.name}")
         if held is None:
             now = time.monotonic()
-            if stage.name not in self.awaited or now - self.told[stage.name] >= STILL_SECONDS:
+            if stage.name not in self.awaited or now - self.told[stage.name] >= TELL_SECONDS:
                 self.awaited.add(stage.name)
                 self.told[stage.name] = now
                 self.emit(events.StageNote(stage.name, f"waiting: {store.holder(assessed.first)}"))

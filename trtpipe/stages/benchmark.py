@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from trtpipe import columns
 from trtpipe.documents.benchmark import Benchmark, Environment, Host, MeasuredEngine, Settings
 from trtpipe.stage import Context, Params, Port, StageType
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from trtpipe import columns
 from trtpipe.documents.comparison import Bisect, Comparison, Different, Tolerance
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 from trtpipe.gates import Rule, judge, malformed, unknown

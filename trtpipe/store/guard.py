@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from trtpipe.store.layout import Layout
 
-_GUARD_SECONDS = 120.0
 _CLOCKS_DIFFER_SECONDS = 60.0
 
 
@@ -51,14 +50,14 @@ class Guard:
             return
         path = self._layout.lock("gc")
         try:
-            held = locks.wait(path, shared=not alone, seconds=_GUARD_SECONDS)
+            held = locks.wait(path, shared=not alone, seconds=locks.WAIT_SECONDS)
         except OSError as error:
             if alone:
                 raise self._layout.error(error) from None
             held = locks.Held(path, None)
         if held is None:
             what = "other runs use the store all the time" if alone else "cache gc takes very long"
-            raise StoreError(f"{path} cannot be locked within {_GUARD_SECONDS:.0f} s: {what}")
+            raise StoreError(f"{path} cannot be locked within {locks.WAIT_SECONDS:.0f} s: {what}")
         self._depth += 1
         try:
             yield

@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from trtpipe import columns
 from trtpipe.documents.layers import Layer, LayerOutput, Layers
 from trtpipe.documents.manifest import Proof
 

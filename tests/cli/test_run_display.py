@@ -41,7 +41,7 @@ def lines_of(folder, code, *args):
 MINUTE = 0.1
 SHORT = (
     "import sys; from trtpipe.cli import main; from trtpipe.run import pool, work; "
-    f"pool.STILL_SECONDS = work.STILL_SECONDS = {MINUTE}; "
+    f"pool.TELL_SECONDS = work.TELL_SECONDS = {MINUTE}; "
     "sys.exit(main.main(sys.argv[1:]))"
 )
 

@@ -1,4 +1,4 @@
-"""Shows events to people: a live display on a terminal, plain lines elsewhere, or JSON lines."""
+"""What `trtpipe run` shows: stages as they run, the closing table; on a terminal live, elsewhere as lines or JSON."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import contextlib
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-from trtpipe.columns import seconds_text, size_text, table
+from trtpipe.cli.printing import has_colour
+from trtpipe.formatting import seconds_text, size_text, table
 from trtpipe.run import events
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _COLOURS = {"hit": "2", "ran": "32", "FAILED": "1;31", "skipped": "33", "bold": "1", "dim": "2"}
 
@@ -21,19 +19,6 @@ def far(event: events.StageProgress) -> str:
     """Give a stage's progress, such as `64 of 128 samples`."""
     of = f" of {event.total}" if event.total is not None else ""
     return f"{event.done}{of} {event.unit}"
-
-
-def has_colour(stream: TextIO) -> bool:
-    """Tell whether to write colours to a stream: it is a terminal, and NO_COLOR is not set."""
-    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-
-
-def answer(value: Any, *, as_json: bool, lines: Sequence[str]) -> None:
-    """Print what a command found: `value` as JSON for programs, or `lines` for people."""
-    if as_json:
-        print(json.dumps(value))
-    elif lines:
-        print("\n".join(lines))
 
 
 class JsonLines:
