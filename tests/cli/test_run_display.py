@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 
 from tests.helpers import PROJECT, project, python_stage, trtpipe
-from trtpipe.cli import console
+from trtpipe.cli import run_display
 from trtpipe.run import events
 
 
@@ -140,12 +140,12 @@ def test_json_lines_are_one_event_a_line():
     from trtpipe.run import events
 
     stream = io.StringIO()
-    watcher = console.JsonLines(stream)
+    watcher = run_display.JsonLines(stream)
     watcher(events.StageNote("a", "line\nbreak"))
     watcher.close()
     assert stream.getvalue() == '{"event": "StageNote", "stage": "a", "message": "line\\nbreak"}\n'
 
 
 def test_a_warning_goes_to_the_error_stream_even_when_quiet(capsys):
-    console.Console(sys.stdout, quiet=True)(events.Warned("the server is down"))
+    run_display.Console(sys.stdout, quiet=True)(events.Warned("the server is down"))
     assert capsys.readouterr() == ("", "warning: the server is down\n")

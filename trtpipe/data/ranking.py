@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trtpipe import gates
+from trtpipe import formatting, gates
 from trtpipe.data.candidates import PLAN_BYTES, Candidate
 
 if TYPE_CHECKING:
@@ -146,10 +146,10 @@ def table(rows: Sequence[Row], figures: Sequence[str], best: str = "best") -> li
         values = [text(row.candidate.get(f)) for f in figures]
         cells.append(["*" if first else "", row.candidate.label, *values, best if first else row.why])
     numbers = range(2, 2 + len(figures))
-    lines = columns.table(cells, right=numbers)
+    lines = formatting.table(cells, right=numbers)
     if max(map(len, lines)) <= WIDE:
         return lines
-    short = columns.table([row[:-1] for row in cells], right=numbers)
+    short = formatting.table([row[:-1] for row in cells], right=numbers)
     return [
         said
         for line, row in zip(short, cells, strict=True)

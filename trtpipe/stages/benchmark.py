@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from trtpipe import formatting
 from trtpipe.documents.benchmark import Benchmark, Environment, Host, MeasuredEngine, Settings
 from trtpipe.stage import Context, Params, Port, StageType
 
@@ -207,7 +208,7 @@ def table(record: Benchmark) -> str:
         f"batch {record.batch}, {span}, {', '.join(what)} ({record.preset})",
         f"throughput: {metrics['throughput_qps']:.1f} queries/s, {metrics['throughput_samples']:.1f} samples/s",
         "",
-        *columns.table(rows, right=range(1, len(rows[0]))),
+        *formatting.table(rows, right=range(1, len(rows[0]))),
     ]
     if record.warnings:
         lines += ["", *(f"warning: {text}" for text in record.warnings)]

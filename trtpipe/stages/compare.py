@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from trtpipe import formatting
 from trtpipe.documents.comparison import Bisect, Comparison, Different, Tolerance
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 from trtpipe.gates import Rule, judge, malformed, unknown
@@ -253,7 +254,7 @@ def _figure(name: str, value: float) -> str:
 
 def _aligned(rows: list[list[str]], names: int) -> list[str]:
     """Align rows: the first `names` columns to the left, numbers to the right."""
-    return columns.table(rows, right=range(names, len(rows[0])))
+    return formatting.table(rows, right=range(names, len(rows[0])))
 
 
 STAGE = StageType(

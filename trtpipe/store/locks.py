@@ -18,7 +18,7 @@ import os
 import time
 
 WAIT_SECONDS = 120.0
-"""How long a run waits for the store while `cache gc` has it, and `cache gc` while runs have it; then it is an error."""
+"""How long a run waits for the store while `cache gc` has it, and gc while runs have it; then it is an error."""
 TELL_SECONDS = 60
 """How often a run says what it waits for, or what still runs. For a key that another run makes, it waits for ever."""
 _NONE_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from trtpipe import formatting
 from trtpipe.documents.layers import Layer, LayerOutput, Layers
 from trtpipe.documents.manifest import Proof
 
@@ -67,7 +68,7 @@ def text(proof: Proof) -> str:
     made, held = proof.layers or {}, proof.weight_bytes or {}
     rows = [("type", "layers", "bytes of weights")]
     rows += [(name, str(made.get(name, 0)), str(held.get(name, 0))) for name in sorted({*made, *held})]
-    return "\n".join(f"  {line}" for line in columns.table(rows, right=(1, 2)))
+    return "\n".join(f"  {line}" for line in formatting.table(rows, right=(1, 2)))
 
 
 def table(information: str) -> Proof:
