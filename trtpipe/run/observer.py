@@ -694,10 +694,10 @@ def _listen() -> int:
     lines = ctypes.create_string_buffer(code, len(code))
     program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(lines)), 16)
     _check(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
-    # TSYNC 1, SPEC_ALLOW 4, NEW_LISTENER 8, TSYNC_ESRCH 16, WAIT_KILLABLE_RECV 32. The second keeps a processor's memory
-    # speculation on, which the filter would take from the code on Linux before 5.16. The fourth came with 5.7, so
-    # whoever knows it knows also how to let a call go on. The last (5.19) keeps signals from starting a call anew while
-    # it is judged.
+    # TSYNC 1, SPEC_ALLOW 4, NEW_LISTENER 8, TSYNC_ESRCH 16, WAIT_KILLABLE_RECV 32. The second keeps a processor's
+    # memory speculation on, which the filter would take from the code on Linux before 5.16. The fourth came with 5.7,
+    # so whoever knows it knows also how to let a call go on. The last (5.19) keeps signals from starting a call anew
+    # while it is judged.
     number = ctypes.c_long(machine.numbers["seccomp"])
     for flags in (1 | 4 | 8 | 16 | 32, 1 | 4 | 8 | 16):
         listener = int(libc.syscall(number, ctypes.c_long(1), ctypes.c_long(flags), program))
