@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from trtpipe.data.tensors import ArrayWriter, Reader, Source, Writer
+    from trtpipe.data.tensors import ArrayWriter, Ragged, Reader, Source, Writer
     from trtpipe.documents.buffers import Buffers
     from trtpipe.documents.manifest import Manifest
     from trtpipe.runtime import Pending
@@ -81,11 +81,13 @@ def run(ctx: Context) -> None:
 def match(
     buffers: Buffers,
     manifest: Manifest,
-    sources: Mapping[str, Source],
+    sources: Mapping[str, Source | Ragged],
     names: Mapping[str, str],
     label: str,
 ) -> list[Feed]:
     """Match the data with the engine's inputs. Raises StageFailed that lists every mismatch: found, expected."""
+    from trtpipe.data import tensors
+
     shapes = {b.name: b for b in buffers.side("input")}
     inputs = {b.name: b for b in manifest.side("input")}
     problems = [
@@ -94,12 +96,12 @@ def match(
     feeds: list[Feed] = []
     for name, b in shapes.items():
         wanted = names.get(name, name)
-        source = sources.get(wanted)
-        if source is None:
+        if wanted not in sources:
             problems.append(f"{label}: found tensors {', '.join(sources) or 'none'}, expected {wanted}")
             continue
-        if source.dtype.name != b.dtype:
-            problems.append(f"{source.label}: found dtype {source.dtype.name}, expected {b.dtype}")
+        source = tensors.fixed(sources[wanted])
+        if source.element != b.dtype:
+            problems.append(f"{source.label}: found dtype {source.element}, expected {b.dtype}")
             continue
         shape = b.shape
         if b.batch_axis == 0 and source.shape[1:] == shape[1:] and len(source.shape) == len(shape):
@@ -190,9 +192,11 @@ class Batches:
         """Read the next rows into an array, repeat the last one for padding, and look for NaN on the way."""
         import numpy as np
 
+        from trtpipe.data import elements
+
         rows = into[None] if into.ndim < len(reader.shape) else into
         found: list[bool] = []
-        checked = not self._allow_nan and into.dtype.kind in "fc"
+        checked = not self._allow_nan and elements.is_float(into.dtype)
 
         def check(piece: NDArray[Any]) -> None:
             with np.errstate(invalid="ignore"):
@@ -209,7 +213,9 @@ class Batches:
             rows[count:] = rows[count - 1]
 
     def _check(self, name: str, array: NDArray[Any], start: int | None, np: Any) -> None:
-        if self._allow_nan or array.dtype.kind not in "fc" or not array.size:
+        from trtpipe.data import elements
+
+        if self._allow_nan or not elements.is_float(array.dtype) or not array.size:
             return
         with np.errstate(invalid="ignore"):
             if not np.isnan(np.min(array)):
@@ -264,7 +270,7 @@ def _rows(name: str, array: NDArray[Any], fed: int, count: int, *, batched: bool
 
 STAGE = StageType(
     name="infer",
-    version=2,
+    version=3,
     Params=InferParams,
     inputs={
         "engine": Port(kinds=("engine",), doc="The engine that runs."),
