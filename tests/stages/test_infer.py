@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
 import onnxruntime
 import pytest
@@ -14,7 +15,7 @@ from tests import made
 from tests import onnx_models as models
 from tests.helpers import PROJECT, as_input, run_stage
 from trtpipe import backends
-from trtpipe.data import tensors
+from trtpipe.data import parts, tensors
 from trtpipe.errors import StageFailed
 
 
@@ -211,6 +212,45 @@ def test_outputs_that_change_their_shape_are_refused(tmp_path):
     np.testing.assert_array_equal(read(out, "y")[1], [[0, 0], [0, 1]])
     with pytest.raises(StageFailed, match=r"output y is \[2, 2\] for the first samples and \[2, 1\] for sample 1"):
         infer(built, {}, save(tmp_path, x=np.array([[0, 1, 1], [1, 0, 0]], np.float32)), tmp_path)
+
+
+def ragged(tmp_path, **more):
+    (tmp_path / "ragged").mkdir()
+    tensors.write(tmp_path / "ragged", {"image": [np.ones((3, 8, n), np.float32) for n in (8, 7)], **more})
+    return tmp_path / "ragged"
+
+
+def test_a_ragged_tensor_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(
+        StageFailed, match=r"ragged\[image\]: found a ragged tensor \(2 samples.*expected one of fixed shape"
+    ):
+        infer(engine(models.conv(), tmp_path), {"image": [2, 3, 8, 8]}, ragged(tmp_path), tmp_path)
+
+
+def test_a_ragged_tensor_that_the_engine_does_not_read_does_not_matter(tmp_path):
+    notes = []
+    built, data = engine(models.conv(), tmp_path), ragged(tmp_path, picture=pictures(2))
+    out = infer(built, {"image": [2, 3, 8, 8]}, data, tmp_path, notes, names={"image": "picture"})
+    assert read(out).shape == (2, 5)
+    assert notes == ["ragged also holds image, which the engine does not read"]
+
+
+def test_a_type_that_numpy_lacks_is_named(tmp_path):
+    (tmp_path / "half").mkdir()
+    tensors.write(tmp_path / "half", {"image": pictures(2).astype(ml_dtypes.bfloat16)})
+    with pytest.raises(StageFailed, match=r"half\[image\]: found dtype bfloat16, expected float32"):
+        infer(engine(models.conv(), tmp_path), {"image": [2, 3, 8, 8]}, tmp_path / "half", tmp_path)
+
+
+def test_batches_that_cross_parts_give_what_one_run_gives(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "TARGET", 1)
+    x = np.random.default_rng(0).standard_normal((9000, 5)).astype(np.float32)
+    (tmp_path / "data").mkdir()
+    tensors.write(tmp_path / "data", {"x": x})
+    out = infer(engine(models.doubling(["batch", 5]), tmp_path), {"x": [1000, 5]}, tmp_path / "data", tmp_path)
+    assert len(list(out.glob("0-*.npy"))) == 3
+    made = tensors.open_input(as_input("made", out))
+    np.testing.assert_array_equal(next(iter(made.values())).read(), 2 * x)
 
 
 def test_two_runs_write_the_same_bytes(tmp_path):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trtpipe.data import readable
 from trtpipe.data.parts import STEP
 from trtpipe.errors import StageFailed
 
@@ -174,8 +175,9 @@ class RaggedReader:
 def fixed(source: Source | Ragged) -> Source:
     """Give a tensor whose samples have one shape: what nearly all stages take. Raises StageFailed for a ragged one."""
     if isinstance(source, Ragged):
+        samples = readable.count(len(source), "sample")
         raise StageFailed(
-            f"{source.label}: found a ragged tensor ({len(source)} samples, each of a shape of its own), expected one "
-            f"of fixed shape; pad its samples to one shape and stack them, or leave the tensor out"
+            f"{source.label}: found a ragged tensor ({samples}, each of a shape of its own), expected one of fixed "
+            f"shape; pad its samples to one shape and stack them, or leave the tensor out"
         )
     return source
