@@ -6,7 +6,7 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtpipe.data import elements
@@ -38,6 +38,7 @@ def test_what_is_no_number_has_no_name(dtype):
 
 
 @EVERY
+@settings(deadline=None)
 @given(shape=st.lists(st.integers(0, 5), max_size=4).map(tuple), seed=st.integers(0, 99))
 def test_rows_come_back_as_they_were_packed(element, shape, seed):
     random, dtype = np.random.default_rng(seed), elements.in_memory(element)

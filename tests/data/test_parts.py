@@ -1,13 +1,14 @@
 """How tensors are cut: by the bytes of a row and by nothing else."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtpipe.data import parts
 from trtpipe.errors import StageFailed
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 40))
 def test_rows_of_a_part_are_the_step_times_a_power_of_two_and_fill_the_target_at_least_by_half(row_bytes):
     rows = parts.rows_per_part(row_bytes)

@@ -93,7 +93,7 @@ def _npz(path: Path, label: str) -> dict[str, Source]:
                 data = Member(archive=path, name=info.filename, start=head.start, label=where)
                 found[name] = _source(name, where, head, data)
             return found
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
         raise StageFailed(f"{label} is no .npz file, or a torn one: {error}") from error
 
 

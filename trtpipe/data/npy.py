@@ -6,6 +6,7 @@ Source of the form: NumPy's documentation of numpy.lib.format, version 1.0.
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,13 @@ ALIGNED = 64
 """Data begin at a multiple of so many bytes."""
 DIGITS = 20
 """Room for the number of rows: a head that is written again when the rows are counted is as long as before."""
+
+
+_UNREADABLE = (
+    ValueError, TypeError, EOFError, OSError, SyntaxError, RecursionError, tokenize.TokenError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
+"""What NumPy and zipfile raise for heads that are none."""
 
 
 class Head(NamedTuple):
@@ -82,6 +90,6 @@ def _read(stream: IO[bytes], label: str) -> tuple[tuple[int, ...], bool, np.dtyp
             return np.lib.format.read_array_header_1_0(stream)
         if version == (2, 0):
             return np.lib.format.read_array_header_2_0(stream)
-    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise StageFailed(f"{label} is no .npy array, or a torn one: {error}") from error
     raise StageFailed(f"{label} is a .npy array of format {version[0]}.{version[1]}; expected 1.0 or 2.0")

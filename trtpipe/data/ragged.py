@@ -112,7 +112,7 @@ class RaggedReader:
 
     def blocks(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[list[NDArray[Any]]]:
         """Give samples in order, so many at a time that they have no more than `size` bytes; at least one."""
-        most = max(1, size // self._ragged.dtype.itemsize)
+        most = size // self._ragged.dtype.itemsize
         stop = len(self._ragged) if stop is None else stop
         for begin in range(start, stop, STEP):
             offsets, shapes = self._spans(begin, min(begin + STEP, stop))

@@ -123,7 +123,7 @@ class ArrayWriter:
                 self._next()
             assert self._open is not None
             end = min(count, begin + self._left)
-            self._open.append(data[begin:end] if data.ndim else data)
+            self._open.append(data if end - begin == count else data[begin:end])
             self._advance(end - begin)
             begin = end
 

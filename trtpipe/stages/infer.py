@@ -145,7 +145,10 @@ class Batches:
     """The feeds of an engine in order, each with the number of its true rows; the rest of it is padding."""
 
     def __init__(self, feeds: Sequence[Feed], manifest: Manifest, buffers: Buffers, *, allow_nan: bool) -> None:
+        from trtpipe.data import elements
+
         self._feeds = feeds
+        self._floats = {f.name for f in feeds if elements.is_float(f.source.dtype)}
         self._allow_nan = allow_nan
         self.batched = any(f.how == "batch" for f in feeds)
         self.size = buffers.batch if self.batched else 1
@@ -192,11 +195,9 @@ class Batches:
         """Read the next rows into an array, repeat the last one for padding, and look for NaN on the way."""
         import numpy as np
 
-        from trtpipe.data import elements
-
         rows = into[None] if into.ndim < len(reader.shape) else into
         found: list[bool] = []
-        checked = not self._allow_nan and elements.is_float(into.dtype)
+        checked = not self._allow_nan and name in self._floats
 
         def check(piece: NDArray[Any]) -> None:
             with np.errstate(invalid="ignore"):
@@ -213,9 +214,7 @@ class Batches:
             rows[count:] = rows[count - 1]
 
     def _check(self, name: str, array: NDArray[Any], start: int | None, np: Any) -> None:
-        from trtpipe.data import elements
-
-        if self._allow_nan or not elements.is_float(array.dtype) or not array.size:
+        if self._allow_nan or name not in self._floats or not array.size:
             return
         with np.errstate(invalid="ignore"):
             if not np.isnan(np.min(array)):
