@@ -1,4 +1,4 @@
-"""Fill a batch of floats from a .npy file in the page cache, as `infer` does, against other ways to do it.
+"""Fill a batch of floats from a tensors artifact in the page cache, as `infer` does, against other ways to do it.
 
 Peers, each with the same number of threads: one read call a thread, a copy from a memory map, and a copy from memory,
 which is the ceiling. The target is page-locked where there is a GPU, and page-aligned everywhere. Goal: `infer`,
@@ -44,22 +44,22 @@ def target(size: int) -> Any:
     return np.frombuffer(mmap.mmap(-1, size), np.uint8)
 
 
-def write(path: Path, batch: int, batches: int, *, mapped: bool) -> int:
-    """Write the data as the stages do, or through a memory map; give the offset of its first byte."""
+def write(folder: Path, batch: int, batches: int, *, mapped: bool) -> tuple[Path, int]:
+    """Write the data as the stages do, or through a memory map; give the file and the offset of its first byte."""
     shape = (batch * batches, 3, SIDE, SIDE)
-    whole = np.lib.format.open_memmap(path, "w+", np.float32, shape) if mapped else None
-    array = None if mapped else tensors.ArrayWriter(path, np.dtype(np.float32), shape)
-    for index in range(batches):
-        rows = np.random.default_rng(index).standard_normal((batch, *shape[1:]), np.float32)
-        if whole is not None:
+    made = (np.random.default_rng(n).standard_normal((batch, *shape[1:]), np.float32) for n in range(batches))
+    if mapped:
+        whole = np.lib.format.open_memmap(folder / "image.npy", "w+", np.float32, shape)
+        for index, rows in enumerate(made):
             whole[index * batch : (index + 1) * batch] = rows
-        if array is not None:
-            array.write(rows)
-    if whole is not None:
         whole.flush()
-    if array is not None:
-        array.close()
-    return path.stat().st_size - int(np.prod(shape)) * 4
+    else:
+        with tensors.Writer(folder) as writer:
+            array = writer.add("image", np.float32, shape)
+            for rows in made:
+                array.write(rows)
+    (path,) = folder.glob("*.npy")  # so few rows are one part
+    return path, path.stat().st_size - int(np.prod(shape)) * 4
 
 
 def main() -> None:
@@ -73,8 +73,7 @@ def main() -> None:
     args = parser.parse_args()
     print(common.machine())
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "image.npy"
-        start = write(path, args.batch, args.batches, mapped=args.mapped)
+        path, start = write(Path(folder), args.batch, args.batches, mapped=args.mapped)
         for count in (args.threads or str(parallel.threads())).split(","):
             common.io_threads(count)
             report(measured(path, start, args), args.batch * 3 * SIDE * SIDE * 4)
@@ -85,7 +84,10 @@ def measured(path: Path, start: int, args: argparse.Namespace) -> dict[str, tupl
     size = args.batch * 3 * SIDE * SIDE * 4
     into, other = target(size), np.ones(size, np.uint8)
     batch = into.view(np.float32).reshape(args.batch, 3, SIDE, SIDE)
-    given = Input(name="data", kind="folder", folder=path.parent, files=(path.name,), label="data")
+    files = tuple(p.name for p in path.parent.iterdir())
+    image = tensors.open_input(Input(name="data", kind="folder", folder=path.parent, files=files, label="data"))[
+        "image"
+    ]
 
     def look(piece: NDArray[Any]) -> None:
         np.isnan(np.min(piece))
@@ -94,7 +96,7 @@ def measured(path: Path, start: int, args: argparse.Namespace) -> dict[str, tupl
         look(into[begin:end].view(np.float32))
 
     seconds: dict[str, list[tuple[float, float]]] = {}
-    with path.open("rb") as stream, tensors.open_input(given)["image"].reader() as reader:
+    with path.open("rb") as stream, tensors.fixed(image).reader() as reader:
         whole = np.frombuffer(mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ), np.uint8)
 
         def read(index: int) -> None:

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -151,12 +152,13 @@ class Timed:
 
 
 def through_infer(backend: Any, engine: Path, buffers: Path, data: Path, top: Path) -> tuple[float, float, float]:
-    """Run `infer`'s own loop from a .npy file; give ms a batch (steady, with its start, and the slowest one's)."""
+    """Run `infer`'s own loop from an artifact; give ms a batch (steady, with its start, and the slowest one's)."""
     from trtpipe.stages import infer
 
     manifest = files.read(engine / Manifest.file, Manifest)
     planned = files.read(buffers / Buffers.file, Buffers)
-    given = Input(name="data", kind="folder", folder=data, files=("image.npy",), label="data")
+    written = tuple(sorted(path.name for path in data.iterdir()))
+    given = Input(name="data", kind="tensors", folder=data, files=written, label="data")
     sources = tensors.open_input(given)
     feeds = infer.match(planned, manifest, sources, {}, "data")
     session = backend.open(engine / manifest.plan, manifest, planned, print, top / "timing")
@@ -312,12 +314,13 @@ def one_batch(
     data = top / f"data{batch}"
     data.mkdir(exist_ok=True)
     fed = min(1000, args.stream * max(1, 128 // batch))
-    whole = tensors.ArrayWriter(data / "image.npy", np.dtype(np.float32), (batch * fed, 3, SIDE, SIDE))
-    for _ in range(fed):
-        whole.write(feed["image"])
-    whole.close()
-    with (data / "image.npy").open("rb") as written:
-        os.fsync(written.fileno())  # so that the disk does not write it while it is read
+    with tensors.Writer(data) as writer:
+        whole = writer.add("image", np.float32, (batch * fed, 3, SIDE, SIDE))
+        for _ in range(fed):
+            whole.write(feed["image"])
+    for part in data.iterdir():
+        with part.open("rb") as written:
+            os.fsync(written.fileno())  # so that the disk does not write it while it is read
     series: dict[str, list[float]] = {}
 
     def add(name: str, value: float) -> None:
@@ -355,7 +358,7 @@ def one_batch(
         add("trtrunner_ms", polygraphy(plan, batch, args.seconds))
     if args.sweep:
         found["sweep"] = sweep(backend, engine, batch, data, top, runs=args.runs)
-    (data / "image.npy").unlink()
+    shutil.rmtree(data)
     found["runs"] = series
     found["median"] = {name: statistics.median(values) for name, values in series.items()}
     print(json.dumps({k: round(v, 4) for k, v in found["median"].items()}), flush=True)

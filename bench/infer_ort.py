@@ -103,7 +103,7 @@ def main() -> None:
             if turn:
                 mine.append(a / args.batches)
                 peer.append(b / args.batches)
-        made = np.load(out / "0.npy")
+        made = np.load(out / "0-00000.npy")
         expected = bare.run(None, {"image": images[:BATCH]})[0]
         if not np.allclose(made[:BATCH], expected, rtol=1e-3, atol=1e-3):
             sys.exit("the two give different results")

@@ -100,7 +100,7 @@ def test_the_example_stage_of_the_docs_works(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "get", lambda _: module.STAGE)
     np.savez(tmp_path / "data.npz", x=np.arange(6, dtype=np.float32).reshape(3, 2))
     out = run_stage("scale", {"factor": 2}, {"tensors": tmp_path / "data.npz"}, tmp_path)
-    assert np.load(out / "0.npy").tolist() == [[0, 2], [4, 6], [8, 10]]
+    assert np.load(out / "0-00000.npy").tolist() == [[0, 2], [4, 6], [8, 10]]
     with pytest.raises(ValueError, match="expected another number"):
         run_stage("scale", {"factor": 1}, {"tensors": tmp_path / "data.npz"}, tmp_path)
 

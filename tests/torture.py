@@ -581,7 +581,8 @@ def subjects(top: Path) -> list[Subject]:
         path = place / "d.npz"
         path.write_bytes(data)
         given = Input(name="data", kind="file", folder=place, files=("d.npz",), label="d.npz")
-        for batch in tensors.batches(tensors.open_input(given), 2):
+        found = {name: tensors.fixed(one) for name, one in tensors.open_input(given).items()}
+        for batch in tensors.batches(found, 2):
             for value in batch.values():
                 value.sum(dtype=np.float64)
 

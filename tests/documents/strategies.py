@@ -27,7 +27,9 @@ def _of(info):
     if isinstance(info, inspect.DictType):
         return st.dictionaries(_of(info.key_type), _of(info.value_type), max_size=3)
     if isinstance(info, inspect.IntType):
-        return st.integers(-(2**53) if info.ge is None else info.ge, 2**53 if info.le is None else info.le)
+        low, high, step = info.ge, info.le, info.multiple_of or 1
+        found = st.integers(-(2**53) if low is None else -(-low // step), 2**53 if high is None else high // step)
+        return found.map(lambda number: number * step)
     if isinstance(info, inspect.FloatType):
         return st.floats(info.ge, info.le, allow_nan=False, allow_infinity=False)
     simple = {

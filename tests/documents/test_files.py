@@ -16,7 +16,8 @@ from trtpipe.documents.tensors import Tensors
 from trtpipe.errors import StageFailed
 
 EVERY = pytest.mark.parametrize("kind", DOCUMENTS, ids=lambda kind: kind.file)
-TENSORS = {"format": 1, "batch": 2, "tensors": [{"name": "x", "file": "0.npy", "dtype": "float32", "shape": [2, 3]}]}
+ARRAY = {"name": "x", "form": "fixed", "file": "0", "dtype": "float32", "shape": [2, 3], "rows_per_part": 4096}
+TENSORS = {"format": 2, "batch": 2, "tensors": [ARRAY]}
 
 
 def refused(value, kind=Tensors):
@@ -37,7 +38,7 @@ def test_what_is_written_is_read_again(kind, data):
 @EVERY
 def test_a_document_has_the_name_of_its_file_and_its_format_number(kind):
     assert kind.file.endswith(".json")
-    assert json.loads(files.encode(simplest(kind)))["format"] == 1
+    assert json.loads(files.encode(simplest(kind)))["format"] == (2 if kind is Tensors else 1)
 
 
 def test_the_text_has_sorted_names_and_ends_with_a_newline(tmp_path):
@@ -72,7 +73,7 @@ def test_nan_is_not_read():
         ({"batch": -1}, "batch: found -1, expected at least 0"),
         ({"tensors": {}}, "tensors: found an empty mapping, expected a list"),
         ({"tensors": [{**TENSORS["tensors"][0], "shape": [2, "n"]}]},
-         'tensors[0].shape[1]: found "n", expected a whole number'),
+         'tensors[0].shape[1]: found "n", expected a whole number or nothing'),
         ({"tensors": [{**TENSORS["tensors"][0], "name": None, "dtype": 4}]},
          "tensors[0].name: found nothing, expected a text; tensors[0].dtype: found 4, expected a text"),
     ],
@@ -84,7 +85,7 @@ def test_a_value_of_a_wrong_type_is_named_with_its_place(changed, message):
 def test_a_field_that_is_missing_is_named_with_what_it_is():
     entry = {name: value for name, value in TENSORS["tensors"][0].items() if name != "file"}
     assert refused({**TENSORS, "tensors": [entry]}) == (
-        'scores/tensors.json: tensors[0]: missing key "file": The .npy file beside this one that holds it.'
+        'scores/tensors.json: tensors[0]: missing key "file": What the names of its files begin with.'
     )
 
 
@@ -112,8 +113,8 @@ def test_many_mistakes_are_counted():
 @pytest.mark.parametrize(
     ("format_", "found"),
     [
-        ({"format": 2}, "format 2"),
-        ({"format": "1"}, 'format "1"'),
+        ({"format": 3}, "format 3"),
+        ({"format": "2"}, 'format "2"'),
         ({"format": None}, "format nothing"),
         ({}, "no format number"),
     ],
@@ -121,12 +122,13 @@ def test_many_mistakes_are_counted():
 def test_another_format_number_is_told_with_the_one_that_is_known_and_what_to_do(format_, found):
     rest = {name: value for name, value in TENSORS.items() if name != "format"}
     assert refused({**rest, **format_}) == (
-        f"scores/tensors.json: found {found}, and this trtpipe knows format 1: run the stage that makes it again"
+        f"scores/tensors.json: found {found}, and this trtpipe knows format 2: run the stage that makes it again"
     )
 
 
 def test_a_format_that_only_python_takes_for_the_number_is_refused():
-    assert refused({**TENSORS, "format": True}) == "scores/tensors.json: format: found true, expected 1"
+    value = json.dumps({**json.loads(files.encode(simplest(Buffers))), "format": True}).encode()
+    assert refused(value, Buffers) == "scores/buffers.json: format: found true, expected 1"
 
 
 def test_what_a_later_version_adds_under_the_same_number_is_passed_over():

@@ -103,7 +103,8 @@ def inferred(recipe, artifacts, name):
         shown = trtpipe("show", recipe, stage, "--json", "--backend", name, "--artifacts", artifacts, cwd=recipe.parent)
         folder = Path(json.loads(shown.stdout)["folder"])
         for tensor in json.loads((folder / "tensors.json").read_text("utf-8"))["tensors"]:
-            found[stage, tensor["name"]] = np.load(folder / tensor["file"]).astype(np.float64)
+            parts = [np.load(part) for part in sorted(folder.glob(f"{tensor['file']}-*.npy"))]
+            found[stage, tensor["name"]] = np.concatenate(parts).astype(np.float64)
     return found, precision["precision"]
 
 

@@ -34,6 +34,12 @@ def test_samples_are_chosen_evenly_from_first_to_last(tmp_path):
     assert (found.total, found.count, found.runs) == (9, 3, 3)
 
 
+def test_ragged_samples_are_refused(tmp_path):
+    arrays = {"x.values": numbers(1)[0], "x.offsets": np.array([0, 2]), "x.shapes": np.array([[2]])}
+    with pytest.raises(StageFailed, match=r"d\.npz\[x\]: found a ragged tensor \(1 sample,"):
+        samples(tmp_path, [entry("x", ["n", 2])], arrays)
+
+
 def test_a_fixed_batch_gathers_samples_and_drops_the_rest(tmp_path):
     found = samples(tmp_path, [entry("x", [4, 2])], {"x": numbers(10)})
     assert [feed["x"].shape for feed in found] == [(4, 2), (4, 2)]

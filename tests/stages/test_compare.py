@@ -57,6 +57,17 @@ def test_equal_outputs_agree_in_everything(tmp_path):
     assert (found["cosine_min"], found["relative_l2"], found["mismatched"]) == (1, 0, 0)
 
 
+def test_a_ragged_output_is_refused(tmp_path):
+    values = {"y.values": np.ones(3), "y.offsets": np.array([0, 1, 3]), "y.shapes": np.array([[1], [2]])}
+    inputs = {"candidate": save(tmp_path / "c.npz", **values), "reference": save(tmp_path / "r.npz", y=RIGHT)}
+    with pytest.raises(
+        StageFailed, match=r"c\.npz\[y\]: found a ragged tensor \(2 samples.*, expected one of fixed shape"
+    ):
+        run_stage("compare", {}, inputs, tmp_path)
+    with pytest.raises(StageFailed, match=r"c\.npz\[y\]: found a ragged tensor"):
+        run_stage("compare", {}, {"candidate": inputs["reference"], "reference": inputs["candidate"]}, tmp_path)
+
+
 def test_the_whole_takes_the_worst_of_its_outputs(tmp_path):
     inputs = {
         "candidate": save(tmp_path / "c.npz", a=RIGHT, b=RIGHT + 1),

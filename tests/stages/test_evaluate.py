@@ -248,6 +248,16 @@ def test_cosine_gives_the_mean_and_the_least(judge):
     assert notes[1] == "cosine_min = 0.7071 (over 3 samples; least: 2)"
 
 
+def test_a_ragged_tensor_is_refused_on_either_side(judge):
+    plain, ragged = {"e": np.ones((2, 2))}, {"e": [np.ones(2), np.ones(3)]}
+    with pytest.raises(
+        StageFailed, match=r"tensors\[e\]: found a ragged tensor \(2 samples.*expected one of fixed shape"
+    ):
+        judge({"metric": "cosine"}, scores=ragged, reference=plain)
+    with pytest.raises(StageFailed, match=r"reference\[e\]: found a ragged tensor"):
+        judge({"metric": "cosine"}, scores=plain, reference=ragged)
+
+
 def test_cosine_of_postprocess_arrays(tmp_path):
     folder = tmp_path / "results"
     folder.mkdir()

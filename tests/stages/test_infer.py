@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
 import onnxruntime
 import pytest
@@ -12,9 +13,9 @@ from onnx import TensorProto, helper
 
 from tests import made
 from tests import onnx_models as models
-from tests.helpers import PROJECT, run_stage
+from tests.helpers import PROJECT, as_input, run_stage
 from trtpipe import backends
-from trtpipe.data import tensors
+from trtpipe.data import parts, tensors
 from trtpipe.errors import StageFailed
 
 
@@ -42,8 +43,7 @@ def pictures(count):
 
 
 def read(out, name="logits"):
-    index = json.loads((out / "tensors.json").read_text())
-    return np.load(out / next(t["file"] for t in index["tensors"] if t["name"] == name))
+    return tensors.open_input(as_input("made", out))[name].read()
 
 
 def plain(tmp_path, x, name="engine"):
@@ -57,10 +57,13 @@ def test_batches_give_what_one_run_gives_whatever_the_last_batch_holds(tmp_path,
     out = infer(engine(models.conv(), tmp_path), {"image": [4, 3, 8, 8]}, save(tmp_path, image=x), tmp_path)
     np.testing.assert_allclose(read(out), plain(tmp_path, x), atol=1e-5)
     assert json.loads((out / "tensors.json").read_text()) == {
-        "format": 1,
+        "format": 2,
         "batch": count,
-        "tensors": [{"name": "logits", "file": "0.npy", "dtype": "float32", "shape": [count, 5]}],
-    }
+        "tensors": [
+            {"name": "logits", "form": "fixed", "dtype": "float32", "shape": [count, 5], "file": "0",
+             "rows_per_part": 1 << 21},
+        ],
+    }  # fmt: skip
 
 
 def test_a_fixed_batch_is_padded_and_cut(tmp_path):
@@ -211,6 +214,45 @@ def test_outputs_that_change_their_shape_are_refused(tmp_path):
         infer(built, {}, save(tmp_path, x=np.array([[0, 1, 1], [1, 0, 0]], np.float32)), tmp_path)
 
 
+def ragged(tmp_path, **more):
+    (tmp_path / "ragged").mkdir()
+    tensors.write(tmp_path / "ragged", {"image": [np.ones((3, 8, n), np.float32) for n in (8, 7)], **more})
+    return tmp_path / "ragged"
+
+
+def test_a_ragged_tensor_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(
+        StageFailed, match=r"ragged\[image\]: found a ragged tensor \(2 samples.*expected one of fixed shape"
+    ):
+        infer(engine(models.conv(), tmp_path), {"image": [2, 3, 8, 8]}, ragged(tmp_path), tmp_path)
+
+
+def test_a_ragged_tensor_that_the_engine_does_not_read_does_not_matter(tmp_path):
+    notes = []
+    built, data = engine(models.conv(), tmp_path), ragged(tmp_path, picture=pictures(2))
+    out = infer(built, {"image": [2, 3, 8, 8]}, data, tmp_path, notes, names={"image": "picture"})
+    assert read(out).shape == (2, 5)
+    assert notes == ["ragged also holds image, which the engine does not read"]
+
+
+def test_a_type_that_numpy_lacks_is_named(tmp_path):
+    (tmp_path / "half").mkdir()
+    tensors.write(tmp_path / "half", {"image": pictures(2).astype(ml_dtypes.bfloat16)})
+    with pytest.raises(StageFailed, match=r"half\[image\]: found dtype bfloat16, expected float32"):
+        infer(engine(models.conv(), tmp_path), {"image": [2, 3, 8, 8]}, tmp_path / "half", tmp_path)
+
+
+def test_batches_that_cross_parts_give_what_one_run_gives(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "TARGET", 1)
+    x = np.random.default_rng(0).standard_normal((9000, 5)).astype(np.float32)
+    (tmp_path / "data").mkdir()
+    tensors.write(tmp_path / "data", {"x": x})
+    out = infer(engine(models.doubling(["batch", 5]), tmp_path), {"x": [1000, 5]}, tmp_path / "data", tmp_path)
+    assert len(list(out.glob("0-*.npy"))) == 3
+    made = tensors.open_input(as_input("made", out))
+    np.testing.assert_array_equal(next(iter(made.values())).read(), 2 * x)
+
+
 def test_two_runs_write_the_same_bytes(tmp_path):
     built = engine(models.conv(), tmp_path)
     data = save(tmp_path, image=pictures(5))
@@ -236,7 +278,7 @@ run("small.npz")
 Path("/proc/self/clear_refs").write_text("5")
 before = resident("VmRSS")
 out = run(sys.argv[3])
-print(json.dumps({"grown": resident("VmHWM") - before, "written": (out / "0.npy").stat().st_size}))
+print(json.dumps({"grown": resident("VmHWM") - before, "written": sum(p.stat().st_size for p in out.glob("0-*.npy"))}))
 """
 
 

@@ -198,10 +198,20 @@ def test_embeddings_are_pooled_normalised_and_written_as_an_array(post):
     )  # fmt: skip
     assert records(out) == [{"id": "0"}, {"id": "1"}]
     index = json.loads((out / "tensors.json").read_text())
-    assert index["tensors"] == [{"name": "embedding", "file": "0.npy", "dtype": "float32", "shape": [2, 100]}]
+    assert [(t["name"], t["dtype"], t["shape"]) for t in index["tensors"]] == [("embedding", "float32", [2, 100])]
     expected = np.stack([hidden[0, :2].mean(axis=0), hidden[1, 0]])
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(np.load(out / "0.npy"), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.load(out / "0-00000.npy"), expected, rtol=1e-5)
+
+
+def test_a_ragged_tensor_is_refused_if_a_step_reads_it(post, tmp_path):
+    folder = tmp_path / "ragged"
+    folder.mkdir()
+    tensors.write(folder, {"x": LOGITS, "boxes": [np.ones((n, 4)) for n in range(len(LOGITS))]})
+    out = post({}, {**TOP, "tensor": "x"}, inputs={"tensors": folder})
+    assert len(records(out)) == len(LOGITS)
+    with pytest.raises(StageFailed, match=r"ragged\[boxes\]: found a ragged tensor .*, expected one of fixed shape"):
+        post({}, {**TOP, "tensor": "boxes"}, inputs={"tensors": folder})
 
 
 def test_a_name_in_both_inputs_is_refused(post):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import run_stage
+from tests.helpers import as_input, run_stage
+from trtpipe.data import tensors
 from trtpipe.errors import StageFailed
 from trtpipe.stage import Input
 from trtpipe.stages import preprocess
@@ -34,8 +35,7 @@ def marked(path, width, height, x, y):
 
 
 def read(out):
-    index = json.loads((out / "tensors.json").read_text("utf-8"))
-    arrays = {e["name"]: np.load(out / e["file"]) for e in index["tensors"]}
+    arrays = {name: source.read() for name, source in tensors.open_input(as_input("made", out)).items()}
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text("utf-8").splitlines()]
     return arrays, samples
 
@@ -66,7 +66,7 @@ def test_a_folder_becomes_one_sample_a_picture_sorted_by_path(folder, tmp_path):
 def test_the_same_pictures_give_the_same_bytes(folder, tmp_path):
     picture(folder / "a.png", 5, 5, (9, 8, 7))
     one, two = (run_stage("preprocess", PLAIN, {"images": folder}, tmp_path) for _ in range(2))
-    assert [p.name for p in sorted(one.iterdir())] == ["0.npy", "samples.jsonl", "tensors.json"]
+    assert [p.name for p in sorted(one.iterdir())] == ["0-00000.npy", "samples.jsonl", "tensors.json"]
     assert all((two / p.name).read_bytes() == p.read_bytes() for p in one.iterdir())
 
 

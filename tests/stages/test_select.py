@@ -358,7 +358,7 @@ def test_the_winner_of_real_engines_runs_as_any_engine_does(folder):
     winner = view / f"engine@{best}"
     assert (view / "best/engine.onnx").read_bytes() == (winner / "engine.onnx").read_bytes()
     assert (view / "best/manifest.json").read_bytes() == (winner / "manifest.json").read_bytes()
-    assert np.array_equal(np.load(view / "best_scores/0.npy"), np.load(view / f"scores@{best}/0.npy"))
+    assert np.array_equal(np.load(view / "best_scores/0-00000.npy"), np.load(view / f"scores@{best}/0-00000.npy"))
     again = events(run(folder, "--json"))[-1]
     assert (again["ran"], again["failed"]) == (0, 0)
 
@@ -397,7 +397,7 @@ def test_a_variant_that_cannot_be_built_loses_and_the_run_goes_on(folder):
     assert "note: config@precision=bf16 failed, and the run went on without it: onnxruntime" in done.stderr
     view = folder / "artifacts/view/p"
     assert REFUSED in table(view / "best")[-1]
-    assert (view / "best_scores/0.npy").exists()
+    assert (view / "best_scores/0-00000.npy").exists()
     again = events(run(folder, *LOSE, "--json"))
     assert [e["stage"] for e in again if e["event"] == "StageStarted"] == ["config@precision=bf16"]
     assert (again[-1]["ran"], again[-1]["failed"], again[-1]["lost"]) == (0, 1, ["config@precision=bf16"])

@@ -57,11 +57,12 @@ def _integers(source: Input, where: str) -> list[int]:
     arrays = list(tensors.open_input(source).values())
     if len(arrays) != 1:
         raise StageFailed(f"{where}: found {len(arrays)} arrays, expected one of whole numbers")
-    if arrays[0].dtype.kind not in "iu" or len(arrays[0].shape) != 1:
+    array = tensors.fixed(arrays[0])
+    if array.dtype.kind not in "iu" or len(array.shape) != 1:
         raise StageFailed(
-            f"{where}: found {arrays[0].dtype} {list(arrays[0].shape)}, expected whole numbers [samples], a class each"
+            f"{where}: found {array.dtype} {list(array.shape)}, expected whole numbers [samples], a class each"
         )
-    found: list[int] = arrays[0].read().tolist()
+    found: list[int] = array.read().tolist()
     return found
 
 

@@ -59,11 +59,11 @@ class Evaluation:
             raise StageFailed(f"input {role} ({given.label}) has no arrays; name them in postprocess' param arrays")
         sources = tensors.open_input(given)
         if name is None and len(sources) == 1:
-            return next(iter(sources.values()))
+            return tensors.fixed(next(iter(sources.values())))
         if name is None or name not in sources:
             found = "no name" if name is None else name
             raise StageFailed(f"found {found}, expected a tensor of input {role}: {', '.join(sources)}")
-        return sources[name]
+        return tensors.fixed(sources[name])
 
     # One method for each metric; its name is the metric's tag.
 
@@ -177,7 +177,7 @@ class Evaluation:
         role = "tensors" if "tensors" in self._inputs else "results"
         one = self._tensor(metric.tensor, role)
         references = tensors.open_input(self._input("reference"))
-        other = references[one.name] if one.name in references else self._tensor(None, "reference")
+        other = tensors.fixed(references[one.name]) if one.name in references else self._tensor(None, "reference")
         if one.shape != other.shape or not one.shape or not one.shape[0]:
             raise StageFailed(
                 f"{one.label} is {list(one.shape)}, {other.label} {list(other.shape)}; expected one shape, with samples"

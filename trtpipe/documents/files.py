@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trtpipe.violations import Path as Place
 
 Kind = TypeVar("Kind", bound="Document")
+Older = TypeVar("Older", bound="Document")
 Row = TypeVar("Row", bound="Line")
 Either = TypeVar("Either", bound="Document | Line")
 LISTED = 5
@@ -55,22 +56,26 @@ def read(path: Path, kind: type[Kind], label: str = "") -> Kind:
     Raises StageFailed if it cannot be read, is no JSON, is of another format number, or does not fit its schema.
     """
     label = label or path.name
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StageFailed(f"{label} cannot be read: {error.strerror or error}") from error
-    return decode(data, kind, label)
+    return decode(_bytes(path, label), kind, label)
+
+
+def read_either(path: Path, kind: type[Kind], older: type[Older], label: str) -> Kind | Older:
+    """Read a document that may be of an older format. Raises as `read` does."""
+    value = _mapping(_bytes(path, label), label)
+    if value.get("format") == older.__struct_config__.tag:
+        return _checked(value, older, label)
+    return _numbered(value, kind, label, f"formats {older.__struct_config__.tag} and {kind.__struct_config__.tag}")
 
 
 def decode(data: bytes, kind: type[Kind], label: str) -> Kind:
     """Read a document of one kind from bytes. Raises as `read` does."""
-    value = _mapping(data, label)
-    known = kind.__struct_config__.tag
-    if value.get("format") != known:
+    return _numbered(_mapping(data, label), kind, label, f"format {kind.__struct_config__.tag}")
+
+
+def _numbered(value: dict[str, Any], kind: type[Kind], label: str, known: str) -> Kind:
+    if value.get("format") != kind.__struct_config__.tag:
         found = f"format {show(value['format'])}" if "format" in value else "no format number"
-        raise StageFailed(
-            f"{label}: found {found}, and this trtpipe knows format {known}: run the stage that makes it again"
-        )
+        raise StageFailed(f"{label}: found {found}, and this trtpipe knows {known}: run the stage that makes it again")
     return _checked(value, kind, label)
 
 
@@ -84,6 +89,13 @@ def read_lines(path: Path, kind: type[Row], label: str = "") -> Iterator[tuple[R
             where = f"{label or path.name}, line {number}"
             value = _mapping(data, where)
             yield _checked(value, kind, where), value
+
+
+def _bytes(path: Path, label: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StageFailed(f"{label} cannot be read: {error.strerror or error}") from error
 
 
 def _mapping(data: bytes, label: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from trtpipe.data.tensors import Source
+    from trtpipe.data.tensors import Ragged, Source
 
 BATCH_BYTES = 1 << 25
 LARGEST = 1e140
@@ -153,7 +153,7 @@ def _psnr(mean_square: float, peak: float) -> float:
 
 
 def pairs(
-    candidate: Mapping[str, Source], reference: Mapping[str, Source], names: Mapping[str, str]
+    candidate: Mapping[str, Source | Ragged], reference: Mapping[str, Source | Ragged], names: Mapping[str, str]
 ) -> list[tuple[str, Source, Source]]:
     """Pair outputs by name; `names` maps a candidate's name to the reference's.
 
@@ -161,11 +161,12 @@ def pairs(
     """
     problems = []
     found = []
-    for name, one in candidate.items():
-        partner = reference.get(names.get(name, name))
-        if partner is None:
+    for name, given in candidate.items():
+        if names.get(name, name) not in reference:
             problems.append(f"the reference has no {names.get(name, name)}; it has {', '.join(reference)}")
-        elif one.shape != partner.shape or not one.shape:
+            continue
+        one, partner = tensors.fixed(given), tensors.fixed(reference[names.get(name, name)])
+        if one.shape != partner.shape or not one.shape:
             problems.append(
                 f"{one.label} is {list(one.shape)}, {partner.label} {list(partner.shape)}; expected the same"
             )

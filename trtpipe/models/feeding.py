@@ -179,15 +179,15 @@ def samples(
     rows, batch = 1, batch_dim(inputs)
     for entry in inputs:
         name, dims = entry.name, entry.dims
-        source = sources.get(names.get(name, name))
-        if source is None:
+        if names.get(name, name) not in sources:
             problems.append(
                 f"{given.label} has no {names.get(name, name)} for the input {name}; it has {', '.join(sources)}. "
                 "params.names says which is which"
             )
             continue
-        if source.dtype.name != entry.dtype:
-            problems.append(f"{source.label}: found {source.dtype.name}, expected {entry.dtype}")
+        source = tensors.fixed(sources[names.get(name, name)])
+        if source.element != entry.dtype:
+            problems.append(f"{source.label}: found {source.element}, expected {entry.dtype}")
             continue
         how = "batch"
         if dims is None:

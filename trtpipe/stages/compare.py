@@ -17,7 +17,7 @@ from trtpipe.stage import Context, Params, Port, StageType
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from trtpipe.data.tensors import Source
+    from trtpipe.data.tensors import Ragged, Source
     from trtpipe.models.comparing import Compared
 
 FIGURES = ("max_abs", "mean_abs", "relative_l2", "cosine", "cosine_min", "psnr", "mismatched", "nan")
@@ -157,7 +157,7 @@ def run(ctx: Context) -> None:
         raise GateFailed("; ".join(broken))
 
 
-def _reference(ctx: Context) -> Mapping[str, Source]:
+def _reference(ctx: Context) -> Mapping[str, Source | Ragged]:
     """Give the reference's tensors: the input, or what the model makes of the data in onnxruntime."""
     from trtpipe.data import tensors
     from trtpipe.models import feeding, onnxfile, ort_cpu, signature

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from trtpipe.data.tensors import ArrayWriter, Reader, Source, Writer
+    from trtpipe.data.tensors import ArrayWriter, Ragged, Reader, Source, Writer
     from trtpipe.documents.buffers import Buffers
     from trtpipe.documents.manifest import Manifest
     from trtpipe.runtime import Pending
@@ -81,11 +81,13 @@ def run(ctx: Context) -> None:
 def match(
     buffers: Buffers,
     manifest: Manifest,
-    sources: Mapping[str, Source],
+    sources: Mapping[str, Source | Ragged],
     names: Mapping[str, str],
     label: str,
 ) -> list[Feed]:
     """Match the data with the engine's inputs. Raises StageFailed that lists every mismatch: found, expected."""
+    from trtpipe.data import tensors
+
     shapes = {b.name: b for b in buffers.side("input")}
     inputs = {b.name: b for b in manifest.side("input")}
     problems = [
@@ -94,12 +96,12 @@ def match(
     feeds: list[Feed] = []
     for name, b in shapes.items():
         wanted = names.get(name, name)
-        source = sources.get(wanted)
-        if source is None:
+        if wanted not in sources:
             problems.append(f"{label}: found tensors {', '.join(sources) or 'none'}, expected {wanted}")
             continue
-        if source.dtype.name != b.dtype:
-            problems.append(f"{source.label}: found dtype {source.dtype.name}, expected {b.dtype}")
+        source = tensors.fixed(sources[wanted])
+        if source.element != b.dtype:
+            problems.append(f"{source.label}: found dtype {source.element}, expected {b.dtype}")
             continue
         shape = b.shape
         if b.batch_axis == 0 and source.shape[1:] == shape[1:] and len(source.shape) == len(shape):
@@ -143,7 +145,10 @@ class Batches:
     """The feeds of an engine in order, each with the number of its true rows; the rest of it is padding."""
 
     def __init__(self, feeds: Sequence[Feed], manifest: Manifest, buffers: Buffers, *, allow_nan: bool) -> None:
+        from trtpipe.data import elements
+
         self._feeds = feeds
+        self._floats = {f.name for f in feeds if elements.is_float(f.source.dtype)}
         self._allow_nan = allow_nan
         self.batched = any(f.how == "batch" for f in feeds)
         self.size = buffers.batch if self.batched else 1
@@ -192,7 +197,7 @@ class Batches:
 
         rows = into[None] if into.ndim < len(reader.shape) else into
         found: list[bool] = []
-        checked = not self._allow_nan and into.dtype.kind in "fc"
+        checked = not self._allow_nan and name in self._floats
 
         def check(piece: NDArray[Any]) -> None:
             with np.errstate(invalid="ignore"):
@@ -209,7 +214,7 @@ class Batches:
             rows[count:] = rows[count - 1]
 
     def _check(self, name: str, array: NDArray[Any], start: int | None, np: Any) -> None:
-        if self._allow_nan or array.dtype.kind not in "fc" or not array.size:
+        if self._allow_nan or name not in self._floats or not array.size:
             return
         with np.errstate(invalid="ignore"):
             if not np.isnan(np.min(array)):
@@ -264,7 +269,7 @@ def _rows(name: str, array: NDArray[Any], fed: int, count: int, *, batched: bool
 
 STAGE = StageType(
     name="infer",
-    version=2,
+    version=3,
     Params=InferParams,
     inputs={
         "engine": Port(kinds=("engine",), doc="The engine that runs."),

@@ -131,9 +131,10 @@ def _sources(ctx: Context) -> tuple[dict[str, Source], list[str]]:
     wanted = {*main, *extra} if asked is None else asked | (set(main) if len(main) == 1 else set())
     if both := sorted(main.keys() & extra.keys() & wanted):
         raise StageFailed(f"tensor {both[0]} is in the inputs tensors and data, expected different names")
-    sources = {name: source for name, source in {**main, **extra}.items() if name in wanted}
+    chosen = {name: source for name, source in {**main, **extra}.items() if name in wanted}
     # Where the steps name nothing that is there, they are to say so themselves: the message has the step.
-    sources = sources or dict(itertools.islice(main.items(), 1))
+    chosen = chosen or dict(itertools.islice(main.items(), 1))
+    sources = {name: tensors.fixed(source) for name, source in chosen.items()}
     for source in sources.values():
         if not source.shape or not source.shape[0]:
             raise StageFailed(f"{source.label} has shape {list(source.shape)}, expected at least one sample on axis 0")
@@ -142,7 +143,7 @@ def _sources(ctx: Context) -> tuple[dict[str, Source], list[str]]:
 
 STAGE = StageType(
     name="postprocess",
-    version=2,
+    version=3,
     Params=PostprocessParams,
     inputs={
         "tensors": Port(kinds=("tensors",), doc="What the steps read: a model's outputs.", outside=True),

@@ -263,7 +263,7 @@ def _check_alike(arrays: dict[str, Any], made: dict[str, NDArray[Any]], first: s
 
 STAGE = StageType(
     name="preprocess",
-    version=2,
+    version=3,
     Params=PreprocessParams,
     inputs={
         "images": Port(kinds=(), doc="A picture, or a folder of them.", outside=True),
