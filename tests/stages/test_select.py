@@ -410,7 +410,7 @@ def test_what_was_chosen_without_a_failed_variant_is_found_later(folder):
         assert shown.returncode == 0, shown.stderr
         assert (folder / shown.stdout.strip()).exists()
     said = trtpipe("show", "p.yaml", "engine@precision=bf16", "--backend", "onnxruntime", *LOSE, cwd=folder)
-    assert "engine@precision=bf16 waits for config@precision=bf16" in said.stderr
+    assert "engine@precision=bf16 is not built, because it needs config@precision=bf16" in said.stderr
     why = trtpipe("explain", "p.yaml", "config@precision=bf16", "--backend", "onnxruntime", *LOSE, cwd=folder)
     assert "failed last time: onnxruntime" in why.stdout
     pinned = trtpipe("cache", "pin", "p.yaml", "best", "--backend", "onnxruntime", *LOSE, cwd=folder)
