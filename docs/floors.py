@@ -33,8 +33,8 @@ class Floor(NamedTuple):
 FLOORS = (
     Floor(
         (
-            "columns", "documents", "environment", "errors", "gates", "interrupts", "key", "project", "reads",
-            "runtime", "stage", "texts", "typed", "variant", "violations", "words",
+            "columns", "copying", "documents", "environment", "errors", "gates", "interrupts", "key", "project",
+            "reads", "runtime", "stage", "texts", "typed", "variant", "violations", "words",
         ),
         "the ground: errors, keys, what a stage type is, what this machine has, documents between stages",
     ),

@@ -101,7 +101,7 @@ def _show(args: argparse.Namespace, lookup: Lookup, stage: str, file: str, asses
         raise errors.StageFailed(f"{stage} is not built ({'; '.join(assessed.reasons)}); "
                                  f"run it: trtpipe run {args.pipeline} --target {stage}")  # fmt: skip
     artifact = assessed.hit.artifact
-    folder = lookup.store.shown(artifact)
+    folder = lookup.store.tree(artifact)
     if file and file not in artifact.files:
         from trtpipe.words import suggest
 
