@@ -102,6 +102,9 @@ def _show(args: argparse.Namespace, lookup: Lookup, stage: str, file: str, asses
                                  f"run it: trtpipe run {args.pipeline} --target {stage}")  # fmt: skip
     artifact = assessed.hit.artifact
     folder = lookup.store.tree(artifact)
+    for told in lookup.store.told:
+        print(told, file=sys.stderr)
+    lookup.store.told.clear()
     if file and file not in artifact.files:
         from trtpipe.words import suggest
 

@@ -57,12 +57,10 @@ def external_files(
     for name, tensor in onnxgraph.constants(model):
         if not is_external(tensor):
             continue
-        location, offset, length = place(tensor)
-        if not location or offset < 0 or length < 0:
-            problems.append(f"tensor {name}: its external data has no location, or a bad offset or length")
-            continue
-        if problem := _misfit(tensor, length):
+        if problem := _problem(tensor):
             problems.append(f"tensor {name}: {problem}")
+            continue
+        location, offset, length = place(tensor)
         end, _ = needed.get(location, (-1, ""))
         if offset + length > end:
             needed[location] = (offset + length, name)
@@ -89,11 +87,14 @@ def external_files(
     return tuple(sorted(needed))
 
 
-def _misfit(tensor: onnx.TensorProto, length: int) -> str | None:
-    """Say how a length in bytes does not fit a tensor's shape and type; None if it does."""
+def _problem(tensor: onnx.TensorProto) -> str | None:
+    """Say what is wrong with a reference by itself, whatever lies there; None if nothing is."""
     dtype, dims = dtypes.dtype_name(tensor.data_type), list(tensor.dims)
     if dtype not in dtypes.BITS or min(dims, default=0) < 0:
         return f"its type and shape are {dtype} {dims}, which cannot lie outside the ONNX file"
+    location, offset, length = place(tensor)
+    if not location or offset < 0 or length < 0:
+        return "its external data has no location, or a bad offset or length"
     if length != dtypes.tensor_bytes(tensor):
         return f"its shape needs {dtypes.tensor_bytes(tensor)} bytes ({dtype} {dims}), it points to {length}"
     return None
@@ -133,12 +134,11 @@ def take_in(tensor: onnx.TensorProto, folder: Path) -> None:
 
     No more is read than its shape and type need. Raises StageFailed if that is not there, and OSError.
     """
-    location, offset, length = place(tensor)
-    size = dtypes.tensor_bytes(tensor)
-    if problem := _misfit(tensor, length):
+    if problem := _problem(tensor):
         raise StageFailed(f"tensor {tensor.name}: {problem}")
-    if not location or _leaves(location) or offset < 0:
-        raise StageFailed(f"tensor {tensor.name}: its external data {location!r} is no file beside the model")
+    location, offset, size = place(tensor)
+    if _leaves(location):
+        raise StageFailed(f"external data {location!r} (tensor {tensor.name}) points outside the model's folder")
     with (folder / location).open("rb", buffering=0) as stream:
         tensor.raw_data = _read(stream.fileno(), offset, size)
     if len(tensor.raw_data) != size:
