@@ -88,16 +88,18 @@ class Trees:
             return False, [""]
         whole, changed = True, []
         for name, (sha256, size) in artifact.files.items():
-            where, blob = within(path, name), self._layout.blob(sha256)
+            where, blob = f"{path}/{name}", self._layout.blob(sha256)
             try:
                 here = os.lstat(where)
             except (FileNotFoundError, NotADirectoryError):
                 whole = False
                 continue
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 there = os.stat(blob)
-                if (here.st_ino, here.st_dev) == (there.st_ino, there.st_dev):
+                if here.st_ino == there.st_ino and here.st_dev == there.st_dev:
                     continue
+            except FileNotFoundError:
+                pass
             if self._is(where, here, sha256, size):
                 self._relink(blob, where, sha256)
                 continue

@@ -22,7 +22,7 @@ class View:
     def show(self, pipeline: str, stage: str, artifact: Artifact) -> str:
         """Let the link of a stage lead to an artifact's tree; give the tree. Raises StoreError."""
         path = self._layout.view(pipeline, stage)
-        wanted = os.path.join("..", "..", "trees", artifact.digest)
+        wanted = f"../../trees/{artifact.digest}"
         folder = self._trees.folder(artifact)
         try:
             if os.readlink(path) == wanted:
