@@ -57,6 +57,7 @@ bench: .venv/test.stamp
 	$(BIN)/python bench/noop.py
 	$(BIN)/python bench/hash.py
 	$(BIN)/python bench/store.py
+	$(BIN)/python bench/disk.py
 	$(BIN)/python bench/infer_ort.py
 	$(BIN)/python bench/fill.py --threads 1,2
 	$(BIN)/python bench/remote.py

@@ -52,7 +52,7 @@ def restored(folder: Path, document: str, peer: list[str], times: int) -> tuple[
     command = [sys.executable, "-m", "trtpipe", "run", document, "--backend", "onnxruntime", "--quiet"]
     env = {**os.environ, "PYTHONPATH": str(common.PROJECT)}
     for turn in range(times + 1):
-        for part in ("view", "shown"):
+        for part in ("view", "trees"):
             shutil.rmtree(folder / "artifacts" / part, ignore_errors=True)
         took = common.seconds(command, cwd=folder, env=env)
         shutil.rmtree(folder / "copied", ignore_errors=True)
@@ -129,10 +129,10 @@ def main() -> None:
         text = "name: many\nstages:\n" + "".join(noop.CHAIN.format(i=i) for i in range(args.chains))
         (folder / "many.yaml").write_text(text)
         noop.populate(folder / "many.yaml", folder / "artifacts")
-        peer = ["cp", "-rL", "artifacts/trees", "copied/"]
         command = [sys.executable, "-m", "trtpipe", "run", "many.yaml", "--backend", "onnxruntime", "--quiet"]
         common.seconds(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(common.PROJECT)})
-        shutil.copytree(folder / "artifacts" / "shown", folder / "artifacts" / "trees", dirs_exist_ok=True)
+        shutil.copytree(folder / "artifacts" / "trees", folder / "files")
+        peer = ["cp", "-rL", "files", "copied/"]
         mine, theirs = restored(folder, "many.yaml", peer, args.times)
         stages = 8 * args.chains
         rows.append([f"restore the outputs of {stages} stages ({2 * stages} files)", common.spread(mine, 1, 2),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 import msgspec
 from msgspec import Meta
 
-from trtpipe import texts, typed
+from trtpipe import copying, texts, typed
 from trtpipe.documents import files
 from trtpipe.errors import StageFailed
 
@@ -74,7 +73,7 @@ def put(source: Path, target: Path, *, link: bool) -> None:
             pass
         else:
             return
-    shutil.copyfile(source, target)
+    copying.copy(source, target)
 
 
 Network = Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 import pytest
@@ -116,19 +115,38 @@ def test_a_body_may_pass_a_stored_file_on_by_link(store):
     assert second.files["b"] == first.files["a"]
 
 
-def test_a_copy_is_made_however_little_the_kernel_helps(store, tmp_path, monkeypatch):
-    content = os.urandom(3_000_000)
-    (tmp_path / "a").write_bytes(content)
-    real = os.copy_file_range
-    calls = []
+def test_what_somebody_wrote_to_a_file_is_kept_and_what_a_disk_did_is_put_in_quarantine(store):
+    artifact = commit(store, {"sub/a.txt": b"content"})
+    path = store.blob_path(artifact.files["sub/a.txt"][0])
+    for kept, folder in ((b"CONTENT", "edited"), (b"damaged", "quarantine")):
+        status = os.stat(path)
+        os.chmod(path, 0o644)
+        with open(path, "r+b") as stream:
+            stream.write(kept)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        if folder == "quarantine":
+            store.state.forget(path)  # the stat says nothing, as where a disk changes bytes
+        damage = store.lookup(a_key().digest).damage
+        assert f" in {folder}/" in damage
+        assert damage.startswith("sub/a.txt: its content was ")
+        (found,) = (os.path.join(top, n) for top, _, names in os.walk(store.layout.part(folder)) for n in names)
+        assert content_of(found) == kept
+        assert found.endswith("sub/a.txt") == (folder == "edited")
+        assert commit(store, {"sub/a.txt": b"content"}) == artifact
 
-    def gives_up(source, target, count):
-        calls.append(count)
-        if len(calls) > 1:
-            raise OSError(errno.EXDEV, "not across file systems")
-        return real(source, target, min(count, 1000))
 
-    monkeypatch.setattr(os, "copy_file_range", gives_up)
-    store.blobs.copy(str(tmp_path / "a"), str(tmp_path / "b"))
-    assert (tmp_path / "b").read_bytes() == content
-    assert len(calls) == 2
+def test_a_good_file_is_not_replaced_by_another_of_the_same_content(store):
+    artifact = commit(store, {"a": b"same"}, a_key("1"))
+    path = store.blob_path(artifact.files["a"][0])
+    before = os.stat(path).st_ino
+    store.state.forget(path)
+    commit(store, {"a": b"same"}, a_key("2"))
+    assert os.stat(path).st_ino == before
+
+
+def test_a_file_that_somebody_made_writable_and_left_as_it_is_becomes_read_only_again(store):
+    artifact = commit(store, {"a": b"content"})
+    path = store.blob_path(artifact.files["a"][0])
+    os.chmod(path, 0o644)
+    assert isinstance(store.lookup(a_key().digest), Hit)
+    assert os.stat(path).st_mode & 0o777 == 0o444

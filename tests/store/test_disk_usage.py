@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import events, project, python_stage, trtpipe
-from tests.store.helpers import a_key, commit, content_of, nothing_locked
+from tests.store.helpers import RECORD, a_key, commit, content_of, nothing_locked
+from trtpipe import copying
 from trtpipe import key as keys
 from trtpipe.errors import StoreError
+from trtpipe.stage import put
 from trtpipe.store import disk_usage, gc, integrity
 from trtpipe.store.artifact import Hit, Miss
 from trtpipe.store.state import State
@@ -109,43 +111,52 @@ def fill(folder, leave):
     return path
 
 
-def test_what_people_see_shares_its_blocks_with_the_store(there, folder):
+def test_what_people_see_takes_no_space(there, folder):
     plan = os.urandom(24 * MIB)
     artifact = commit(there, {"engine.plan": plan, "small.json": b"{}"})
     before = free(folder)
     shown = os.path.join(there.show("p", "engine", artifact), "engine.plan")
     assert before - free(folder) < 4 * MIB
     assert content_of(shown) == plan
-    assert os.stat(shown).st_nlink == 1
-    assert disk_usage.shared(shown) >= 24 * MIB
-    assert disk_usage.own(shown, os.lstat(shown)) < MIB
-    blob = there.blob_path(artifact.files["engine.plan"][0])
-    assert os.path.samefile(os.path.join(there.tree(artifact), "engine.plan"), blob)
+    assert os.path.samefile(shown, there.blob_path(artifact.files["engine.plan"][0]))
 
 
-def test_weights_that_onnx_wants_unlinked_are_reflinks(there):
-    artifact = commit(there, {"model.onnx": b"m", "weights.bin": os.urandom(8 * MIB)}, kind="model")
-    weights = os.path.join(there.tree(artifact), "weights.bin")
-    assert os.stat(weights).st_nlink == 1
-    assert disk_usage.shared(weights) >= 8 * MIB
+def test_a_users_file_is_taken_into_the_store_by_reflink_and_stays_the_users(there, folder):
+    mine = folder / "weights.bin"
+    mine.write_bytes(os.urandom(24 * MIB))
+    before = free(folder)
+    with there.workspace() as work:
+        put(mine, Path(work) / "weights.bin", link=False)
+        artifact = there.commit(a_key(), "model", work, RECORD)
+    assert before - free(folder) < 4 * MIB
+    blob = there.blob_path(artifact.files["weights.bin"][0])
+    assert not os.path.samefile(mine, blob)
+    assert disk_usage.shared(blob) >= 24 * MIB
+    write(mine)
+    os.sync()
+    assert isinstance(there.lookup(a_key().digest), Hit)
+    assert keys.digest_file(blob) == artifact.files["weights.bin"][0]
 
 
-def test_the_store_counts_shared_blocks_once(there, folder):
+def test_copies_of_an_earlier_version_count_once_where_they_share_blocks(there, folder):
     artifact = commit(there, {"engine.plan": os.urandom(16 * MIB)})
-    shown = os.path.join(there.show("p", "engine", artifact), "engine.plan")
-    there.tree(artifact)
+    there.show("p", "engine", artifact)
+    shown = there.layout.part("shown") + f"/{artifact.digest}/engine.plan"
+    os.makedirs(os.path.dirname(shown))
+    copying.copy(there.blob_path(artifact.files["engine.plan"][0]), shown)
     os.sync()
     used = disk_usage.usage(there.layout)
     assert 16 * MIB <= used["blobs"][1] < 17 * MIB
     assert used["shown"][1] < MIB
+    assert used["trees"][1] == 0
     with open(shown, "r+b") as stream:
         stream.write(os.urandom(4 * MIB))
     os.sync()
     assert 4 * MIB <= disk_usage.usage(there.layout)["shown"][1] < 6 * MIB
-    # A budget that the truth meets is met: nothing goes.
+    # A budget that the truth meets is met: no result goes.
     found = gc.gc(there, gc.Budget(max_size=24 * MIB), nothing_locked)
     assert (found.met, found.removed) == (True, ())
-    there.show("p", "engine", artifact)
+    assert not os.path.exists(there.layout.part("shown"))
     shutil.rmtree(folder / "edited")
     os.sync()
     before = free(folder)
@@ -185,7 +196,7 @@ def punch(path):
 
 
 @pytest.mark.parametrize("edit", [write, map_and_write, truncate, append, punch])
-def test_whatever_somebody_does_to_the_view_the_store_is_not_harmed(there, edit):
+def test_whatever_root_does_to_the_view_is_seen_kept_and_made_again(there, edit):
     plan = os.urandom(3 * MIB)
     artifact = commit(there, {"engine.plan": plan})
     shown = os.path.join(there.show("p", "engine", artifact), "engine.plan")
@@ -193,14 +204,12 @@ def test_whatever_somebody_does_to_the_view_the_store_is_not_harmed(there, edit)
     os.sync()
     edited = content_of(shown)
     assert edited != plan
-    sha256 = artifact.files["engine.plan"][0]
-    assert keys.digest_file(there.blob_path(sha256)) == sha256
-    assert isinstance(there.lookup(a_key().digest), Hit)
-    _, _, found = integrity.verify(there)
-    assert [f.damage for f in found] == [False]
-    assert content_of(os.path.join(there.show("p", "engine", artifact), "engine.plan")) == plan
+    assert "engine.plan: its content was changed by somebody" in there.lookup(a_key().digest).damage
     (kept,) = (os.path.join(top, n) for top, _, names in os.walk(f"{there.folder}/edited") for n in names)
+    assert os.path.basename(kept) == "engine.plan"
     assert content_of(kept) == edited
+    commit(there, {"engine.plan": plan})
+    assert content_of(os.path.join(there.show("p", "engine", artifact), "engine.plan")) == plan
     assert integrity.verify(there)[2] == []
 
 
@@ -232,27 +241,35 @@ def test_a_store_on_another_disk_than_the_project_serves_runs(folder, tmp_path):
         assert said.returncode == 0, said.stderr
         end = events(said)[-1]
         assert (end["hit"], end["ran"]) == expected
-        shutil.rmtree(where / "shown")
-    said = trtpipe("run", "p.yaml", "--artifacts", where, cwd=tmp_path, env={"TRTPIPE_VIEW": "link"})
-    assert said.returncode == 0, said.stderr
+        shutil.rmtree(where / "trees")
     assert trtpipe("cache", "verify", "--artifacts", where, cwd=tmp_path).returncode == 0
 
 
-def test_a_view_on_another_disk_than_the_store_is_copied(store, small):
+def test_trees_on_another_disk_than_the_blobs_are_copies_and_this_is_told(store, small):
     plan = os.urandom(3 * MIB)
     artifact = commit(store, {"engine.plan": plan, "weights.bin": b"w"}, kind="model")
-    for part in ("shown", "trees"):
-        (small / part).mkdir()
-        os.symlink(small / part, os.path.join(store.folder, part))
+    (small / "trees").mkdir()
+    os.symlink(small / "trees", os.path.join(store.folder, "trees"))
     shown = os.path.join(store.show("p", "engine", artifact), "engine.plan")
     assert content_of(shown) == plan
-    assert content_of(os.path.join(store.tree(artifact), "engine.plan")) == plan
+    assert "takes no hard links" in store.told.pop()
     write(shown)
     assert isinstance(store.lookup(a_key().digest), Hit)
     assert content_of(os.path.join(store.show("p", "engine", artifact), "engine.plan")) == plan
+    assert "engine.plan in the view is not what the stage made" in store.told[0]
+    assert content_of(os.path.join(store.told[0].rpartition(" in ")[2], "engine.plan")) == b"edited" + plan[6:]
     assert integrity.verify(store)[2] == []
 
 
+@pytest.fixture
+def no_links(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.usefixtures("no_links")
 @pytest.mark.parametrize("in_kernel", [True, False])
 def test_a_copy_that_does_not_fit_is_an_error_and_nobody_sees_it(small, monkeypatch, in_kernel):
     if not in_kernel:
@@ -267,10 +284,11 @@ def test_a_copy_that_does_not_fit_is_an_error_and_nobody_sees_it(small, monkeypa
         with pytest.raises(StoreError, match="the disk is full"):
             there.show("p", "engine", artifact)
         assert not os.path.exists(there.view_path("p", "engine"))
-        assert os.listdir(os.path.join(there.folder, "shown")) == []
+        assert os.listdir(os.path.join(there.folder, "trees")) == []
         assert isinstance(there.lookup(a_key().digest), Hit)
 
 
+@pytest.mark.usefixtures("no_links")
 def test_a_copy_whose_last_piece_does_not_fit_is_not_taken_for_whole(small, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EOPNOTSUPP, "not here")

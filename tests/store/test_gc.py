@@ -23,14 +23,14 @@ from trtpipe.store.store import Store
 def test_gc_removes_what_was_not_used_for_longest_until_the_budget_is_met(store):
     made = several(store)
     size = sum(one for _, one in disk_usage.usage(store.layout).values())
-    dry = gc.gc(store, Budget(max_size=size - 60_000), nothing_locked, dry_run=True)
+    dry = gc.gc(store, Budget(max_size=size - 30_000), nothing_locked, dry_run=True)
     assert there(store, made) == [True] * 4
     for key, _ in made:  # to look it up was to use it
         os.utime(store.action_path(key.digest), (1000 + int(key.params["name"]),) * 2)
-    found = gc.gc(store, Budget(max_size=size - 60_000), nothing_locked)
+    found = gc.gc(store, Budget(max_size=size - 30_000), nothing_locked)
     assert [a.key for a in found.removed] == [a.key for a in dry.removed] == [made[0][0].digest]
     assert found.met
-    assert sum(one for _, one in disk_usage.usage(store.layout).values()) <= size - 60_000
+    assert sum(one for _, one in disk_usage.usage(store.layout).values()) <= size - 30_000
     assert there(store, made) == [False, True, True, True]
     assert not os.path.lexists(store.view_path("p", "s0"))
     assert integrity.verify(store)[2] == []
@@ -160,7 +160,7 @@ def test_what_lock_files_need_is_asked_while_gc_has_the_store_alone_and_stays(st
     found = gc.gc(store, Budget(max_size=0), locked)
     assert asked == [None]  # nobody else gets the lock meanwhile
     assert found.kept == {by_key.digest: "locked by a", made[1][0].digest: "locked by b"}
-    assert sorted(os.listdir(store.layout.part("shown"))) == sorted(artifact.digest for _, artifact in made[:3])
+    assert sorted(os.listdir(store.layout.part("trees"))) == sorted(artifact.digest for _, artifact in made[:3])
     assert there(store, made) == [True, True, False, False]
 
 

@@ -83,7 +83,7 @@ def verify(args: argparse.Namespace) -> int:
         count, total, found = integrity.verify(store)
     seconds = time.monotonic() - begun
     rows = [f._asdict() for f in found]
-    lines = [f"{f.what}: {f.trouble}; {f.fixed}" for f in found]
+    lines = [*(f"{f.what}: {f.trouble}; {f.fixed}" for f in found), *store.told]
     lines.append(f"{count} files, {size_text(total)} read in {seconds:.2f} s: "
                  + (f"{len(found)} not as they should be" if found else "all whole"))  # fmt: skip
     answer({"files": count, "bytes": total, "findings": rows}, as_json=args.json, lines=lines)

@@ -105,7 +105,10 @@ def _show(args: argparse.Namespace, lookup: Lookup, stage: str, file: str, asses
         raise errors.StageFailed(f"{stage} is not built ({'; '.join(assessed.reasons)}); "
                                  f"run it: trtpipe run {args.pipeline} --target {stage}")  # fmt: skip
     artifact = assessed.hit.artifact
-    folder = lookup.store.shown(artifact)
+    folder = lookup.store.tree(artifact)
+    for told in lookup.store.told:
+        print(told, file=sys.stderr)
+    lookup.store.told.clear()
     if file and file not in artifact.files:
         from trtpipe.words import suggest
 

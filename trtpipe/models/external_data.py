@@ -1,4 +1,7 @@
-"""External data (weights outside the ONNX file): every reference is checked, and values are memory-mapped."""
+"""External data (weights outside the ONNX file): every reference is checked, and values are read by offset.
+
+They are read here, not by onnx: its loader refuses a file that has several hard links, and in a store every file has.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,18 @@ def is_external(tensor: onnx.TensorProto) -> bool:
 
 
 def place(tensor: onnx.TensorProto) -> tuple[str, int, int]:
-    """Give location, offset and length (in bytes) of external data; offset and length are -1 if they are no numbers."""
+    """Give location, offset and length (in bytes) of external data; offset and length are -1 if they are no numbers.
+
+    Locations are paths, so `./a//b` is given as `a/b`. A length of 0 says nothing, as in onnx and onnxruntime.
+    """
     fields = {entry.key: entry.value for entry in tensor.external_data}
+    location = fields.get("location", "")
     try:
         offset = int(fields.get("offset", "0"))
-        length = int(fields.get("length", str(dtypes.tensor_bytes(tensor))))
+        length = int(fields.get("length", "0")) or dtypes.tensor_bytes(tensor)
     except ValueError:
         offset = length = -1
-    return fields.get("location", ""), offset, length
+    return PurePosixPath(location).as_posix() if location else "", offset, length
 
 
 def external_files(
@@ -41,29 +48,26 @@ def external_files(
     """List the external data files of a model (sorted, relative to its folder), after checking every reference.
 
     `known` are the files that the input is declared to hold, relative to the folder: a file outside them is not
-    in the stage's key. Raises StageFailed listing each location that is absolute, leaves the folder (also by a
-    link), is missing, or is shorter than the tensors that lie in it.
+    in the stage's key. Raises StageFailed listing each tensor whose length is not that of its shape and type, and each
+    location that is absolute, leaves the folder (also by a link), is missing, or is shorter than the tensors that lie
+    in it.
     """
     needed: dict[str, tuple[int, str]] = {}
     problems: list[str] = []
     for name, tensor in onnxgraph.constants(model):
         if not is_external(tensor):
             continue
-        location, offset, length = place(tensor)
-        if not location or offset < 0 or length < 0:
-            problems.append(f"tensor {name}: its external data has no location, or a bad offset or length")
+        if problem := _problem(tensor):
+            problems.append(f"tensor {name}: {problem}")
             continue
-        if length < dtypes.tensor_bytes(tensor):
-            problems.append(
-                f"tensor {name}: its shape needs {dtypes.tensor_bytes(tensor)} bytes, it points to {length}"
-            )
+        location, offset, length = place(tensor)
         end, _ = needed.get(location, (-1, ""))
         if offset + length > end:
             needed[location] = (offset + length, name)
     top = os.path.realpath(folder)
     for location, (end, name) in sorted(needed.items()):
         path = folder / location
-        if PurePosixPath(location).is_absolute() or ".." in PurePosixPath(location).parts or "\\" in location:
+        if _leaves(location):
             problems.append(f"external data {location!r} (tensor {name}) points outside the model's folder")
         elif not os.path.lexists(path):
             problems.append(f"external data {location!r} (tensor {name}) is missing; it must lie beside the model")
@@ -83,21 +87,76 @@ def external_files(
     return tuple(sorted(needed))
 
 
+def _problem(tensor: onnx.TensorProto) -> str | None:
+    """Say what is wrong with a reference by itself, whatever lies there; None if nothing is."""
+    dtype, dims = dtypes.dtype_name(tensor.data_type), list(tensor.dims)
+    if dtype not in dtypes.BITS or min(dims, default=0) < 0:
+        return f"its type and shape are {dtype} {dims}, which cannot lie outside the ONNX file"
+    location, offset, length = place(tensor)
+    if not location or offset < 0 or length < 0:
+        return "its external data has no location, or a bad offset or length"
+    if length != dtypes.tensor_bytes(tensor):
+        return f"its shape needs {dtypes.tensor_bytes(tensor)} bytes ({dtype} {dims}), it points to {length}"
+    return None
+
+
+def _leaves(location: str) -> bool:
+    """Tell whether a location is none below the model's folder."""
+    path = PurePosixPath(location)
+    return path.is_absolute() or ".." in path.parts or "\\" in location
+
+
 def array(tensor: onnx.TensorProto, folder: Path) -> NDArray[Any]:
-    """Give a tensor's values, memory-mapped where they lie outside and NumPy knows the type."""
+    """Give a tensor's values, memory-mapped where they lie outside and NumPy knows the type.
+
+    The model's external data has been checked (`external_files`). Raises StageFailed if the file has become shorter.
+    """
     name = dtypes.dtype_name(tensor.data_type)
     if not is_external(tensor):
         return _values(tensor)
+    if name == "bfloat16" or dtypes.BITS.get(name, 0) < 8 or name.startswith("float8"):
+        inside = onnx.TensorProto()
+        inside.CopyFrom(tensor)
+        take_in(inside, folder)
+        return _values(inside)
     location, offset, _ = place(tensor)
-    if name in ("bfloat16", "string") or dtypes.BITS.get(name, 0) < 8 or name.startswith("float8"):
-        loaded = onnx.TensorProto()
-        loaded.CopyFrom(tensor)
-        onnx.external_data_helper.load_external_data_for_tensor(loaded, str(folder))
-        return _values(loaded)
     shape = tuple(tensor.dims)
     if not math.prod(shape):
         return np.empty(shape, np.dtype(name))
-    return np.memmap(folder / location, np.dtype(name).newbyteorder("<"), "r", offset, shape)
+    try:
+        return np.memmap(folder / location, np.dtype(name).newbyteorder("<"), "r", offset, shape)
+    except ValueError as error:
+        raise StageFailed(f"external data {location!r} ends within tensor {tensor.name}: {error}") from None
+
+
+def take_in(tensor: onnx.TensorProto, folder: Path) -> None:
+    """Read a tensor's external data from its file in `folder` into the tensor itself.
+
+    No more is read than its shape and type need. Raises StageFailed if that is not there, and OSError.
+    """
+    if problem := _problem(tensor):
+        raise StageFailed(f"tensor {tensor.name}: {problem}")
+    location, offset, size = place(tensor)
+    if _leaves(location):
+        raise StageFailed(f"external data {location!r} (tensor {tensor.name}) points outside the model's folder")
+    with (folder / location).open("rb", buffering=0) as stream:
+        tensor.raw_data = _read(stream.fileno(), offset, size)
+    if len(tensor.raw_data) != size:
+        raise StageFailed(
+            f"external data {location!r} is torn: tensor {tensor.name} takes {size} bytes, "
+            f"{len(tensor.raw_data)} are there"
+        )
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    del tensor.external_data[:]
+
+
+def _read(handle: int, offset: int, size: int) -> bytes:
+    """Read so many bytes of an open file, fewer if it ends before."""
+    size = max(0, min(size, os.fstat(handle).st_size - offset))
+    data = os.pread(handle, size, offset)
+    while len(data) < size and (more := os.pread(handle, size - len(data), offset + len(data))):
+        data += more  # one call reads 2 GiB at the most
+    return data
 
 
 def _values(tensor: onnx.TensorProto) -> NDArray[Any]:

@@ -130,9 +130,7 @@ def inline(path: Path, origin: Path) -> None:
     for _, tensor in onnxgraph.constants(model):
         if external_data.is_external(tensor):
             folder = path.parent if external_data.place(tensor)[0] == own else origin
-            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-            tensor.data_location = onnx.TensorProto.DEFAULT
-            del tensor.external_data[:]
+            external_data.take_in(tensor, folder)
     (path.parent / own).unlink(missing_ok=True)
     save(model, path)
 
@@ -140,7 +138,8 @@ def inline(path: Path, origin: Path) -> None:
 def external_locations(path: str | Path) -> list[str]:
     """List the external data files that an ONNX file names, unchecked and sorted; none if it is no ONNX file.
 
-    For callers that need the names before the model is checked. `external_files` checks them.
+    Each is relative to its folder, with `.` and double slashes left out. For callers that need the names before the
+    model is checked. `external_files` checks them.
     """
     try:
         model = load(Path(path))
@@ -151,7 +150,10 @@ def external_locations(path: str | Path) -> list[str]:
 
 
 def whole(path: Path) -> onnx.ModelProto:
-    """Load a model with its external data. Raises StageFailed."""
+    """Load a model with its external data. Raises StageFailed as `load` and `external_files` do, and OSError."""
     model = load(path)
-    onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+    if external_data.external_files(model, path.parent, label=path.name):
+        for _, tensor in onnxgraph.constants(model):
+            if external_data.is_external(tensor):
+                external_data.take_in(tensor, path.parent)
     return model

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def valid(path: Path) -> None:
-    """Ask ONNX's own checker. Raises StageFailed if the model is not valid."""
+    """Ask ONNX's own checker. Raises StageFailed if the model is not valid.
+
+    The checker refuses external data in a file with several links, so this is for a model that was just written.
+    """
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:

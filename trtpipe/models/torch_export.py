@@ -6,8 +6,6 @@ import itertools
 import re
 from typing import TYPE_CHECKING, Any
 
-import onnx
-
 from trtpipe.errors import StageFailed
 from trtpipe.models import onnxfile, onnxgraph, opset, torch_module
 from trtpipe.models.torch_module import quiet
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import onnx
     from numpy.typing import NDArray
 
     from trtpipe.models.torch_module import NamedModule
@@ -49,8 +48,8 @@ def export(
     else:
         reason = _dynamo(named, path, wanted, common)
     try:
-        proto = onnx.load_model(str(path))
-    except Exception as error:
+        proto = onnxfile.whole(path)
+    except StageFailed as error:
         raise StageFailed(f"the exporter {exporter} wrote a file that is no ONNX model: {error}") from error
     found = onnxgraph.opsets(proto).get("ai.onnx")
     if found == NEWEST_EXACT and wanted == 17:

@@ -99,8 +99,9 @@ def find(source: Source, folder: str, store: Store) -> Found:
     if source.url is not None:
         assert source.sha256 is not None
         blob = store.blob_path(source.sha256)
-        there = os.path.exists(blob)
-        artifact = Artifact("file", {_url_name(source.url): (source.sha256, os.path.getsize(blob) if there else 0)})
+        name, size = _url_name(source.url), os.path.getsize(blob) if os.path.exists(blob) else 0
+        there = os.path.exists(blob) and store.damage(source.sha256, size, name) is None
+        artifact = Artifact("file", {name: (source.sha256, size if there else 0)})
         return Found(artifact, store.tree(artifact) if there else None)
     if source.file is not None:
         path = os.path.join(folder, source.file)
@@ -134,12 +135,12 @@ def _file(path: str, is_model: bool, state: State) -> Found:
 
 def _external(path: str, sha256: str, state: State) -> list[str]:
     """Give the locations of an ONNX file's external data; onnx is imported only for a file not seen before."""
-    if known := state.derived("external", sha256):
+    if known := state.derived("locations", sha256):
         return [str(location) for location in json.loads(known)]
     from trtpipe.models import onnxfile
 
     locations = onnxfile.external_locations(path)
-    state.remember_derived("external", sha256, json.dumps(locations))
+    state.remember_derived("locations", sha256, json.dumps(locations))
     return locations
 
 

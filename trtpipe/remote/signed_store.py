@@ -431,7 +431,7 @@ class Remote:
 
     def _push_one(self, digest: str, record: Action, artifact: Artifact, signer: signing.Signer, *, force: bool) -> int:
         for name, (sha256, size) in artifact.files.items():
-            if damage := self.store.damage(sha256, size):
+            if damage := self.store.damage(sha256, size, name):
                 raise StoreError(f"key {digest[:12]} cannot be pushed: {name}: {damage}")
         blobs = dict(artifact.files.values())
         sent = sum(self._files.map(lambda item: self._send(*item, force=force), blobs.items()))

@@ -368,7 +368,7 @@ class Work:
         for name in stage.upstream:
             self.store.links_changed([self.standing.artifacts[name]])
             for file, (sha256, size) in self.standing.artifacts[name].files.items():
-                if self.store.damage(sha256, size):
+                if self.store.damage(sha256, size, file):
                     message = f"the stage wrote into its input {name}/{file}, so nothing of it is kept; run again"
                     raise errors.StageFailed(message)
 

@@ -8,9 +8,10 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from trtpipe import copying
 from trtpipe import key as keys
 from trtpipe.errors import StoreError
-from trtpipe.store import files
+from trtpipe.store import edits, files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from trtpipe.store.layout import Layout
     from trtpipe.store.state import State
 
-_FICLONE = 0x40049409
 _GONE = "its content is gone from the store"
 
 
@@ -30,25 +30,26 @@ class Blobs:
         self._layout, self._state, self._told = layout, state, told
         self.refetch: Callable[[str, int], bool] | None = None
         """Asked for content (SHA-256, bytes) that is gone or damaged: puts it into the store, or gives False."""
-        self._no_reflinks = False
 
     # --- checking
 
-    def damage(self, sha256: str, size: int) -> str | None:
+    def damage(self, sha256: str, size: int, name: str | None = None) -> str | None:
         """Say what is wrong with a blob, or None if it is good. Raises StoreError if the disk says no.
 
-        A blob that is gone or damaged is fetched again if it can be. Content that does not fit its name goes to
-        quarantine/, so that nobody reads it.
+        `name` is what it is called in the artifact that is looked at. A blob that is gone or damaged is fetched again
+        if it can be. Content that does not fit its digest is put aside, so that nobody reads it: in edited/ if somebody
+        wrote to the file since it was last seen to be good, which the view allows root, else in quarantine/.
         """
-        damage = self._damage(sha256, size)
+        name = name or sha256[:12]
+        damage = self._damage(sha256, size, name)
         if damage is not None and self.refetch is not None and self.refetch(sha256, size):
-            again = self._damage(sha256, size)
+            again = self._damage(sha256, size, name)
             if again is None:
-                self._told.append(f"{sha256[:12]}: {damage}; it was fetched again")
+                self._told.append(f"{name}: {damage}; it was fetched again")
             return again
         return damage
 
-    def _damage(self, sha256: str, size: int) -> str | None:
+    def _damage(self, sha256: str, size: int, name: str) -> str | None:
         path = self._layout.blob(sha256)
         try:
             status = os.stat(path)
@@ -58,9 +59,9 @@ class Blobs:
             raise self._layout.error(error) from None
         if status.st_size == size and self._state.known_good(path, status) == sha256:
             return None
-        return self._examine(path, sha256, size)
+        return self._examine(path, sha256, size, name)
 
-    def _examine(self, path: str, sha256: str, size: int) -> str | None:
+    def _examine(self, path: str, sha256: str, size: int, name: str) -> str | None:
         """Read a blob whatever is known of it; say what is wrong with it, or None."""
         try:
             status = os.stat(path)
@@ -72,10 +73,29 @@ class Blobs:
                 raise self._layout.error(error) from None
             good = False  # the disk cannot read it: it is as good as gone
         if good:
+            if status.st_mode & 0o222:
+                with contextlib.suppress(OSError):
+                    os.chmod(path, 0o444)  # somebody made it writable, and did not write yet
+                    status = os.stat(path)
             self._state.remember_good(path, status, sha256)
             return None
-        self.quarantine(path)
+        if aside := self.put_aside(path, status, name):
+            return f"its content was changed by somebody, whose version is in {aside}/"
         return "its content was damaged in the store and is put aside in quarantine/"
+
+    def put_aside(self, path: str, status: os.stat_result, name: str) -> str | None:
+        """Move a blob that is not what its digest says out of the way.
+
+        If somebody wrote to it since it was seen to be good (`status` is its stat), it goes to edited/ under what it is
+        called in an artifact (`name`), and the folder there is given, relative to the store; else to quarantine/.
+        """
+        if self._state.written(path, status):
+            with contextlib.suppress(OSError):
+                aside = edits.move(self._layout, [(path, name)])
+                self._state.forget(path)
+                return os.path.relpath(aside, self._layout.folder)
+        self.quarantine(path)
+        return None
 
     def quarantine(self, path: str) -> None:
         """Move a file of the store to quarantine/, because it is not what it should be."""
@@ -125,7 +145,7 @@ class Blobs:
                 return sha256, size
         if status.st_nlink > 1:
             # Somebody else has this file too, and could change it in the store: take a copy.
-            self.copy(path, path + ".copy")
+            copying.copy(path, path + ".copy")
             os.replace(path + ".copy", path)
             status = os.stat(path)
         sha256 = keys.digest_file(path)
@@ -135,10 +155,9 @@ class Blobs:
     def place(self, path: str, sha256: str, size: int) -> None:
         """Move a file whose digest was checked to its place, unless a good blob is there. Raises OSError."""
         target = self._layout.blob(sha256)
-        with contextlib.suppress(FileNotFoundError):
-            there = os.stat(target)
-            if there.st_size == size and self._state.known_good(target, there) == sha256:
-                return
+        # A good one is never replaced: trees are linked to it.
+        if os.path.exists(target) and self._damage(sha256, size, sha256[:12]) is None:
+            return
         os.makedirs(os.path.dirname(target), exist_ok=True)
         os.chmod(path, 0o444)
         files.sync(path)
@@ -147,35 +166,6 @@ class Blobs:
         self._state.remember_good(target, os.stat(target), sha256)
 
     # --- giving out
-
-    def copy(self, source: str, target: str) -> None:
-        """Copy a file by reflink where possible, else by bytes; later changes to one do not reach the other.
-
-        Raises OSError.
-        """
-        with open(source, "rb", buffering=0) as reading, open(target, "wb", buffering=0) as writing:
-            if not self._no_reflinks:
-                import fcntl
-
-                try:
-                    fcntl.ioctl(writing.fileno(), _FICLONE, reading.fileno())
-                except OSError as error:
-                    # What lies on another file system says nothing of the rest.
-                    self._no_reflinks = error.errno != errno.EXDEV
-                else:
-                    return
-            left = os.fstat(reading.fileno()).st_size
-            try:
-                # Within the kernel: no bytes pass through this process, and NFS 4.2 copies on the server.
-                while left and (done := os.copy_file_range(reading.fileno(), writing.fileno(), left)):
-                    left -= done
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-                    raise
-            reading.seek(writing.seek(0, os.SEEK_END))
-            while block := memoryview(reading.read(1 << 20)):
-                while block:  # where a disk is nearly full, less is written than was given, with no error yet
-                    block = block[writing.write(block) :]
 
     def links_changed(self, artifacts: Iterable[Artifact]) -> None:
         """Take note that links to artifacts' blobs were made or removed: that moved their ctime, not their content."""

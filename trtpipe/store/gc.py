@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from trtpipe import key as keys
-from trtpipe.store import actions, disk_usage, files, guard, pins
+from trtpipe.store import actions, disk_usage, edits, files, guard, pins
 from trtpipe.store.workspace import sweep
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def _gc(store: Store, budget: Budget, locked: Callable[[], Needed], *, dry_run: 
     # to refer to what is newer than itself.
     freed = sum(drop(sha) for sha, s in blobs.items() if not users.get(sha) and s.st_ctime < oldest)
     orphans = len(gone)
-    freed += _remove_folders(store, {*makers, *needed.artifacts}, dry_run=dry_run)
+    made = {*blobs, *users}
+    freed += _remove_folders(store, {*makers, *needed.artifacts}, made, dry_run=dry_run)
     freed += _remove_waste(store, now, dry_run=dry_run)
     removed: list[Listed] = []
     for action in good:
@@ -122,13 +123,12 @@ def _gc(store: Store, budget: Budget, locked: Callable[[], Needed], *, dry_run: 
         if not makers[action.artifact.digest]:
             del makers[action.artifact.digest]
             if not dry_run:
-                store.view.rescue(action.artifact)
+                store.trees.rescue(action.artifact)
             freed += _own_size(store.layout.tree(action.artifact.digest))
-            freed += _own_size(store.layout.shown(action.artifact.digest))
     if dry_run:
         size, free = size - freed, free + freed
     else:
-        _remove_folders(store, {*makers, *needed.artifacts}, dry_run=False)
+        _remove_folders(store, {*makers, *needed.artifacts}, made, dry_run=False)
         _remove_lists(store, good, {a.key for a in removed}, now)
         for sha in gone:
             with contextlib.suppress(FileNotFoundError):
@@ -184,19 +184,26 @@ def _own_size(folder: str) -> int:
     return size
 
 
-def _remove_folders(store: Store, artifacts: set[str], *, dry_run: bool) -> int:
-    """Remove the folders in trees/ and shown/ of all other artifacts, and links to them; give the bytes freed."""
+def _remove_folders(store: Store, artifacts: set[str], made: set[str], *, dry_run: bool) -> int:
+    """Remove the trees of all other artifacts, people's copies in shown/, and links to them; give the bytes freed.
+
+    What people changed in them is moved to edited/ and told; `made` are the digests of what stages made.
+    """
     freed = 0
-    for part in ("trees", "shown"):
+    for part, keep in (("trees", artifacts), ("shown", set[str]())):
         top = store.layout.part(part)
         for name in sorted(os.listdir(top)) if os.path.isdir(top) else ():
-            if name in artifacts or not _OURS.match(name):
+            if name in keep or not _OURS.match(name):
                 continue
             path = os.path.join(top, name)
             freed += _own_size(path)
             if not dry_run:
+                if told := edits.rescue(store.layout, path, made):
+                    store.told.append(told)
                 files.discard(path)
     if not dry_run:
+        with contextlib.suppress(OSError):
+            os.rmdir(store.layout.part("shown"))  # this version makes none
         for folder, folders, names in os.walk(store.layout.part("view")):
             for name in (*folders, *names):
                 path = os.path.join(folder, name)

@@ -58,10 +58,11 @@ def _blobs(
 
     users: dict[str, list[str]] = {}
     sizes: dict[str, int] = {}
+    names: dict[str, str] = {}
     for action in good:
         for name, (sha256, size) in action.artifact.files.items():
             users.setdefault(sha256, []).append(f"{action.label}/{name}")
-            sizes[sha256] = size
+            sizes[sha256], names[sha256] = size, name
     total, done = sum(s.st_size for s in blobs.values()), 0
 
     def examine(item: tuple[str, os.stat_result]) -> tuple[str, int, str | None]:
@@ -85,10 +86,12 @@ def _blobs(
             if trouble is None:
                 store.state.remember_good(path, blobs[sha256], sha256)
                 continue
-            store.blobs.quarantine(path)
+            its, why = sorted(users.get(sha256, ())), trouble
+            if aside := store.blobs.put_aside(path, blobs[sha256], names.get(sha256, sha256)):
+                why = f"was changed by somebody, whose version is in {aside}/"
             fetched = sha256 in sizes and _refetched(store, sha256, sizes[sha256])
-            of = f" ({', '.join(sorted(users[sha256])[:3])})" if sha256 in users else ""
-            yield Finding(f"blobs/{sha256[:12]}{of}", trouble, "fetched again" if fetched else "put aside")
+            of = f" ({', '.join(its[:3])})" if its else ""
+            yield Finding(f"blobs/{sha256[:12]}{of}", why, "fetched again" if fetched else "put aside")
 
 
 def _absent(store: Store, blobs: dict[str, os.stat_result], good: list[Listed]) -> Iterator[Finding]:
@@ -105,21 +108,14 @@ def _refetched(store: Store, sha256: str, size: int) -> bool:
 
 
 def _folders(store: Store, known: dict[str, Artifact]) -> Iterator[Finding]:
-    """Check the folders in trees/ and shown/; a tree that is not right is removed, since it can be made again."""
-    for part in ("trees", "shown"):
-        top = store.layout.part(part)
-        for name in sorted(os.listdir(top)) if os.path.isdir(top) else ():
-            folder, artifact = os.path.join(top, name), known.get(name)
-            changed = _changed(store, folder, artifact) if artifact is not None else None
-            if changed is None:
-                continue
-            what = f"{part}/{name[:12]}/{changed}"
-            if part == "trees":
-                files.discard(folder)
-                yield Finding(what, "is not what the stage made", "removed", damage=False)
-            else:
-                fixed = "the next run shows the right one and keeps this in edited/"
-                yield Finding(what, "somebody changed it", fixed, damage=False)
+    """Check the trees; one that is not right is removed, since it can be made again, and people's changes are kept."""
+    top = store.layout.part("trees")
+    for name in sorted(os.listdir(top)) if os.path.isdir(top) else ():
+        folder, artifact = os.path.join(top, name), known.get(name)
+        if artifact is not None and (changed := _changed(store, folder, artifact)) is not None:
+            store.trees.rescue(artifact)
+            files.discard(folder)
+            yield Finding(f"trees/{name[:12]}/{changed}", "is not what the stage made", "removed", damage=False)
 
 
 def _changed(store: Store, folder: str, artifact: Artifact) -> str | None:

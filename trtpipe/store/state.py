@@ -22,7 +22,6 @@ CREATE TABLE last (
 CREATE TABLE history (pipeline TEXT NOT NULL, stage TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL);
 CREATE INDEX history_of ON history (pipeline, stage);
 CREATE TABLE failed (key TEXT PRIMARY KEY, why TEXT NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE shown (artifact TEXT PRIMARY KEY, stamps TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 """
 _KEEP_RESOLVED = 500
@@ -127,6 +126,12 @@ class State:
         """Remember that a stored file was seen to have its digest."""
         self._write("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (path, _blob_stamp(status), sha256))
 
+    def written(self, path: str, status: os.stat_result) -> bool:
+        """Tell whether a stored file is the one that was seen to be good, with another size or time: somebody wrote."""
+        row = self._row("SELECT stamp FROM files WHERE path = ?", (path,))
+        before = str(row[0]) if row else ""
+        return before.startswith(f"blob:{status.st_ino}:") and before != _blob_stamp(status)
+
     def linked(self, path: str, status: os.stat_result) -> None:
         """Take note that we made or removed a link to a stored file: that moved its ctime, not its content."""
         row = self._row("SELECT stamp, sha256 FROM files WHERE path = ?", (path,))
@@ -137,15 +142,6 @@ class State:
     def forget(self, path: str) -> None:
         """Forget a file's digest."""
         self._write("DELETE FROM files WHERE path = ?", (path,))
-
-    def shown(self, artifact: str) -> str | None:
-        """Give the stamps with which an artifact's files for people were made, if known."""
-        row = self._row("SELECT stamps FROM shown WHERE artifact = ?", (artifact,))
-        return str(row[0]) if row else None
-
-    def remember_shown(self, artifact: str, stamps: str) -> None:
-        """Remember the stamps with which an artifact's files for people were made."""
-        self._write("INSERT OR REPLACE INTO shown VALUES (?, ?)", (artifact, stamps))
 
     def resolved(self, known: str) -> str | None:
         """Give a document's resolved pipeline (JSON), if this text with these settings passed before."""
@@ -162,7 +158,7 @@ class State:
         )
 
     def derived(self, what: str, sha256: str) -> str | None:
-        """Give what is known of a content, such as the locations of an ONNX file's external data (`external`)."""
+        """Give what is known of a content, such as the locations of an ONNX file's external data (`locations`)."""
         name = f"{what} {sha256}"
         return _unsealed(self._row("SELECT text FROM derived WHERE name = ?", (name,)), name)
 

@@ -42,8 +42,8 @@ class Store:
         self.told: list[str] = []
         """What people should know of what was found in the store; who runs a pipeline tells it and clears this."""
         self.blobs = Blobs(self.layout, state, self.told)
-        self.trees = Trees(self.layout, state, self.blobs)
-        self.view = View(self.layout, state, self.blobs, self.trees, self.told)
+        self.trees = Trees(self.layout, state, self.blobs, self.told)
+        self.view = View(self.layout, self.trees)
         self._guard = Guard(self.layout)
 
     @staticmethod
@@ -86,7 +86,7 @@ class Store:
             return Miss("its action record is damaged" if there else None)
         artifact = actions.artifact_of(record)
         for name, (sha256, size) in artifact.files.items():
-            if damage := self.blobs.damage(sha256, size):
+            if damage := self.blobs.damage(sha256, size, name):
                 return Miss(f"{name}: {damage}")
         return Hit(artifact, record.about.seconds, record.about.notes)
 
@@ -102,9 +102,12 @@ class Store:
         """Put lists of names under the first part of a key."""
         lists.add(self.layout, first, more)
 
-    def damage(self, sha256: str, size: int) -> str | None:
-        """Say what is wrong with stored content, or None if it is good (or could be fetched again)."""
-        return self.blobs.damage(sha256, size)
+    def damage(self, sha256: str, size: int, name: str | None = None) -> str | None:
+        """Say what is wrong with stored content, or None if it is good (or could be fetched again).
+
+        `name` is what it is called in the artifact that is looked at.
+        """
+        return self.blobs.damage(sha256, size, name)
 
     @property
     def refetch(self) -> Callable[[str, int], bool] | None:
@@ -166,16 +169,15 @@ class Store:
     # --- files under their names
 
     def tree(self, artifact: Artifact) -> str:
-        """Give the folder in which stages read an artifact's files under their names."""
+        """Give the folder with an artifact's files under their names, read-only, for stages and people.
+
+        What somebody changed in it or put there is moved to edited/ and told, and the folder is made whole again.
+        """
         return self.trees.folder(artifact)
 
     def show(self, pipeline: str, stage: str, artifact: Artifact) -> str:
-        """Let people find an artifact as what a stage made; give the folder with their copies."""
+        """Let people find an artifact as what a stage made; give its folder."""
         return self.view.show(pipeline, stage, artifact)
-
-    def shown(self, artifact: Artifact) -> str:
-        """Give the folder with people's copies of an artifact's files."""
-        return self.view.folder(artifact)
 
     def links_changed(self, artifacts: Iterable[Artifact]) -> None:
         """Take note that links to artifacts' files were made or removed by us or by a stage."""

@@ -382,7 +382,7 @@ def run_frozen(
         missing: dict[tuple[str, str], list[str]] = {}
         for name in order:
             for file, (sha256, size) in found.entries[name].artifact.files.items():
-                if damage := store.damage(sha256, size):
+                if damage := store.damage(sha256, size, file):
                     missing.setdefault((name, damage), []).append(file)
         if missing:
             lines = [f"what {path} locks is not all to be had, and nothing is built:"]
