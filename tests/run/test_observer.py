@@ -764,6 +764,24 @@ def test_a_worker_that_asked_for_it_dies_with_its_supervisor_though_it_looks_at_
     assert seconds < 20
 
 
+@pytest.mark.parametrize("mode", ["seccomp", "audit"])
+def test_a_supervisor_that_fails_leaves_nobody_waiting(mode):
+    need(mode)
+    code = """\
+import os, time
+observer._worker.channel.send(b"this is no JSON")
+while observer._worker.channel.recv(9): pass
+try:
+    os.stat("/etc")
+except OSError as error:
+    print(error.errno)
+"""
+    ran = run(code, mode=mode, fails=True)
+    assert ran.code == 1  # `end` cannot say that it has ended
+    assert ran.out == (f"{errno.ENOSYS}\n" if mode == "seccomp" else "")
+    assert ran.seen.gaps[0].startswith("the supervisor failed: JSONDecodeError")
+
+
 def test_what_still_runs_when_watching_is_stopped_sees_nothing_more(seccomp, tmp_path):
     supervisor = observer.Supervisor(allow)
     code = "print('ready', flush=True); input()\ntry: open('a')\nexcept OSError as e: print(e.errno)"

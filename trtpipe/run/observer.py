@@ -372,6 +372,7 @@ _STDLIB = os.path.dirname(os.__file__) + os.sep
 _THIS = sys._getframe().f_code.co_filename  # noqa: SLF001 — there is no other door to frames
 _WHERE_LIMIT = 10_000
 _TOLD_LIMIT = 200_000
+_PATH_MAX = 4096
 _MESSAGE = 1 << 17
 _GREETING = json.dumps({"watched": SECCOMP, "why": ""}).encode()
 _EVENTS = {
@@ -487,7 +488,7 @@ class _Worker:
 
     def asked(self, name: str) -> None:
         """Remember that a variable was asked for, unless the standard library or our own code did by itself."""
-        if name in self.names or name in self.given or len(name) > 4096:
+        if name in self.names or name in self.given or len(name) > _PATH_MAX:
             return
         caller = next(_callers(), "")
         if not caller or caller.startswith(self.ours):
@@ -517,6 +518,8 @@ class _Worker:
             named = os.path.join(os.getcwd(), ".")
         else:
             return
+        if len(named) > _PATH_MAX:
+            return  # the kernel refuses it
         if named not in self.where and len(self.where) < _WHERE_LIMIT:
             self.where[named] = self.line()
         if self.looks and named:
@@ -693,10 +696,9 @@ def _listen() -> int:
     lines = ctypes.create_string_buffer(code, len(code))
     program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(lines)), 16)
     _check(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
-    # TSYNC 1, SPEC_ALLOW 4, NEW_LISTENER 8, TSYNC_ESRCH 16, WAIT_KILLABLE_RECV 32. The second keeps a processor's memory
-    # speculation on, which the filter would take from the code on Linux before 5.16. The fourth came with 5.7, so
-    # whoever knows it knows also how to let a call go on. The last (5.19) keeps signals from starting a call anew while
-    # it is judged.
+    # TSYNC 1, SPEC_ALLOW 4, NEW_LISTENER 8, TSYNC_ESRCH 16, WAIT_KILLABLE_RECV 32. Without the second, the filter would
+    # slow the code down on Linux before 5.16 (no speculative stores). The fourth came with 5.7, so whoever knows it
+    # knows also how to let a call go on. The last (5.19) keeps signals from starting a call anew while it is judged.
     number = ctypes.c_long(machine.numbers["seccomp"])
     for flags in (1 | 4 | 8 | 16 | 32, 1 | 4 | 8 | 16):
         listener = int(libc.syscall(number, ctypes.c_long(1), ctypes.c_long(flags), program))
@@ -789,7 +791,7 @@ _RECEIVE, _SEND, _VALID, _SET_FLAGS = 0xC0502100, 0xC0182101, 0x80082102, 0x4008
 _NOTICE, _ANSWER = struct.Struct("QIIiIQ6Q"), struct.Struct("QqiI")
 _ZEROES = bytes(_NOTICE.size)
 _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
-_PATH_MAX, _PAGE = 4096, 4096
+_PAGE = 4096
 _REFUSALS_TOLD = 100
 _FOLDERS = 20_000
 # What inotify tells: access 1, close after writing 8, moved here 0x80, made 0x100, open 0x20; 0x01000000 only folders.
@@ -919,6 +921,8 @@ class Supervisor:
     def _close(self) -> None:
         if self._inotify >= 0:
             self._take_events()
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_RDWR)  # so that the worker does not wait, should this be too early
         for fd in (self._listener, self._inotify, self._memory):
             if fd >= 0:
                 os.close(fd)
