@@ -426,7 +426,13 @@ def begin(fd: int, *, mode: str = "", readable: Iterable[str] = (), ours: Iterab
     watched = str(json.loads(answer)["watched"])
     worker.looks = watched != SECCOMP
     _worker = worker
-    sys.addaudithook(worker.hook)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        # There are tens of thousands of events a second: this is called faster than a method.
+        if event in _EVENTS:
+            worker.heard(event, arguments)
+
+    sys.addaudithook(hook)
     if watched == SECCOMP:
         _tell_once("stat")
         _tell_once("lstat")
@@ -497,12 +503,9 @@ class _Worker:
         with contextlib.suppress(OSError):  # `end` will say so
             self.tell({"variable": name})
 
-    def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+    def heard(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Remember who asks for a path. Where only this sees Python: tell what it looks at, and refuse it."""
-        place = _EVENTS.get(event)
-        if place is None or len(arguments) <= place:
-            return
-        given = arguments[place]
+        given = arguments[_EVENTS[event]]
         if event == "socket.connect":
             named = _address(given)
         elif isinstance(given, (str, bytes)) and given and given not in (":memory:", b":memory:"):
@@ -520,7 +523,7 @@ class _Worker:
             return
         if len(named) > _PATH_MAX:
             return  # the kernel refuses it
-        if named not in self.where and len(self.where) < _WHERE_LIMIT:
+        if named not in self.where and len(self.where) < _WHERE_LIMIT and not _imports():
             self.where[named] = self.line()
         if self.looks and named:
             self.look(event, named, arguments)
@@ -552,7 +555,7 @@ class _Worker:
 
     def line(self) -> str:
         """Give file:line of the nearest code that is neither the standard library's, nor installed, nor ours."""
-        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
+        frame: FrameType | None = sys._getframe()  # noqa: SLF001
         first = ""
         while frame is not None:
             name = frame.f_code.co_filename
@@ -584,6 +587,12 @@ def _counts(name: str) -> bool:
     if name.startswith("<frozen ") or name == _THIS:
         return False
     return not name.startswith(_STDLIB) or "-packages" in name
+
+
+def _imports() -> bool:
+    """Tell whether it is the import system that asks: its thousands of files have the line of an import anyway."""
+    asking = sys._getframe(2).f_back  # noqa: SLF001 — behind `heard` and the hook; native code may have no frame
+    return asking is None or asking.f_code.co_filename.startswith("<frozen importlib")
 
 
 def _callers() -> Iterator[str]:
