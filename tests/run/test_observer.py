@@ -764,6 +764,24 @@ def test_a_worker_that_asked_for_it_dies_with_its_supervisor_though_it_looks_at_
     assert seconds < 20
 
 
+@pytest.mark.parametrize("mode", ["seccomp", "audit"])
+def test_a_supervisor_that_fails_leaves_nobody_waiting(mode):
+    need(mode)
+    code = """\
+import os, time
+observer._worker.channel.send(b"this is no JSON")
+while observer._worker.channel.recv(9): pass
+try:
+    os.stat("/etc")
+except OSError as error:
+    print(error.errno)
+"""
+    ran = run(code, mode=mode, fails=True)
+    assert ran.code == 1  # `end` cannot say that it has ended
+    assert ran.out == (f"{errno.ENOSYS}\n" if mode == "seccomp" else "")
+    assert ran.seen.gaps[0].startswith("the supervisor failed: JSONDecodeError")
+
+
 def test_what_still_runs_when_watching_is_stopped_sees_nothing_more(seccomp, tmp_path):
     supervisor = observer.Supervisor(allow)
     code = "print('ready', flush=True); input()\ntry: open('a')\nexcept OSError as e: print(e.errno)"
@@ -939,45 +957,58 @@ def test_an_older_and_a_newer_python_without_trtpipe_are_watched_too(which, secc
         assert seen.variables == ["*", "PATH", "X"]
 
 
-AS_NOBODY = """\
-import ctypes, importlib.util, json, os, select, sys, tempfile, threading, fcntl
+BOTH_SIDES = """\
+import ctypes, fcntl, importlib.util, json, os, select, sys, tempfile, threading
 spec = importlib.util.spec_from_file_location("observer", sys.argv[1])
 observer = sys.modules["observer"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(observer)
+user = int(sys.argv[2])
 with tempfile.TemporaryDirectory() as folder:
     os.chmod(folder, 0o755)
-    path = os.path.join(folder, "a")
+    path = os.path.join(os.path.realpath(folder), "a")
     open(path, "w").close()
     os.chmod(path, 0o644)
     if os.fork() == 0:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
-        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which changing the user has taken
+        if user != os.getuid():
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+            ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which changing the user has taken
         supervisor = observer.Supervisor(lambda kind, path, flags: 0)
         pid = os.fork()
         if pid == 0:
-            observer.begin(supervisor.fd, mode=sys.argv[2])
+            observer.begin(supervisor.fd, mode="seccomp")
             open(path).read()
+            os.getenv("X")
             observer.end()
             os._exit(0)
         supervisor.start()
         os.waitpid(pid, 0)
         seen = supervisor.stop()
-        print(os.getuid(), seen.watched, path in seen.read, seen.ended, seen.gaps, flush=True)
+        json.dumps(seen._asdict())
+        print(os.getuid(), seen.watched, path in seen.read, seen.variables, seen.ended, seen.gaps, flush=True)
         os._exit(0)
     os.wait()
 """
 
 
+def both_sides(python, user):
+    command = [str(python), "-c", BOTH_SIDES, observer.__file__, str(user)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == f"{user} seccomp True ['X'] True []\n", done.stderr
+
+
 def test_it_needs_no_privileges(seccomp):
     if os.getuid() != 0:
         pytest.skip("is not root, so that all other tests show it")
-    done = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, observer.__file__, "seccomp"], capture_output=True, text=True, timeout=60,
-        check=False,
-    )  # fmt: skip
-    assert done.stdout == "65534 seccomp True True []\n", done.stderr
+    both_sides(sys.executable, 65534)
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_an_older_and_a_newer_python_can_watch_too(which, seccomp):
+    if not interpreters():
+        pytest.skip("no other Python lies beside this one")
+    both_sides(interpreters()[which], os.getuid())
 
 
 # ---- The filter, also for the machine that this is not.

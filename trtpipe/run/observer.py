@@ -373,6 +373,7 @@ _STDLIB = os.path.dirname(os.__file__) + os.sep
 _THIS = sys._getframe().f_code.co_filename  # noqa: SLF001 — there is no other door to frames
 _WHERE_LIMIT = 10_000
 _TOLD_LIMIT = 200_000
+_PATH_MAX = 4096
 _MESSAGE = 1 << 17
 _GREETING = json.dumps({"watched": SECCOMP, "why": ""}).encode()
 _EVENTS = {
@@ -426,7 +427,13 @@ def begin(fd: int, *, mode: str = "", readable: Iterable[str] = (), ours: Iterab
     watched = str(json.loads(answer)["watched"])
     worker.looks = watched != SECCOMP
     _worker = worker
-    sys.addaudithook(worker.hook)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        # There are tens of thousands of events a second: this is called faster than a method.
+        if event in _EVENTS:
+            worker.heard(event, arguments)
+
+    sys.addaudithook(hook)
     if watched == SECCOMP:
         _tell_once("stat")
         _tell_once("lstat")
@@ -488,7 +495,7 @@ class _Worker:
 
     def asked(self, name: str) -> None:
         """Remember that a variable was asked for, unless the standard library or our own code did by itself."""
-        if name in self.names or name in self.given or len(name) > 4096:
+        if name in self.names or name in self.given or len(name) > _PATH_MAX:
             return
         caller = next(_callers(), "")
         if not caller or caller.startswith(self.ours):
@@ -497,12 +504,9 @@ class _Worker:
         with contextlib.suppress(OSError):  # `end` will say so
             self.tell({"variable": name})
 
-    def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+    def heard(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Remember who asks for a path. Where only this sees Python: tell what it looks at, and refuse it."""
-        place = _EVENTS.get(event)
-        if place is None or len(arguments) <= place:
-            return
-        given = arguments[place]
+        given = arguments[_EVENTS[event]]
         if event == "socket.connect":
             named = _address(given)
         elif isinstance(given, (str, bytes)) and given and given not in (":memory:", b":memory:"):
@@ -518,7 +522,9 @@ class _Worker:
             named = os.path.join(os.getcwd(), ".")
         else:
             return
-        if named not in self.where and len(self.where) < _WHERE_LIMIT:
+        if len(named) > _PATH_MAX:
+            return  # the kernel refuses it
+        if named not in self.where and len(self.where) < _WHERE_LIMIT and not _imports():
             self.where[named] = self.line()
         if self.looks and named:
             self.look(event, named, arguments)
@@ -550,7 +556,7 @@ class _Worker:
 
     def line(self) -> str:
         """Give file:line of the nearest code that is neither the standard library's, nor installed, nor ours."""
-        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
+        frame: FrameType | None = sys._getframe()  # noqa: SLF001
         first = ""
         while frame is not None:
             name = frame.f_code.co_filename
@@ -582,6 +588,12 @@ def _counts(name: str) -> bool:
     if name.startswith("<frozen ") or name == _THIS:
         return False
     return not name.startswith(_STDLIB) or "-packages" in name
+
+
+def _imports() -> bool:
+    """Tell whether it is the import system that asks: its thousands of files have the line of an import anyway."""
+    asking = sys._getframe(2).f_back  # noqa: SLF001 — behind `heard` and the hook; native code may have no frame
+    return asking is None or asking.f_code.co_filename.startswith("<frozen importlib")
 
 
 def _callers() -> Iterator[str]:
@@ -694,10 +706,9 @@ def _listen() -> int:
     lines = ctypes.create_string_buffer(code, len(code))
     program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(lines)), 16)
     _check(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
-    # TSYNC 1, SPEC_ALLOW 4, NEW_LISTENER 8, TSYNC_ESRCH 16, WAIT_KILLABLE_RECV 32. The second keeps a processor's
-    # memory speculation on, which the filter would take from the code on Linux before 5.16. The fourth came with 5.7,
-    # so whoever knows it knows also how to let a call go on. The last (5.19) keeps signals from starting a call anew
-    # while it is judged.
+    # TSYNC 1, SPEC_ALLOW 4, NEW_LISTENER 8, TSYNC_ESRCH 16, WAIT_KILLABLE_RECV 32. Without the second, the filter would
+    # slow the code down on Linux before 5.16 (no speculative stores). The fourth came with 5.7, so whoever knows it
+    # knows also how to let a call go on. The last (5.19) keeps signals from starting a call anew while it is judged.
     number = ctypes.c_long(machine.numbers["seccomp"])
     for flags in (1 | 4 | 8 | 16 | 32, 1 | 4 | 8 | 16):
         listener = int(libc.syscall(number, ctypes.c_long(1), ctypes.c_long(flags), program))
@@ -790,7 +801,7 @@ _RECEIVE, _SEND, _VALID, _SET_FLAGS = 0xC0502100, 0xC0182101, 0x80082102, 0x4008
 _NOTICE, _ANSWER = struct.Struct("QIIiIQ6Q"), struct.Struct("QqiI")
 _ZEROES = bytes(_NOTICE.size)
 _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
-_PATH_MAX, _PAGE = 4096, 4096
+_PAGE = 4096
 _REFUSALS_TOLD = 100
 _FOLDERS = 20_000
 # What inotify tells: access 1, close after writing 8, moved here 0x80, made 0x100, open 0x20; 0x01000000 only folders.
@@ -920,6 +931,8 @@ class Supervisor:
     def _close(self) -> None:
         if self._inotify >= 0:
             self._take_events()
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_RDWR)  # so that the worker does not wait, should this be too early
         for fd in (self._listener, self._inotify, self._memory):
             if fd >= 0:
                 os.close(fd)
