@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import events, project, python_stage, trtpipe
-from tests.store.helpers import RECORD, a_key, commit, content_of, nothing_locked
+from tests.store.helpers import ABOUT, a_key, commit, content_of, nothing_locked
 from trtpipe import copying
 from trtpipe import key as keys
 from trtpipe.errors import StoreError
@@ -127,7 +127,7 @@ def test_a_users_file_is_taken_into_the_store_by_reflink_and_stays_the_users(the
     before = free(folder)
     with there.workspace() as work:
         put(mine, Path(work) / "weights.bin", link=False)
-        artifact = there.commit(a_key(), "model", work, RECORD)
+        artifact = there.commit(a_key(), "model", work, ABOUT)
     assert before - free(folder) < 4 * MIB
     blob = there.blob_path(artifact.files["weights.bin"][0])
     assert not os.path.samefile(mine, blob)
