@@ -23,7 +23,7 @@ def test_a_failure_is_no_loss_only_if_nothing_that_was_asked_for_is_missing(stop
     stages = {s.name: s for s in (stage("a"), stage("b"), stage("c", x="a", y="b"), stage("d", x="c"))}
     pipeline = Pipeline("p", "auto", "p.yaml", stages)
     lookup = SimpleNamespace(pipeline=pipeline, store=None)
-    work = Work(lookup, tuple(stages), forced=(), jobs=1, emit=lambda _: None, exchange=None)
+    work = Work(lookup, tuple(stages), forced=(), jobs=1, strict=False, emit=lambda _: None, exchange=None)
     work.failures = {name: StageFailed("no") for name in "ab"}
     work.standing.stopped = {"a": "a", "b": "b", **stopped}
     assert work.lost(targets) == lost

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from trtpipe import __version__, environment, errors
+from trtpipe.run import watching
 from trtpipe.runtime import NAMES
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def examine(artifacts: str) -> dict[str, object]:
         "runtimes": runtimes,
         "packages": {name: environment.version(name) for name in packages},
         "choice": choice,
+        "watching": watching.way(),
         "artifacts": {"path": os.path.abspath(artifacts), "writable": _writable(artifacts)},
     }
 
@@ -123,5 +125,6 @@ def _text(found: dict[str, object]) -> list[str]:
         lines += ["", f"auto takes {choice['backend']} {choice['version']}: {choice['reason']}"]
     else:
         lines += ["", f"no runtime is installed: {environment.HELP['onnxruntime']}"]
+    lines.append(f"users' code is watched {found['watching']}")
     lines.append(f"artifacts: {artifacts['path']} ({'writable' if artifacts['writable'] else 'NOT writable'})")
     return lines

@@ -40,12 +40,14 @@ def lock(args: argparse.Namespace) -> int:
     written = lockfile.write(path, new, args.pipeline)
     lockfile.keep_root(lookup.store, args.pipeline)
     before = old.stages if old else {}
+    gaps = lockfile.gaps(lookup, new)
     changed = [n for n in {**before, **new.stages} if before.get(n) != new.stages.get(n)]
     answer(
-        {"lock": path, "written": written, "stages": list(new.stages), "changed": changed},
+        {"lock": path, "written": written, "stages": list(new.stages), "changed": changed, "gaps": gaps},
         as_json=args.json,
         lines=[f"{path}: {len(new.stages)} stages, " + (f"changed: {', '.join(changed)}" if written and changed else
-               "written" if written else "nothing changed")],
+               "written" if written else "nothing changed"),
+               *(f"  {name}: {gap}" for name, found in gaps.items() for gap in found)],
     )  # fmt: skip
     return 0
 

@@ -79,6 +79,8 @@ def _add_running(add: Add) -> None:
     one.add_argument("--quiet", "-q", action="store_true", help="print errors only")
     one.add_argument("--frozen", action="store_true",
                      help="take what the lock file names and build nothing; exit 5 if anything drifts")  # fmt: skip
+    one.add_argument("--strict", action="store_true",
+                     help="refuse stages that depend on what could not be seen, such as a network")  # fmt: skip
     _remote_option(one)
     one = add("bench", "running.bench", "measure a pipeline's engines",
               "Measure a pipeline's engines by trtexec's definitions; first bring up to date what they need.",

@@ -26,13 +26,15 @@ def run(args: argparse.Namespace) -> int:
         if args.frozen:
             from trtpipe.trust import lockfile
 
-            if args.force or args.set:
-                raise errors.PipelineInvalid("--frozen builds nothing, so it goes with neither --force nor --set")
+            if args.force or args.set or args.strict:
+                raise errors.PipelineInvalid("--frozen goes with none of --force, --set and --strict")
             lockfile.run_frozen(lookup, lock_file, args.target, emit=watcher, exchange=sharing)
             lockfile.keep_root(lookup.store, args.pipeline)
             return 0
         named = forced(args, lookup.pipeline)
-        outcome = runner.run(lookup, args.target, forced=named, jobs=args.jobs, emit=watcher, exchange=sharing)
+        outcome = runner.run(
+            lookup, args.target, forced=named, jobs=args.jobs, strict=args.strict, emit=watcher, exchange=sharing
+        )
         if os.path.exists(lock_file):
             from trtpipe.trust import lockfile
 

@@ -39,13 +39,15 @@ def run(
     *,
     forced: Sequence[str] = (),
     jobs: int = 1,
+    strict: bool = False,
     emit: Callable[[events.Event], None] = lambda _: None,
     exchange: Exchange | None = None,
 ) -> Outcome:
     """Bring the targets (none: every stage) up to date. Raises what stops the run before any stage starts.
 
     A failing stage stops what depends on it; the others still finish. On KeyboardInterrupt all workers are
-    ended, nothing half-written stays, and the interrupt goes on.
+    ended, nothing half-written stays, and the interrupt goes on. With `strict`, a stage that depends on something that
+    could not be seen fails.
     """
     begun = time.monotonic()
     pipeline, choice = lookup.pipeline, lookup.choice
@@ -53,7 +55,7 @@ def run(
     lookup.check(order)
     lookup.refuse_without_gpu(order)
     emit(events.PipelineStarted(pipeline.name, f"{choice.backend} {choice.version}", choice.reason, order))
-    work = Work(lookup, order, forced=forced, jobs=jobs, emit=emit, exchange=exchange)
+    work = Work(lookup, order, forced=forced, jobs=jobs, strict=strict, emit=emit, exchange=exchange)
     with lookup.store.in_use():
         try:
             work.loop()

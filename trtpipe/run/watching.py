@@ -6,6 +6,8 @@ import errno
 import fnmatch
 import importlib.util
 import os
+import socket
+import subprocess
 import sys
 import sysconfig
 from functools import lru_cache
@@ -69,10 +71,10 @@ class Watch:
         self._standard = _standard_library()
         self.supervisor = observer.Supervisor(self.decide, folders=[self._root])
 
-    def decide(self, kind: str, path: str, flags: int) -> int:  # noqa: ARG002 — the observer gives three
+    def decide(self, kind: str, path: str, flags: int) -> int:
         """Give 0 to allow a look, or the error number with which it is refused."""
         if kind == "connect":
-            return 0 if self._network or path.startswith("1 ") or not path[:1].isdigit() else errno.ENETUNREACH
+            return 0 if self._network or flags == socket.AF_UNIX else errno.ENETUNREACH
         if kind in _LOOKS and not self._outside and self._place(path) is None:
             return errno.EACCES
         return 0
@@ -185,7 +187,7 @@ class Watch:
         gaps = list(seen.gaps)
         if seen.watched != observer.SECCOMP:
             gaps.append(f"native reads: {seen.native} ({seen.why})")
-        if self._network and seen.connects:
+        if self._network and any(family != "unix" for family, _ in seen.connects):
             gaps.append("network: what it answers is not seen")
         kinds = (files, folders, links, packages, variables)
         record = {kind: sorted(found) for kind, found in zip(reads.KINDS, kinds, strict=True)}
@@ -211,6 +213,20 @@ class Watch:
         path, _, line = where.rpartition(":")
         name = os.path.relpath(path, self._folder)
         return f"{path if name.startswith('..') else name}:{line}"
+
+
+def way() -> str:
+    """Try how users' code is watched on this machine; give it in a few words."""
+    supervisor = observer.Supervisor(lambda *_: 0)
+    start = "import runpy, sys; runpy.run_path(sys.argv[1])['begin'](int(sys.argv[2]))"
+    command = [sys.executable, "-I", "-c", start, observer.__file__, str(supervisor.fd)]
+    with subprocess.Popen(command, pass_fds=[supervisor.fd], stderr=subprocess.DEVNULL) as child:
+        supervisor.start()
+        child.wait()
+    seen = supervisor.stop()
+    if seen.watched == observer.SECCOMP:
+        return "by the kernel (seccomp): Python, native code and children"
+    return f"{seen.watched}: native reads: {seen.native} ({seen.why})"
 
 
 def _below(path: str, folders: tuple[str, ...]) -> bool:

@@ -56,11 +56,13 @@ class Work:
         *,
         forced: Sequence[str],
         jobs: int,
+        strict: bool,
         emit: Callable[[events.Event], None],
         exchange: Exchange | None,
     ) -> None:
         self.lookup, self.pipeline, self.store = lookup, lookup.pipeline, lookup.store
         self.order, self.forced, self.jobs = order, set(forced), max(1, jobs)
+        self.strict = strict
         self.emit, self.exchange = emit, exchange
         self.standing = Standing()
         self.failures: dict[str, errors.TrtpipeError] = {}
@@ -171,9 +173,14 @@ class Work:
 
     def _hit(self, stage: Stage, assessed: Assessed, hit: Hit) -> None:
         artifact = hit.artifact
+        if self.strict and hit.gaps:
+            self._failed(stage, _not_strict(hit.gaps), 0.0, None)
+            return
         self._done(stage, assessed, artifact, None, "hit")
         self.emit(
-            events.StageCached(stage.name, stage.type, artifact.digest, artifact.size, assessed.digest, hit.notes)
+            events.StageCached(
+                stage.name, stage.type, artifact.digest, artifact.size, assessed.digest, hit.notes + hit.gaps
+            )
         )
 
     def _done(self, stage: Stage, assessed: Assessed, artifact: Artifact, seconds: float | None, how: str) -> None:
@@ -318,11 +325,15 @@ class Work:
                 if not unchanged:
                     raise changed
                 self._check_inputs(stage)
+                if self.strict and message.get("gaps"):
+                    raise _not_strict(message["gaps"])
                 artifact = self._commit(run, assessed, seconds, message.get("gaps", ()))
             except errors.TrtpipeError as error:
                 own = assessed if message["error"] is not None and unchanged and message.get("own", True) else None
                 self._failed(stage, error, seconds, log, own)
                 return
+        for gap in message.get("gaps", ()):
+            self.emit(events.StageNote(stage.name, gap))
         self.store.state.forget_failure(assessed.digest)
         with self.store.guard():
             self.store.links_changed(self.standing.artifacts[u] for u in stage.upstream)
@@ -427,3 +438,7 @@ class Work:
             for run in self.running.values():
                 run.workspace.close()
             self.running.clear()
+
+
+def _not_strict(gaps: Iterable[str]) -> errors.GateFailed:
+    return errors.GateFailed(f"--strict takes no result that depends on what was not seen: {'; '.join(gaps)}")

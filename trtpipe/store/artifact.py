@@ -34,6 +34,8 @@ class Hit(NamedTuple):
     seconds: float
     notes: tuple[str, ...]
     """What the stage said to people when it ran."""
+    gaps: tuple[str, ...] = ()
+    """What it depends on and could not be seen."""
 
 
 class Miss(NamedTuple):

@@ -88,7 +88,7 @@ class Store:
         for name, (sha256, size) in artifact.files.items():
             if damage := self.blobs.damage(sha256, size, name):
                 return Miss(f"{name}: {damage}")
-        return Hit(artifact, record.about.seconds, record.about.notes)
+        return Hit(artifact, record.about.seconds, record.about.notes, record.about.gaps)
 
     def action(self, key: str) -> Action | None:
         """Give a key's action record, or None if there is no sound one."""

@@ -54,6 +54,7 @@ def statement(lookup: Lookup, name: str, builder: str = BUILDER) -> dict[str, An
     stages: dict[str, Any] = {}
     environments: dict[str, Any] = {}
     built: dict[str, Any] = {}
+    unseen: dict[str, Any] = {}
     materials: dict[str, dict[str, Any]] = {}
     walk = Walk(lookup)
     artifacts = walk.artifacts
@@ -67,6 +68,8 @@ def statement(lookup: Lookup, name: str, builder: str = BUILDER) -> dict[str, An
             raise StageFailed(f"{one} is not built; run it: trtpipe run {lookup.pipeline.file} --target {one}")
         action = lookup.store.action(assessed.digest)
         about = action.about if action else About()
+        if about.gaps:
+            unseen[one] = list(about.gaps)
         stages[one] = {
             "type": stage.type,
             "version": stage.version,
@@ -101,6 +104,7 @@ def statement(lookup: Lookup, name: str, builder: str = BUILDER) -> dict[str, An
                     "environment": environments,
                     "built": built,
                     "machine": about.environment,
+                    **({"gaps": unseen} if unseen else {}),
                 },
                 "resolvedDependencies": [document, *sorted(materials.values(), key=_order)],
             },

@@ -248,6 +248,17 @@ def locked(lookup: Lookup, old: Lock | None, targets: Sequence[str] = (), *, pru
     return Lock(lookup.pipeline.name, stages)
 
 
+def gaps(lookup: Lookup, lock: Lock) -> dict[str, tuple[str, ...]]:
+    """Give what locked stages, by name, depend on and could not be seen when they ran here."""
+    found = {}
+    for name, entries in lock.stages.items():
+        actions = (lookup.store.action(entry.key.digest) for entry in entries)
+        unseen = [gap for action in actions if action for gap in action.about.gaps]
+        if unseen:
+            found[name] = tuple(dict.fromkeys(unseen))
+    return found
+
+
 def _others(entry: Entry, than: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(w for w in entry.where if w not in than)
 

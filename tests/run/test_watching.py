@@ -1,0 +1,148 @@
+"""What users' code looks at is in its key, however it looks; what cannot be in a key is refused, or told."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from tests.helpers import events, project, python_stage, trtpipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAD = "import os, sys\nimport numpy as np\nHERE = os.path.dirname(os.path.abspath(__file__))\n"
+END = '\n    return {"twice": (arrays["x"][:, 0] * len(str(found))).astype(np.int64)}\n'
+
+
+class Look(NamedTuple):
+    """A way of looking: code that gives `found`, what is there at first, what changes, and how that is told."""
+
+    code: str
+    first: dict[str, str]
+    then: dict[str, str | None]
+    told: str
+
+
+LOOKS = {
+    "Python opens": Look("found = open(HERE + '/w.txt').read()", {"w.txt": "1"}, {"w.txt": "22"}, "w.txt changed"),
+    "native code opens": Look(
+        "import sqlite3\n    found = sqlite3.connect(HERE + '/w.db').execute('pragma user_version').fetchall()",
+        {"w.db": ""}, {"w.db": None}, "w.db is gone",
+    ),
+    "memory is mapped": Look(
+        "found = np.memmap(HERE + '/w.bin', mode='r').tobytes()", {"w.bin": "1"}, {"w.bin": "22"}, "w.bin changed"
+    ),
+    "a child reads": Look(
+        "import subprocess\n    found = subprocess.check_output(['cat', HERE + '/w.txt'])",
+        {"w.txt": "1"}, {"w.txt": "22"}, "w.txt changed",
+    ),
+    "a folder is listed": Look("found = sorted(os.listdir(HERE + '/w'))", {"w/a": ""}, {"w/b": ""}, "w changed"),
+    "a file is not there": Look(
+        "found = os.path.exists(HERE + '/override.json')", {}, {"override.json": "1"}, "override.json appeared"
+    ),
+    "a file is there": Look("found = os.path.exists(HERE + '/on')", {"on": ""}, {"on": None}, "on is gone"),
+    "a file of two names": Look(
+        "fd = os.open('w', os.O_RDWR, dir_fd=os.open(HERE, os.O_RDONLY))\n    found = os.read(fd, 9)",
+        {"w": "1"}, {"w": "22"}, "w changed",
+    ),
+    "a module is shadowed": Look("import late.a as found", {"late/a.py": "x = 1"}, {"late/a/__init__.py": ""}, "late"),
+    "a variable": Look("found = os.environ.get('TOKENIZER')", {}, {}, "TOKENIZER"),
+}  # fmt: skip
+
+
+def change(folder: Path, files: dict[str, str | None]) -> None:
+    for name, text in files.items():
+        path = folder / name
+        if text is None:
+            path.unlink()
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+
+def run(folder, *args, **variables):
+    result = trtpipe("run", "p.yaml", *args, cwd=folder, env=variables)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("how", LOOKS)
+def test_what_the_code_looked_at_is_a_hit_as_long_as_it_stays_and_none_afterwards(tmp_path, how):
+    look = LOOKS[how]
+    change(tmp_path, look.first)
+    project(tmp_path, python_stage("a", "f"), code=f"{HEAD}def f(arrays, samples):\n    {look.code}{END}")
+    run(tmp_path)
+    assert "1 hit" in run(tmp_path)
+    (tmp_path / "unrelated.txt").write_text("x")
+    os.utime(tmp_path / "step.py")
+    assert "1 hit" in run(tmp_path)
+    change(tmp_path, look.then)
+    variables = {"TOKENIZER": "fast"} if how == "a variable" else {}
+    said = run(tmp_path, **variables)
+    assert "1 ran" in said
+    assert look.told in said
+    assert "1 hit" in run(tmp_path, **variables)
+
+
+def test_a_link_that_leads_elsewhere_counts(tmp_path):
+    for name in ("v1", "v2"):
+        change(tmp_path, {f"{name}/w.txt": "same"})
+    (tmp_path / "now").symlink_to("v1")
+    code = f"{HEAD}def f(arrays, samples):\n    found = open(HERE + '/now/w.txt').read(){END}"
+    project(tmp_path, python_stage("a", "f"), code=code)
+    run(tmp_path)
+    assert "1 hit" in run(tmp_path)
+    (tmp_path / "now").unlink()
+    (tmp_path / "now").symlink_to("v2")
+    assert "now" in run(tmp_path)
+
+
+CONNECTS = f"""{HEAD}import socket
+def f(arrays, samples):
+    with socket.socket() as one:
+        found = one.connect_ex(("127.0.0.1", 9)){END}"""
+
+
+def test_code_that_connects_is_refused_at_its_line(tmp_path):
+    project(tmp_path, python_stage("a", "f"), code=CONNECTS)
+    result = trtpipe("run", "p.yaml", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "step.py:7: the code connects to 127.0.0.1" in result.stderr
+    assert "params.network: true" in result.stderr
+
+
+def test_what_could_not_be_seen_is_told_each_time_and_refused_by_strict(tmp_path):
+    stage = python_stage("a", "f").replace("params: {", "params: {network: true, ")
+    project(tmp_path, stage, code=CONNECTS)
+    told = "network: what it answers is not seen"
+    assert told in run(tmp_path)
+    assert told in run(tmp_path)  # a hit
+    strict = trtpipe("run", "p.yaml", "--strict", cwd=tmp_path)
+    assert strict.returncode == 5
+    assert told in strict.stderr
+    assert told in trtpipe("lock", "p.yaml", cwd=tmp_path).stdout
+    own = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    trtpipe("keys", "new", cwd=tmp_path, env=own)
+    attested = json.loads(trtpipe("attest", "p.yaml", "a", cwd=tmp_path, env=own).stdout)
+    said = json.loads(base64.b64decode(attested["payload"]))
+    assert said["predicate"]["buildDefinition"]["internalParameters"]["gaps"] == {"a": [told]}
+    shutil.rmtree(tmp_path / "artifacts")
+    assert trtpipe("run", "p.yaml", "--strict", cwd=tmp_path).returncode == 5
+    assert not list((tmp_path / "artifacts").rglob("actions/**/*.json"))
+
+
+def test_nothing_is_told_where_everything_is_seen(tmp_path):
+    project(tmp_path, python_stage("a"))
+    notes = [e for e in events(trtpipe("run", "p.yaml", "--strict", "--json", cwd=tmp_path)) if "Note" in e["event"]]
+    assert notes == []
+
+
+def test_doctor_says_how_users_code_is_watched(tmp_path):
+    found = json.loads(trtpipe("doctor", "--json", cwd=tmp_path).stdout)
+    assert found["watching"].startswith("by the kernel" if sys.platform == "linux" else "audit")
