@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 
 import pytest
 
 from trtpipe.store.state import State
 from trtpipe.store.store import Store
+
+# What an example takes says how busy the machine is. Machines with a GPU may be without Hypothesis.
+with contextlib.suppress(ImportError):
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("trtpipe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("trtpipe")
 
 # A process inherits what is ignored: under nohup, or in the background of a shell without job control, Ctrl-C would not
 # reach the commands that the tests start.
