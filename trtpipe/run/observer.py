@@ -813,9 +813,10 @@ class Supervisor:
     """Serves one worker in a thread. Start the worker with `fd` inherited, then `start`, and `stop` when it has ended.
 
     `decide(kind, path, flags)` gives 0 or the errno to refuse with. It is called in that thread, once for each kind
-    (read, run, listed, stat, link, absent, written, connect) and path; flags are those of `open`, a connect's path is
-    `family address` and its flags are the family. An error in it refuses, and becomes a gap. `folders` are watched
-    through inotify if need be. Of more than `limit` facts the rest is a gap.
+    (read, run, listed, stat, link, absent, written, connect) and path; flags are those of `open`. The path of a connect
+    is `inet 127.0.0.1:80`, `inet6 [::1]:80`, `unix /a/socket`, `unix @abstract` or `family N`, its flags are the
+    family's number. An error in it refuses, and becomes a gap. `folders` are watched through inotify if need be. Of
+    more than `limit` facts the rest is a gap.
 
     It never waits for the worker. If it ends in whatever way, the kernel answers ENOSYS to the watched processes.
     """
