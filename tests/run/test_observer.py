@@ -410,6 +410,41 @@ def test_a_file_that_appears_meanwhile_is_seen_as_absent_and_as_read(seccomp, tm
     assert str(tmp_path.resolve() / "late") in seen.read
 
 
+def test_what_a_process_sees_of_itself_is_its_own_and_named_alike_everywhere(seccomp):
+    code = """\
+import os, subprocess
+print(f"Pid:\\t{os.getpid()}" in open("/proc/self/status").read(), open("/proc/thread-self/comm").read() != "")
+print(subprocess.run(["cat", "/dev/stdin"], input=b"x", stdout=-1).stdout, os.listdir("/proc/self/fdinfo") != [])
+"""
+    ran = run(code)
+    assert ran.out == "True True\nb'x' True\n"
+    assert {"/proc/self/status", "/proc/self/comm"} <= ran.seen.read.keys()
+    assert "/proc/self/fdinfo" in ran.seen.listed
+
+
+def test_of_two_processes_at_once_each_is_seen_alone(seccomp, tmp_path):
+    code = """\
+import os, time
+while not os.path.exists("both"): time.sleep(0.01)
+for number in range(200): open(f"{name}{number}").read()
+"""
+    for name in "ab":
+        for number in range(200):
+            (tmp_path / f"{name}{number}").write_text("x")
+    supervisors = {name: observer.Supervisor(allow) for name in "ab"}
+    workers = []
+    for name, supervisor in supervisors.items():
+        given = command(f"name = {name!r}\n{code}", supervisor.fd, begin={})
+        workers.append(subprocess.Popen(given, pass_fds=(supervisor.fd,), cwd=tmp_path))
+        supervisor.start()
+    (tmp_path / "both").write_text("")
+    assert [worker.wait(60) for worker in workers] == [0, 0]
+    top = str(tmp_path.resolve()) + os.sep
+    for name, supervisor in supervisors.items():
+        read = [path[len(top) :] for path in supervisor.stop().read if path.startswith(top)]
+        assert sorted(read) == sorted(f"{name}{number}" for number in range(200))
+
+
 # ---- Refusals.
 
 

@@ -21,7 +21,8 @@ audit: The audit hook alone. What native code and children read is not seen.
 What is recorded are facts about paths without links. A look at `/p/now/a.bin`, where `now` leads to `v1`, gives the
 link `/p/now` with its target and the read `/p/v1/a.bin`. The first look counts: what the watched processes made or
 emptied themselves and read afterwards is not what they depend on. A file that is in `absent` and in `read` appeared
-meanwhile, and not by their doing. A stamp is that of the first look, so that a later change can be told.
+meanwhile, and not by their doing. A stamp is that of the first look, so that a later change can be told. A folder is
+listed when its names are read (getdents64); to open it is no more than to look whether it is there.
 
 What no way of watching sees: what a socket answers, the clock, random numbers of the hardware, variables that native
 code or a child reads, extended attributes, the status of a name that is asked for below a folder's descriptor with
@@ -812,9 +813,10 @@ class Supervisor:
     """Serves one worker in a thread. Start the worker with `fd` inherited, then `start`, and `stop` when it has ended.
 
     `decide(kind, path, flags)` gives 0 or the errno to refuse with. It is called in that thread, once for each kind
-    (read, run, listed, stat, link, absent, written, connect) and path; flags are those of `open`, a connect's path is
-    `family address` and its flags are the family. An error in it refuses, and becomes a gap. `folders` are watched
-    through inotify if need be. Of more than `limit` facts the rest is a gap.
+    (read, run, listed, stat, link, absent, written, connect) and path; flags are those of `open`. The path of a connect
+    is `inet 127.0.0.1:80`, `inet6 [::1]:80`, `unix /a/socket`, `unix @abstract` or `family N`, its flags are the
+    family's number. An error in it refuses, and becomes a gap. `folders` are watched through inotify if need be. Of
+    more than `limit` facts the rest is a gap.
 
     It never waits for the worker. If it ends in whatever way, the kernel answers ENOSYS to the watched processes.
     """
