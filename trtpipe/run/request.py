@@ -1,4 +1,4 @@
-"""What a worker is told: one stage, what it reads, and where it may write."""
+"""The request to a worker: one stage, what it reads, and where it may write."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Given(NamedTuple):
-    """One input of a stage: an artifact's kind, its folder, the files in it (posix paths), and what people call it."""
+    """One input of a stage: an artifact's kind, its folder, its files (posix paths), and its name for people."""
 
     kind: str
     folder: str
