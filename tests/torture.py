@@ -379,6 +379,51 @@ def _one_fault(folder: Path, number: int, code: int, lasting: bool, how: collect
         return f"verify: {found}" if found else None
 
 
+MINE = {"mine.txt": b"a file of mine", "model.onnx": b"a version of mine"}
+
+
+def mends(top: Path, codes: tuple[int, ...]) -> Row:
+    """Let each file operation fail by which a tree that people changed is mended: nothing of theirs may be lost."""
+    lost: list[str] = []
+    how: collections.Counter[str] = collections.Counter()
+    with _a_store(top / "count-mend") as store:
+        artifact = _changed_by_people(store)
+        with Faults(None, 0, lasting=False) as counting:
+            store.tree(artifact)
+    done = 0
+    for turn in range(len(codes)):
+        for lasting in (False, True):
+            for number in range(counting.count):
+                code = codes[turn] if len(codes) > 1 else ERRORS[(number + lasting) % len(ERRORS)]
+                with _a_store(top / "mend") as store:
+                    artifact = _changed_by_people(store)
+                    try:
+                        with Faults(number, code, lasting=lasting):
+                            store.tree(artifact)
+                        how["went on without it"] += 1
+                    except errors.StoreError:
+                        how["exit 4"] += 1
+                    right = _content(store.tree(artifact)) == FILES
+                    kept = {p.name: p.read_bytes() for p in (top / "mend" / "edited").rglob("*") if p.is_file()}
+                    if not right or kept != MINE:
+                        where = f"{errno.errorcode[code]} at operation {number}{' and on' if lasting else ''}"
+                        lost.append(f"{where}: the tree is {'right' if right else 'wrong'}, kept is {kept}")
+                shutil.rmtree(top / "mend")
+                done += 1
+    seen = ", ".join(f"{n} {what}" for what, n in how.most_common())
+    return Row(f"the same at each of the {counting.count} that mend what people changed in the view", done, seen, lost)
+
+
+def _changed_by_people(store: Store) -> Any:
+    _commit(store)
+    artifact = store.lookup(KEY.digest).artifact  # type: ignore[union-attr]
+    for name, content in MINE.items():
+        path = Path(store.tree(artifact), name)
+        path.with_name("new").write_bytes(content)
+        path.with_name("new").replace(path)
+    return artifact
+
+
 # --- flipped bytes
 
 
@@ -778,7 +823,8 @@ def main() -> int:
             if part == "kills":
                 rows.append(kills(top, 1000 if args.long else 200, rng, 480 if args.long else 240))
             elif part == "faults":
-                rows.append(faults(fast, ERRORS if args.long else (0,)))
+                codes = ERRORS if args.long else (0,)
+                rows += [faults(fast, codes), mends(fast, codes)]
             elif part == "flips":
                 rows += flips(top, 30 if args.long else 6, rng)
             else:

@@ -6,6 +6,8 @@ import contextlib
 import os
 import shutil
 
+from trtpipe import copying
+
 FOLDER = os.path.join("quarantine", "stages")
 MOST = 8
 """The number of folders that are kept; the oldest are removed."""
@@ -47,7 +49,7 @@ def _take(source: str, target: str) -> None:
         if entry.is_dir():
             _take(entry.path, there)
         elif entry.stat().st_nlink > 1:
-            shutil.copyfile(entry.path, there)
+            copying.copy(entry.path, there)
         else:
             os.rename(entry.path, there)
 
