@@ -80,6 +80,16 @@ def test_inference_beside_a_bare_loop_is_measured(recipe_artifacts):
     assert "the results agree" in table
 
 
+def test_the_disk_that_a_model_takes_is_measured():
+    needed("onnxruntime")
+    assert "| parse to infer, s " in script("bench/disk.py", "--times", 1, "--layers", 2)
+
+
+def test_being_watched_is_measured():
+    found = json.loads(script("bench/watch.py", "--runs", 1, "--only", "5,000 looks at one path", "--json"))
+    assert found["5,000 looks at one path"]["facts"] > 0
+
+
 def test_pulling_from_a_server_is_measured():
     s3.needed()
     assert "trtpipe: record, signature" in script("bench/remote.py", "--times", 1, "--mebibytes", 4)
