@@ -13,6 +13,7 @@ import pytest
 
 from tests import s3
 from tests.helpers import PROJECT, surroundings
+from tests.run.test_observer import need
 from trtpipe import environment
 
 FOLDERS = ("bench", "docs", "pipelines")
@@ -86,6 +87,7 @@ def test_the_disk_that_a_model_takes_is_measured():
 
 
 def test_being_watched_is_measured():
+    need("seccomp")
     found = json.loads(script("bench/watch.py", "--runs", 1, "--only", "5,000 looks at one path", "--json"))
     assert found["5,000 looks at one path"]["facts"] > 0
 
