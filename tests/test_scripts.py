@@ -68,6 +68,7 @@ def test_a_run_with_nothing_to_do_is_measured(recipe_artifacts):
 
 
 def test_restoring_and_asking_at_once_are_measured():
+    needed("torch", "onnxscript", "onnxruntime")
     short = ("--times", 1, "--chains", 1, "--mebibytes", 1, "--processes", 2, "--seconds", 0.5)
     table = script("bench/store.py", *short)
     assert "restore the outputs of 8 stages (16 files)" in table
