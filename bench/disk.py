@@ -18,7 +18,7 @@ from pathlib import Path
 import common
 
 GOAL = 2.1
-LAYERS, WIDTH = 50, 1024
+WIDTH = 1024
 STAGES = {
     "network": {"type": "parse", "inputs": {"model": {"file": "model.onnx"}}},
     "config": {
@@ -32,7 +32,7 @@ STAGES = {
 }
 
 
-def model(folder: Path) -> int:
+def model(folder: Path, layers: int) -> int:
     """Write a model of matrix products with its weights in external data, and data for it; give the model's bytes."""
     import numpy as np
     import onnx
@@ -41,9 +41,9 @@ def model(folder: Path) -> int:
     random = np.random.default_rng(0)
     weights = [
         numpy_helper.from_array(random.standard_normal((WIDTH, WIDTH), np.float32) / np.float32(WIDTH**0.5), f"w{n}")
-        for n in range(LAYERS)
+        for n in range(layers)
     ]
-    nodes = [helper.make_node("MatMul", [f"t{n}", f"w{n}"], [f"t{n + 1}"]) for n in range(LAYERS)]
+    nodes = [helper.make_node("MatMul", [f"t{n}", f"w{n}"], [f"t{n + 1}"]) for n in range(layers)]
     nodes[0].input[0], nodes[-1].output[0] = "x", "y"
     sides = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", WIDTH])] for n in ("x", "y")]
     graph = helper.make_graph(nodes, "products", *sides, weights)
@@ -72,12 +72,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=50, help="how many products; the weights of one are 4 MiB")
     parser.add_argument("--package", default=str(common.PROJECT), help="another checkout to measure")
     parser.add_argument("--folder", help="the disk on which to work")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as top:
         folder = Path(top)
-        size = model(folder)
+        size = model(folder, args.layers)
         document = {"name": "disk", "backend": "onnxruntime", "stages": STAGES}
         (folder / "disk.yaml").write_text(json.dumps(document))
         command = [sys.executable, "-m", "trtpipe", "run", "disk.yaml", "--quiet", "--artifacts"]

@@ -13,6 +13,7 @@ import pytest
 
 from tests import s3
 from tests.helpers import PROJECT, surroundings
+from tests.run.test_observer import need
 from trtpipe import environment
 
 FOLDERS = ("bench", "docs", "pipelines")
@@ -67,6 +68,7 @@ def test_a_run_with_nothing_to_do_is_measured(recipe_artifacts):
 
 
 def test_restoring_and_asking_at_once_are_measured():
+    needed("torch", "onnxscript", "onnxruntime")
     short = ("--times", 1, "--chains", 1, "--mebibytes", 1, "--processes", 2, "--seconds", 0.5)
     table = script("bench/store.py", *short)
     assert "restore the outputs of 8 stages (16 files)" in table
@@ -78,6 +80,17 @@ def test_inference_beside_a_bare_loop_is_measured(recipe_artifacts):
     short = ("--recipe", "digits", "--times", 1, "--batches", 1)
     table = script("bench/infer_ort.py", *short, "--artifacts", recipe_artifacts)
     assert "the results agree" in table
+
+
+def test_the_disk_that_a_model_takes_is_measured():
+    needed("onnxruntime")
+    assert "| parse to infer, s " in script("bench/disk.py", "--times", 1, "--layers", 2)
+
+
+def test_being_watched_is_measured():
+    need("seccomp")
+    found = json.loads(script("bench/watch.py", "--runs", 1, "--only", "5,000 looks at one path", "--json"))
+    assert found["5,000 looks at one path"]["facts"] > 0
 
 
 def test_pulling_from_a_server_is_measured():
