@@ -40,7 +40,7 @@ def test_the_reads_of_a_key_tell_where_to_look(names):
     ],
 )  # fmt: skip
 def test_what_is_no_list_of_names_is_refused(record):
-    with pytest.raises(ValueError, match="found what no name is|other fields"):
+    with pytest.raises(ValueError, match="found an entry that is not a valid name|other fields"):
         reads.parse(record)
 
 
@@ -51,5 +51,5 @@ def test_a_list_has_a_bound():
 
 @pytest.mark.parametrize("held", [[], {"files": 1}, {"files": {1: "a"}}, None])
 def test_reads_that_no_key_holds_are_refused(held):
-    with pytest.raises(ValueError, match=r"no mapping|no name"):
+    with pytest.raises(ValueError, match=r"no mapping|not a valid name"):
         reads.of(held)

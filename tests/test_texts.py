@@ -47,7 +47,7 @@ def test_a_size_is_written_with_its_largest_unit():
 
 @pytest.mark.parametrize("text", ["1G", "1.5GiB", "", "-1B", "01B", "GiB", "1 GiB"])
 def test_what_is_no_size_is_refused(text):
-    with pytest.raises(ValueError, match="is no size; write a whole number and B, KiB, MiB or GiB"):
+    with pytest.raises(ValueError, match="expected a whole number and B, KiB, MiB or GiB"):
         texts.size_in_bytes(text)
 
 
@@ -61,7 +61,7 @@ def test_a_duration_is_written_with_its_largest_unit():
 
 @pytest.mark.parametrize("text", ["0s", "90", "1.5h", "1h30min", "5m", "2 h", "", "-1s", "1000000s", "1d"])
 def test_what_is_no_duration_is_refused(text):
-    with pytest.raises(ValueError, match="is no duration; write a whole number and s, min or h"):
+    with pytest.raises(ValueError, match="expected a whole number and s, min or h"):
         texts.duration_in_seconds(text)
     assert not re.search(texts.DURATION_PATTERN, text)
 

@@ -27,7 +27,7 @@ def test_clone_two_takes_what_clone_one_built_and_refuses_one_tampered_byte(tmp_
     assert "4 hit, 0 ran" in done.stdout
     assert "not here, taken as locked: digits/model.py, digits/weights.npz" in done.stdout
     assert re.search(r"the engines are equal: [0-9a-f]{64}\n", done.stdout)
-    assert "found other content than its name says" in done.stderr
+    assert "found content that does not have the digest in its name" in done.stderr
     assert done.stdout.endswith("refused with exit code 5; nothing of the engine was kept\n")
     shown = (PROJECT / "docs" / "remote.md").read_text()
     for line in done.stdout.splitlines():

@@ -1,7 +1,7 @@
-"""trtpipe: a model's way to a TensorRT engine, declared in one file and cached by content.
+"""trtpipe: pipelines from a model to a TensorRT engine, declared in one document and cached by content.
 
-Public are `load`, `Pipeline`, `Stage`, `Engine`, the errors below, and `trtpipe.stage` for those who write stage types.
-All else may change with any version; docs/stability.md says what does not.
+The public names are `load`, `Pipeline`, `Stage`, `Engine`, the errors below, and `trtpipe.stage` for authors of stage
+types. All other names may change with any version; docs/stability.md says what is promised.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for: the command line starts with this module, and needs none of it."""
+    """Import a name at its first use, because the command line imports this module and needs none of the names."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

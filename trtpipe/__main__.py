@@ -10,8 +10,8 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run the command line and exit with its code.
 
-    What has to be closed is closed by then, so the interpreter is not taken down step by step: there a signal would
-    end the process by the signal's default action, and threads that wait for a server would be waited for.
+    The command has closed everything, so the interpreter's own shutdown is skipped. During that shutdown a signal would
+    end the process by its default action, and Python would wait for threads that wait for a server.
     """
     try:
         from trtpipe import interrupts

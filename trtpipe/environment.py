@@ -1,4 +1,4 @@
-"""What this machine has: versions, GPUs, driver; found without importing anything heavy."""
+"""What this machine has: versions, GPUs, driver. Nothing heavy is imported to find it."""
 
 from __future__ import annotations
 
@@ -124,14 +124,14 @@ def find_file(relative: str) -> str | None:
 
 
 def runtime_version(backend: str) -> str | None:
-    """Give the full version of an installed runtime, or None if it is not there."""
+    """Give the full version of a runtime, or None if it is not installed."""
     folder = next((f for f in map(find_file, _MODULES[backend]) if f), None)
     if folder is None:
         return None
     for name in _DISTRIBUTIONS[backend]:
         if found := version(name):
             return found
-    # A runtime that was unpacked, not installed, says its version in its own source.
+    # A runtime that was unpacked and not installed has its version in its own source.
     for file in ("version.py", "_version.py", "__init__.py"):
         try:
             with open(os.path.join(folder, file), encoding="utf-8") as stream:
@@ -181,7 +181,7 @@ def _nvml() -> tuple[tuple[Gpu, ...], str | None]:
 
 
 def gpu_state() -> dict[str, Any] | None:
-    """Give the first visible GPU's clocks (MHz), temperature (°C), power (W) and throttle reasons, as NVML says them.
+    """Give the first visible GPU's clocks (MHz), temperature (°C), power (W) and throttle reasons, from NVML.
 
     A figure that NVML does not give is left out; None without a GPU. Source: NVIDIA's NVML API reference.
     """
@@ -226,7 +226,7 @@ def driver() -> str | None:
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """Give the GPUs that CUDA_VISIBLE_DEVICES leaves visible, in its order (which starts workers with PCI order)."""
+    """Give the GPUs that CUDA_VISIBLE_DEVICES leaves visible, in its order; numbers count in PCI order."""
     every = _nvml()[0]
     wish = os.environ.get("CUDA_VISIBLE_DEVICES")
     if wish is None:
@@ -236,7 +236,7 @@ def gpus() -> tuple[Gpu, ...]:
         text = part.strip()
         match = [g for g in every if text == str(g.number) or (text.startswith("GPU-") and g.uuid.startswith(text))]
         if not match:
-            break  # CUDA, too, stops at the first that it does not know
+            break  # CUDA also stops at the first one that it does not know
         visible.append(match[0])
     return tuple(visible)
 
@@ -262,24 +262,23 @@ def rtx_rounds(compute_capability: str) -> bool:
 
 
 def rtx_rounded(compute_capability: str, precision: str | None) -> str | None:
-    """Give what TensorRT-RTX multiplies in TF32 although `precision` says otherwise; None: nothing, or not known."""
+    """Name what TensorRT-RTX multiplies in TF32 although `precision` says float32; None if nothing, or if unknown."""
     if precision in (None, "tf32") or not rtx_rounds(compute_capability):
         return None
     return "float32" if precision in ("fp32", "model") else "what stays float32"
 
 
 def choose(asked: str) -> Choice:
-    """Choose the runtime for `auto`, or check that the one asked for is there.
+    """Choose the runtime for `auto`, or check that the one asked for is installed.
 
-    Raises EnvironmentMissing if it is not installed, or `tensorrt` is asked for and there is no GPU
-    (whether a single stage needs a GPU is the runner's question).
+    Raises EnvironmentMissing if it is not installed. The runner checks later whether a stage needs a GPU.
     """
     if asked != "auto":
         found = runtime_version(asked)
         if found is None:
             others = [b for b in _MODULES if b != asked and runtime_version(b)]
             hint = f"; installed here: {', '.join(others)}" if others else ""
-            raise EnvironmentMissing(f"the runtime {asked} is asked for, but not installed: {HELP[asked]}{hint}")
+            raise EnvironmentMissing(f"the runtime {asked} is not installed: {HELP[asked]}{hint}")
         return Choice(asked, found, "asked for")
     here = gpus()
     if here:
@@ -306,7 +305,7 @@ def facets(packages: tuple[str, ...], choice: Choice | None, gpu: Gpu | None) ->
     for name in packages:
         have = version(name)
         if have is None:
-            raise EnvironmentMissing(f"the package {name} is needed, but not installed: {_help(name)}")
+            raise EnvironmentMissing(f"the package {name} is not installed: {_help(name)}")
         found[name] = have
     if choice is not None:
         found["backend"] = choice.backend
@@ -331,7 +330,7 @@ def _help(package: str) -> str:
 
 
 def record() -> dict[str, Any]:
-    """Give what is recorded beside an artifact, but is no part of a key."""
+    """Give the part of the environment that is recorded beside an artifact and is in no key."""
     system = os.uname()
     return {
         "python": ".".join(map(str, sys.version_info[:3])),

@@ -1,4 +1,4 @@
-"""The taxonomy of failures; each class carries the exit code that the command ends with."""
+"""The classes of errors; each has the exit code with which the command ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class TrtpipeError(Exception):
-    """Base of every failure that trtpipe foresees."""
+    """Base of every error that trtpipe expects."""
 
     exit_code = 70
 
@@ -21,13 +21,13 @@ class StageFailed(TrtpipeError):
 
 
 class LimitExceeded(StageFailed):
-    """A stage took more time or memory than its `run:` allows, and was ended. With other limits it may succeed."""
+    """A stage took more time or memory than its `run:` allows and was stopped. With other limits it may succeed."""
 
 
 class PipelineInvalid(TrtpipeError):
-    """The document, or what the command line says about it, is wrong.
+    """The document or the command line is wrong.
 
-    `problems` holds one line a mistake, each `file:line:column path: found, expected`.
+    `problems` holds one line for each mistake: `file:line:column path: found, expected`.
     """
 
     exit_code = 2
@@ -50,23 +50,23 @@ class KindMismatch(PipelineInvalid):
 
 
 class Cycle(PipelineInvalid):
-    """Stages wait for each other."""
+    """Stages depend on each other in a circle."""
 
 
 class EnvironmentMissing(TrtpipeError):
-    """A package, a GPU or a driver is absent; the message says how to get it."""
+    """A package, a GPU or a driver is missing; the message says how to get it."""
 
     exit_code = 3
 
 
 class StoreError(TrtpipeError):
-    """The artifact store is corrupt, locked, full or not writable, or fetched bytes have a wrong digest."""
+    """The store is damaged, locked, full or not writable, or fetched content has a wrong digest."""
 
     exit_code = 4
 
 
 class GateFailed(TrtpipeError):
-    """An accuracy requirement, a lock or a policy said no."""
+    """A requirement is not met: a figure, the lock file, a signature or a budget."""
 
     exit_code = 5
 

@@ -1,4 +1,4 @@
-"""What people read: rows of text as aligned columns, sizes, durations."""
+"""Texts for people: rows as aligned columns, sizes, durations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), gap: str 
 
 
 def size_text(size: int) -> str:
-    """Write bytes as people read them."""
+    """Write a number of bytes for people, such as `1.5 MiB`."""
     value = float(size)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024 or unit == "GiB":
@@ -32,7 +32,7 @@ def size_text(size: int) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """Write a duration as people read it."""
+    """Write seconds for people, such as `2 min 05 s`."""
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 120:

@@ -1,4 +1,4 @@
-"""Rules such as `>= 0.97` that a figure must keep: one grammar for every stage that has `require`."""
+"""Rules such as `>= 0.97` that a figure must meet: one grammar for every stage that has `require`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Rule = Annotated[str, Meta(pattern=RULE, description="What the figure must be: >
 
 
 class Verdict(Part, frozen=True, kw_only=True):
-    """A rule, the figure that it was asked of, and whether the figure keeps it."""
+    """A rule, the figure to which it applies, and whether the figure meets it."""
 
     rule: Annotated[str, Meta(description="What the figure must be, such as `>= 0.97`.")]
     value: Annotated[float, Meta(description="The figure.")]
-    passed: Annotated[bool, Meta(description="Whether it keeps the rule.")]
+    passed: Annotated[bool, Meta(description="Whether it meets the rule.")]
 
 
 def holds(value: float, rule: str) -> bool:
-    """Tell whether a value keeps a rule such as `>= 0.97`; NaN keeps none. Raises ValueError for what is no rule."""
+    """Tell whether a value meets a rule such as `>= 0.97`; NaN meets none. Raises ValueError for a malformed rule."""
     parts = re.match(RULE, rule)
     if parts is None:
         raise ValueError(f'found {rule!r}, expected an operator and a number, such as ">= 0.97"')
@@ -37,7 +37,7 @@ def holds(value: float, rule: str) -> bool:
 
 
 def judge(figures: Mapping[str, float], require: Mapping[str, str]) -> dict[str, Verdict]:
-    """Ask each rule of its figure. Raises KeyError for a rule about a figure that is not there."""
+    """Apply each rule to its figure. Raises KeyError for a rule about a missing figure."""
     return {
         name: Verdict(rule=rule, value=figures[name], passed=holds(figures[name], rule))
         for name, rule in require.items()
@@ -45,14 +45,14 @@ def judge(figures: Mapping[str, float], require: Mapping[str, str]) -> dict[str,
 
 
 def unknown(name: str, names: Sequence[str]) -> str:
-    """Say that a rule is about a figure that nothing makes."""
+    """Give the message for a rule about a figure that no stage makes."""
     near = difflib.get_close_matches(name, names, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"found {name}, expected one of {', '.join(names)}{hint}"
 
 
 def malformed(require: Mapping[str, str]) -> Iterable[tuple[str, str]]:
-    """Give (path, what is wrong) for rules that are none."""
+    """Give (path, message) for each malformed rule."""
     for name, rule in require.items():
         if not re.match(RULE, rule):
             yield f"require.{name}", f'found {rule!r}, expected an operator and a number, such as ">= 0.97"'

@@ -1,10 +1,10 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the first one ends the command in order, a second one hurries that end.
+"""Ctrl-C, SIGTERM and SIGHUP: the first one ends the command in order, a second one makes that faster.
 
-Only the first signal raises an exception. If later ones did, too, they would break into the clean-up that the first one
-began. Once all is cleaned up, a signal ends the process at once, with the same exit code.
+Only the first signal raises an exception. Later exceptions would interrupt the clean-up that the first one began. After
+the clean-up, a signal ends the process at once, with the same exit code.
 
-Only `python -m trtpipe` and the command `trtpipe` call `handle`. Until they have, a signal does what it does to every
-Python program. Source: signal(7); CPython's Doc/library/signal.rst, "Note on Signal Handlers and Exceptions".
+Only `python -m trtpipe` and the command `trtpipe` call `handle`. Before that, a signal has the effect that it has on
+every Python program. Source: signal(7); CPython's Doc/library/signal.rst, "Note on Signal Handlers and Exceptions".
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _PATIENCE_SECONDS = 10.0
-"""A signal that comes so long after the first one ends the process at once: the clean-up hangs."""
+"""A signal later than this after the first one ends the process: the clean-up hangs."""
 _SOON_SECONDS = 0.01
 
 
@@ -32,10 +32,10 @@ class _Seen:
 
 
 def handle() -> None:
-    """From now on, raise KeyboardInterrupt (with the signal's number) for the first signal. Ignored ones stay so."""
+    """From now on, raise KeyboardInterrupt (with the signal's number) for the first signal; ignored ones stay so."""
     sys.unraisablehook = _lost
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup has SIGHUP ignored
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _signalled)
 
 
@@ -45,12 +45,12 @@ def code(interrupt: KeyboardInterrupt) -> int:
 
 
 def again() -> bool:
-    """Tell whether a second signal has come, so that whoever waits in a clean-up should wait no longer."""
+    """Tell whether a second signal has come; the clean-up then waits no longer."""
     return _Seen.count > 1
 
 
 def over() -> None:
-    """Say that all is cleaned up: from now on, a signal ends the process at once."""
+    """Note that the clean-up is done: from now on, a signal ends the process at once."""
     _Seen.over = True
 
 
@@ -65,7 +65,7 @@ def _signalled(number: int, _frame: FrameType | None) -> None:
 
 
 def _lost(what: Any) -> None:
-    """Raise the interrupt again, in a moment: Python drops an exception in a destructor or a weak reference's call."""
+    """Raise the interrupt again a moment later: Python drops exceptions in destructors and weak references."""
     first = _Seen.first
     if first is None or not isinstance(what.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(what)

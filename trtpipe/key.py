@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 CHUNK = 1 << 20
 FORMAT = 2
-"""Of the record. Format 1 knew no reads, and named sources from the document's folder."""
+"""The format of a key's record. Format 1 had no reads and named sources from the document's folder."""
 
 
 def canonical(value: Any) -> bytes:
-    """Give the one JSON text of a value: sorted names, no spaces, ASCII, no NaN.
+    """Give the canonical JSON text of a value: sorted names, no spaces, ASCII, no NaN.
 
     Source: the subset of RFC 8785 that needs no number formatting of its own (Python's shortest
     float text is deterministic). Raises TypeError on a type that JSON cannot hold, or on a mapping
@@ -56,10 +56,10 @@ def digest_file(path: str) -> str:
 class Key(NamedTuple):
     """Everything that can change a stage's output, as a readable record.
 
-    `params` are resolved (defaults filled in), `inputs` maps an input's name to its artifact digest, `sources` maps the
-    path of a declared file, from the project's root, to its content digest, and `environment` is that part of the
-    environment on which this stage type depends. All this is the first part, known before the stage runs. `reads` is
-    what users' code was seen to look at: see trtpipe.reads; a stage that runs none has no reads.
+    `params` are resolved (defaults filled in). `inputs` maps an input's name to its artifact digest. `sources` maps the
+    path of a declared file, from the project's root, to its content digest. `environment` is the part of the
+    environment on which this stage type depends. These fields are the first part, which is known before the stage runs.
+    `reads` says what users' code was seen to read (see trtpipe.reads); a stage without users' code has no reads.
     """
 
     type: str
@@ -68,7 +68,7 @@ class Key(NamedTuple):
     inputs: dict[str, str]
     sources: dict[str, str]
     environment: dict[str, Any]
-    reads: dict[str, dict[str, str | None]] = {}  # noqa: RUF012 — nobody changes a key's fields
+    reads: dict[str, dict[str, str | None]] = {}  # noqa: RUF012 — no code changes a key's fields
 
     @property
     def record(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Key(NamedTuple):
 
 
 def of_record(record: dict[str, Any]) -> Key:
-    """Make the key again from its record. Raises TypeError or KeyError if it is none, or one of another format."""
+    """Make a key from its record. Raises TypeError or KeyError if the record is not valid or has another format."""
     if record["format"] != FORMAT:
         raise TypeError(f"found a key of format {record['format']}, expected {FORMAT}")
     return Key(**{name: value for name, value in record.items() if name != "format"})
@@ -101,7 +101,7 @@ def difference(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]
             where = f"{path}.{name}" if path else name
             if name in old and name in new:
                 found += difference(old[name], new[name], where)
-            else:  # even if it is null: the digests differ
+            else:  # also if the value is null, because the digests differ
                 found.append((where, old.get(name), new.get(name)))
         return found
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):

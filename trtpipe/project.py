@@ -12,8 +12,9 @@ MARKERS = ("trtpipe.toml", "pyproject.toml", ".git")
 def root(folder: str) -> str:
     """Give the root of the project that a document's folder lies in, as a real path.
 
-    It is the nearest folder upward with `trtpipe.toml`, else the nearest with `pyproject.toml`, else with `.git`, else
-    the document's own. `/` and the user's home are never taken for a project: too much else lies there.
+    It is the nearest folder upward with `trtpipe.toml`, otherwise the nearest with `pyproject.toml`, otherwise with
+    `.git`, otherwise the document's own. `/` and the user's home are never a root, because they hold too many other
+    files.
     """
     own = os.path.realpath(folder)
     home = os.path.realpath(os.path.expanduser("~"))
@@ -29,7 +30,7 @@ def root(folder: str) -> str:
 
 
 def name(path: str, top: str) -> str:
-    """Give the name of a file in records: its path from the project's root, in posix form, never an absolute one."""
+    """Give the name of a file in records: its path from the project's root, in posix form, never absolute."""
     real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     return os.path.relpath(real, os.path.realpath(top)).replace(os.sep, "/")
 

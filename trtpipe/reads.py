@@ -1,12 +1,13 @@
-"""What users' code was seen to look at: lists of names, and what the names hold.
+"""What users' code was seen to read: lists of names, and what the names hold.
 
-A key has two parts. The first is known before a stage runs. The second is what the stage's code looked at when it ran:
-files, folders that it listed, paths that were not there, installed distributions, environment variables. A *list of
-names* says where to look, and lies under the digest of the first part; the *reads* in a key say what those names hold.
+A key has two parts. The first is known before a stage runs. The second is what the stage's code read when it ran:
+files, folders that it listed, paths that did not exist, installed distributions, environment variables. A *list of
+names* says where to look; the store keeps it under the digest of the first part. The *reads* in a key say what these
+names hold.
 
-Names are never absolute. A file of the project is named from the project's root. Others begin with what they lie in:
+Names are never absolute. A file of the project is named from the project's root. Other names begin with a place:
 `package:` and a distribution's name, `python:` for other folders on the module search path, `cache:` and the variable
-of a known model cache, or `system:` for the folders that the operating system brings.
+of a known model cache, or `system:` for the folders of the operating system.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from trtpipe import key as keys
 
 KINDS = ("files", "folders", "links", "packages", "variables")
 MAX_LISTS = 16
-"""Lists that are kept under one first part."""
+"""The largest number of lists under one first part."""
 MAX_NAMES = 100_000
-"""Names in one list."""
+"""The largest number of names in one list."""
 PLACES = ("cache:", "package:", "python:", "system:")
 
 Reads = dict[str, dict[str, "str | None"]]
-"""By kind, what each name holds: a digest (of a package, its version and a digest), or None where there is none."""
+"""By kind, what each name holds: a digest (for a package, its version and a digest), or None if it is absent."""
 
 
 class Names(NamedTuple):
-    """A list of names: where users' code looked. Each tuple is sorted and holds a name once."""
+    """A list of names: what users' code read. Each tuple is sorted and holds each name once."""
 
     files: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
@@ -37,7 +38,7 @@ class Names(NamedTuple):
 
     @property
     def number(self) -> int:
-        """How many names there are."""
+        """The number of names."""
         return sum(map(len, self))
 
     @property
@@ -47,30 +48,30 @@ class Names(NamedTuple):
 
     @property
     def record(self) -> dict[str, list[str]]:
-        """The list as a JSON object, without kinds of which there are none."""
+        """The list as a JSON object, without empty kinds."""
         return {kind: list(names) for kind, names in zip(KINDS, self, strict=True) if names}
 
 
 def of(reads: Any) -> Names:
-    """Give the names in the reads of a key. Raises ValueError if that is what no key holds."""
+    """Give the names in the reads of a key. Raises ValueError if the reads are not valid."""
     try:
         return parse({kind: sorted(holds) for kind, holds in reads.items()})
     except (TypeError, AttributeError):
-        raise ValueError("the reads are no mapping of names") from None
+        raise ValueError("found reads that are no mapping of names") from None
 
 
 def parse(record: Any) -> Names:
-    """Read a list of names from JSON. Raises ValueError if it is none: it may come from elsewhere."""
+    """Read a list of names from JSON, which may come from a remote store. Raises ValueError if it is not valid."""
     if not isinstance(record, dict) or record.keys() - set(KINDS):
-        raise ValueError("a list of names has other fields than it should")
+        raise ValueError(f"found a list of names with other fields than {', '.join(KINDS)}")
     found = []
     for kind in KINDS:
         names = record.get(kind, [])
         if not isinstance(names, list) or not all(isinstance(name, str) and _is_name(name) for name in names):
-            raise ValueError(f"{kind}: found what no name is")
+            raise ValueError(f"{kind}: found an entry that is not a valid name")
         found.append(tuple(sorted(set(names))))
     if sum(map(len, found)) > MAX_NAMES:
-        raise ValueError(f"a list of more than {MAX_NAMES} names")
+        raise ValueError(f"found more than {MAX_NAMES} names, which is the limit of a list")
     return Names(*found)
 
 
@@ -79,5 +80,5 @@ def _is_name(name: str) -> bool:
 
 
 def in_order(lists: list[Names]) -> list[Names]:
-    """Put lists into the order in which they are tried: the longest first, then by digest, on every machine alike."""
+    """Put lists into the order of look-ups, the same on every machine: the longest first, then by digest."""
     return sorted(lists, key=lambda names: (-names.number, names.digest))

@@ -1,6 +1,6 @@
-"""What a runtime is to all others: a session, and the protocol that every backend speaks.
+"""The protocols of a backend and of its sessions.
 
-What they speak of is in `trtpipe.documents`; the backends themselves, and the one door to their imports, are in
+Their documents are in `trtpipe.documents`. The backends, and the only function that imports them, are in
 `trtpipe.backends`.
 """
 
@@ -27,9 +27,9 @@ NAMES = ("tensorrt", "tensorrt_rtx", "onnxruntime")
 
 
 def batch_dim(inputs: Iterable[Binding | Tensor]) -> int | str | None:
-    """Give the dim of the batch axis of these inputs: the first axis of the first input where that is dynamic.
+    """Give the dim of the batch axis of these inputs: the first axis of the first input with a dynamic first axis.
 
-    Where no input begins with a dynamic axis, the first axis of the first input that has one.
+    If no input begins with a dynamic axis, it is the first axis of the first input that has an axis.
     """
     firsts = [entry.dims[0] for entry in inputs if entry.dims]
     return next((dim for dim in firsts if isinstance(dim, str)), firsts[0] if firsts else None)
@@ -37,10 +37,10 @@ def batch_dim(inputs: Iterable[Binding | Tensor]) -> int | str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Pending:
-    """An input that is not in memory yet: a session says where it shall be read to.
+    """An input that is not in memory yet; the session gives the memory into which it is read.
 
-    `fill` is called once, with a C-contiguous array of that shape and dtype, maybe on another thread. Inputs that
-    are `ordered` are filled one after the other, as they come; others maybe several at a time.
+    `fill` is called once, perhaps on another thread, with a C-contiguous array of this shape and dtype. Inputs that are
+    `ordered` are filled one after the other, in order; others may be filled several at a time.
     """
 
     shape: tuple[int, ...]
@@ -50,7 +50,7 @@ class Pending:
 
 
 class Query(NamedTuple):
-    """The trace of one query, in milliseconds from the start; copies that did not happen have no length."""
+    """The trace of one query, in milliseconds from the start; a copy that did not happen has length 0."""
 
     enqueue_start: float
     enqueue_end: float
@@ -83,13 +83,13 @@ class Query(NamedTuple):
 
     @property
     def latency(self) -> float:
-        """Copy-in, compute and copy-out."""
+        """Sum of h2d, compute and d2h."""
         return self.h2d + self.compute + self.d2h
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a session measured. `queries` holds the warm-up too; `layers` (name, ms of each run) if profiled."""
+    """What a session measured. `queries` includes the warm-up; `layers` has (name, ms of each run) if profiled."""
 
     queries: Sequence[Query]
     device: str
@@ -101,7 +101,7 @@ class Measured:
 
 
 class Session(Protocol):
-    """An engine that is ready to run, with the buffers that it owns. Close it on every path."""
+    """An engine that is ready to run, with its own buffers. Close it in every case."""
 
     bindings: Sequence[Binding]
     info: RuntimeInfo
@@ -113,8 +113,7 @@ class Session(Protocol):
     def stream(self, feeds: Iterable[Mapping[str, np.ndarray | Pending]]) -> Iterator[dict[str, np.ndarray]]:
         """Run batches in order; each result is valid until the next one is asked for.
 
-        Feeds may be taken ahead of the results, on another thread; one is given back to its maker when the next
-        is asked for.
+        Feeds may be taken ahead of the results, on another thread. A feed may be reused when the next one is asked for.
         """
         ...
 
@@ -128,7 +127,7 @@ class Session(Protocol):
 
 
 class Parsed(NamedTuple):
-    """A network as a runtime's parser sees it: its inputs and outputs, and how many layers of each type it has."""
+    """A network as a runtime's parser sees it: inputs and outputs, and the number of layers of each type."""
 
     bindings: Sequence[Binding]
     layers: dict[str, int]
@@ -141,8 +140,8 @@ class Parsed(NamedTuple):
 class Settled(NamedTuple):
     """How a runtime honours what was asked for.
 
-    `rewrite` is what must be done to the ONNX file (`fp16`, `bf16` or nothing), `flags` are builder flags by name, and
-    `not_applicable` are names of settings that have no meaning here and lose nothing.
+    `rewrite` is the change of the ONNX file (`fp16`, `bf16` or none), `flags` are builder flags by name, and
+    `not_applicable` are names of settings that have no meaning here and whose loss changes nothing.
     """
 
     strongly_typed: bool
@@ -152,7 +151,7 @@ class Settled(NamedTuple):
 
 
 class Built(NamedTuple):
-    """What a runtime tells of the plan that it built."""
+    """What a runtime says about the plan that it built."""
 
     bindings: tuple[Binding, ...]
     target: Target
@@ -174,10 +173,10 @@ class Backend(Protocol):
         ...
 
     def configure(self, asked: Asked, network: Network, hold: Hold | None = None) -> Settled:
-        """Check that this runtime can honour what is asked (see stages/configure.py), and say how.
+        """Check that this runtime can honour the settings (see stages/configure.py), and say how.
 
-        `hold` says what must stay float32 where the runtime picks types, once that is known. Raises StageFailed for
-        what it cannot honour, naming the runtime and the alternatives.
+        `hold` says what must stay float32 if the runtime chooses types, once that is known. Raises StageFailed for a
+        setting that it cannot honour; the message names the runtime and the alternatives.
         """
         ...
 
@@ -194,9 +193,8 @@ class Backend(Protocol):
     ) -> Built:
         """Build and serialise the plan for a configured model into the file `plan`.
 
-        `pinned` is a timing cache to use instead of the store's; `reproducible` fails a build that another one
-        might not repeat. `shared` is the folder of timing caches.
-        Raises StageFailed with the runtime's own last errors.
+        `pinned` is a timing cache that replaces the store's. `reproducible` fails a build that might not give the same
+        bytes again. `shared` is the folder of timing caches. Raises StageFailed with the runtime's own last errors.
         """
         ...
 
@@ -210,11 +208,11 @@ class Backend(Protocol):
     ) -> Session:
         """Load a plan and allocate its buffers.
 
-        `shared` is the folder of state that outlives a run: TensorRT-RTX keeps there what it compiled.
+        `shared` is the folder of state that outlives a run; TensorRT-RTX keeps its compiled kernels there.
         """
         ...
 
 
 def plan_name(backend: str) -> str:
-    """Give the file name of a backend's plan: only TensorRT's own are called plan."""
+    """Give the file name of a backend's plan; only TensorRT's files are called plan."""
     return "engine.onnx" if backend == "onnxruntime" else "engine.plan"

@@ -1,4 +1,4 @@
-"""What a stage type is made of: its params, its ports, and the context that its body runs in."""
+"""The parts of a stage type: its params, its ports, and the context of its body."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ InnerPath = Annotated[
 Env = Annotated[
     tuple[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="The name of a variable.")], ...],
     Meta(
-        description="Environment variables that the code gets even if their names look like secrets; records show "
-        "their values. What else the code asks for counts by itself."
+        description="Environment variables that the code gets even if their names look like secrets. Records show "
+        "their values."
     ),
 ]
 
 
 def put(source: Path, target: Path, *, link: bool) -> None:
-    """Put one file into an artifact: as a hard link where `link` allows one and the disk can, else as a copy.
+    """Put one file into an artifact: as a hard link if `link` allows it and the disk can, otherwise as a copy.
 
     Link only files that belong to the store: linking a user's own file would let a later edit reach the artifact.
     """
@@ -83,14 +83,14 @@ Network = Annotated[
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every stage type's params. Field types and `Meta` make the JSON Schema and the reference page."""
+    """Base of every stage type's params. Field types and `Meta` give the JSON Schema and the reference page."""
 
     def problems(self) -> Iterable[tuple[str, str]]:
-        """Give what a schema cannot say as (path inside the params, `found …, expected …`)."""
+        """Give errors that a schema cannot express, as (path inside the params, `found …, expected …`)."""
         return ()
 
     def missing(self, ports: Collection[str]) -> Iterable[tuple[str, str]]:  # noqa: ARG002
-        """Give what these params ask of inputs that are not given, as (path inside the stage, message)."""
+        """Give errors about inputs that these params need and do not get, as (path inside the stage, message)."""
         return ()
 
     def entrypoints(self) -> Iterable[str]:
@@ -102,28 +102,28 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return typed.found(self, typed.PATH)
 
     def packages(self) -> Iterable[str]:
-        """Give further distributions whose versions this stage depends on with these params."""
+        """Give further distributions on whose versions the stage depends with these params."""
         return ()
 
     def cacheable(self) -> bool:
-        """Tell whether an artifact made with these params may stand for a later run."""
+        """Tell whether an artifact that was made with these params may be a hit in a later run."""
         return True
 
     def tolerant(self) -> bool:
-        """Tell whether the stage runs although some of the stages failed that its ports which take many read."""
+        """Tell whether the stage also runs if some stages failed that its ports with `many` read."""
         return False
 
     def figures(self) -> Iterable[str]:
-        """Give the names of the figures that the stage will measure; `*` stands for what shows only when it runs."""
+        """Give the names of the figures that the stage will measure; `*` stands for names known only at run time."""
         return ()
 
     def mismatches(self, upstream: Mapping[str, Sequence[Upstream]]) -> Iterable[tuple[str, str]]:  # noqa: ARG002
-        """Give what does not fit the stages that each port reads as (path inside the stage, `found …, expected …`)."""
+        """Give errors about the stages that each port reads, as (path inside the stage, `found …, expected …`)."""
         return ()
 
 
 class Upstream(NamedTuple):
-    """A stage that another one reads, as it is known before anything runs."""
+    """A stage that another stage reads, with what is known of it before anything runs."""
 
     stage: str
     params: Params
@@ -133,8 +133,8 @@ class Upstream(NamedTuple):
 class Port:
     """One input of a stage type: the kinds of artifact that it takes.
 
-    `outside` says that a file or folder from outside the pipeline fits too. `many` says that it takes a list of stages,
-    and all variants of each; the body gets them with Context.many.
+    `outside` means that the port also takes a file or folder from outside the pipeline. `many` means that it takes a
+    list of stages, and all variants of each; the body gets them with Context.many.
     """
 
     kinds: tuple[str, ...]
@@ -145,7 +145,7 @@ class Port:
 
 
 def many_port(port: str, stage: str) -> str:
-    """Name the input by which a port that takes many reads one stage: `metrics[accuracy@precision=fp16]`."""
+    """Name the input through which a port with `many` reads one stage: `metrics[accuracy@precision=fp16]`."""
     return f"{port}[{stage}]"
 
 
@@ -158,7 +158,7 @@ def _of_port(port: str, values: Mapping[str, _Value]) -> dict[str, _Value]:
 class Input:
     """What a body reads: files below `folder`, named by `files` (posix paths, sorted).
 
-    Read only what `files` names: an input from outside may lie in a folder full of other things.
+    Read only what `files` names: the folder of an input from outside may hold other files.
     `kind` is `file` or `folder` for inputs from outside, else the artifact's kind.
     """
 
@@ -175,7 +175,7 @@ class Input:
         return self.folder / name
 
     def one(self, *suffixes: str) -> Path:
-        """Give the path of the only file with one of the suffixes. Raises StageFailed if there is not just one."""
+        """Give the path of the only file with one of the suffixes. Raises StageFailed if there is not exactly one."""
         found = [f for f in self.files if PurePosixPath(f).suffix in suffixes]
         if len(found) != 1:
             raise StageFailed(
@@ -185,17 +185,16 @@ class Input:
         return self.folder / found[0]
 
     def read(self, kind: type[_Kind]) -> _Kind:
-        """Give one of the input's documents. Raises StageFailed if it is not there, or is not what it should be."""
+        """Give one of the input's stage documents. Raises StageFailed if it is missing or not valid."""
         return files.read(self.path(kind.file), kind, f"input {self.name} ({self.label}): {kind.file}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a stage's body gets. It writes files below `out`, and nothing elsewhere but in `scratch`.
+    """What a stage's body gets. It writes files only below `out` and `scratch`.
 
-    `sources` maps each declared source path to the file on disk.
-    `backend` is a function, so that a body that needs no runtime imports none. `load` imports what an entrypoint names
-    and gives the callable; it raises StageFailed.
+    `sources` maps each declared source path to the file on disk. `backend` is a function, so that a body without need
+    for a runtime imports none. `load` imports what an entrypoint names and gives the callable; it raises StageFailed.
     """
 
     stage: str
@@ -213,22 +212,22 @@ class Context:
     shared: Path = field(default_factory=Path)
     """`artifacts/timing`, for state that outlives a run and is no artifact."""
     failed: Mapping[str, str] = field(default_factory=dict)
-    """Of a tolerant stage, the inputs that are not there, and why: `engines[engine@precision=int8]` → a sentence."""
+    """For a tolerant stage, the inputs that failed, and why: `engines[engine@precision=int8]` → a sentence."""
 
     def many(self, port: str) -> dict[str, Input]:
-        """Give the inputs of a port that takes many, by the names of their stages, sorted."""
+        """Give the inputs of a port with `many` by the names of their stages, sorted."""
         return _of_port(port, self.inputs)
 
     def missing(self, port: str) -> dict[str, str]:
-        """Give the stages of a port that takes many which failed, sorted, and why."""
+        """Give the failed stages of a port with `many`, sorted, and why they failed."""
         return _of_port(port, self.failed)
 
     def write(self, document: Document) -> None:
-        """Write a document into the artifact, under the name that all of its kind have."""
+        """Write a stage document into the artifact, under the file name of its kind."""
         files.write(self.out / document.file, document)
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a value of another program's form as readable JSON with sorted names, the same bytes each time."""
+        """Write a value in the form of another program as readable JSON with sorted names, the same bytes each time."""
         (self.out / name).write_text(files.text(value, name), "utf-8")
 
 
@@ -236,10 +235,9 @@ class Context:
 class StageType:
     """One kind of stage. `version` rises whenever the body's output changes for the same key.
 
-    `packages` are the distributions whose versions are in the key. `backend` puts the runtime and
-    its full version into the key, `gpu_on` names the runtimes on which the body needs a GPU (and
-    whose plans depend on it, so its name is in the key too). `alone` says that it measures time, so that no other
-    stage of the run may work meanwhile.
+    `packages` are the distributions whose versions are in the key. `backend` puts the runtime and its full version into
+    the key. `gpu_on` names the runtimes on which the body needs a GPU; the GPU's name is then in the key too. `alone`
+    means that the body measures time, so no other stage of the run may work at the same time.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""Texts in a document that mean more than their letters: sizes, durations, paths, entrypoints.
+"""Texts with a special meaning in a document: sizes, durations, paths, entrypoints.
 
-Each has one spelling that stands for all that mean the same, so that two documents that say the same have one key.
+Each has one plain spelling, so that two documents that mean the same have the same key.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ _SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
 def size_in_bytes(size: str) -> int:
-    """Give the bytes of a text such as `1GiB`. Raises ValueError if it is none."""
+    """Give the bytes of a size such as `1GiB`. Raises ValueError if it is not valid."""
     match = re.match(SIZE_PATTERN, size)
     if not match:
-        raise ValueError(f"{size!r} is no size; write a whole number and B, KiB, MiB or GiB, such as 512MiB")
+        raise ValueError(f"found {size!r}, expected a whole number and B, KiB, MiB or GiB, such as 512MiB")
     return int(match[1]) * UNITS[match[2]]
 
 
 def duration_in_seconds(duration: str) -> int:
-    """Give the seconds of a text such as `15min`. Raises ValueError if it is none."""
+    """Give the seconds of a duration such as `15min`. Raises ValueError if it is not valid."""
     match = re.match(DURATION_PATTERN, duration)
     if not match:
-        raise ValueError(f"{duration!r} is no duration; write a whole number and s, min or h, such as 15min")
+        raise ValueError(f"found {duration!r}, expected a whole number and s, min or h, such as 15min")
     return int(duration[: -len(match[1])]) * _SECONDS[match[1]]
 
 
@@ -55,26 +55,26 @@ def plain_size(size: str) -> str:
 
 
 def plain_path(path: str) -> str:
-    """Write a posix path without `.`, doubled and last slashes: `./a//b/` is `a/b`.
+    """Write a posix path without `.`, doubled slashes and a last slash: `./a//b/` is `a/b`.
 
-    `..` stays where it is: what `a/..` is depends on whether `a` is a link.
+    `..` stays, because `a/..` depends on whether `a` is a link.
     """
     parts = "/".join(part for part in path.split("/") if part not in ("", "."))
     return ("/" if path.startswith("/") else "") + parts or "."
 
 
 def plain_entrypoint(entrypoint: str) -> str:
-    """Write the file of `file.py:callable` plainly; a module's name has one spelling only."""
+    """Write the file of `file.py:callable` in its plain spelling; a module's name has only one."""
     where, name = split_entrypoint(entrypoint)
     return f"{plain_path(where)}:{name}" if is_file(entrypoint) else entrypoint
 
 
 def moved_path(path: str, folder: str) -> str:
-    """Give a path that starts from `folder` as a path that starts where `folder` itself does; an absolute one stays."""
+    """Give a path relative to `folder` as one relative to the place from which `folder` starts; keep absolute ones."""
     return plain_path(path if path.startswith("/") else f"{folder}/{path}")
 
 
 def moved_entrypoint(entrypoint: str, folder: str) -> str:
-    """Give an entrypoint whose file starts from `folder` as one that starts where `folder` itself does."""
+    """Give an entrypoint relative to `folder` as one relative to the place from which `folder` starts."""
     where, name = split_entrypoint(entrypoint)
     return f"{moved_path(where, folder)}:{name}" if is_file(entrypoint) else entrypoint

@@ -1,7 +1,7 @@
-"""Typed texts in params, wherever they lie: found and changed by what the params' types say of them.
+"""Typed texts in params, at any depth: found and changed by the types of the params.
 
-A type of `trtpipe.stage` such as DocumentPath marks its texts with one of the KINDS. So what has to know all paths of a
-stage needs to know no stage type.
+A type of `trtpipe.stage` such as DocumentPath marks its texts with one of the KINDS. So code that needs all paths of a
+stage does not have to know the stage type.
 """
 
 from __future__ import annotations
@@ -42,15 +42,14 @@ def found(params: msgspec.Struct, kind: str) -> list[str]:
 
 
 def plain(params_type: type[msgspec.Struct], given: Any) -> Any:
-    """Give params as a document has them with each typed text in its one spelling. Raises ValueError if it has none."""
+    """Give params from a document with each typed text in its plain spelling. Raises ValueError if one is not valid."""
     return changed(params_type, given, lambda kind, text: _PLAIN[kind](text))
 
 
 def moved(params_type: type[msgspec.Struct], given: Any, folder: str) -> Any:
-    """Give params of a document in `folder` as a document that names `folder` so would have to write them.
+    """Give params of a document in `folder` as a document at the place from which `folder` starts would write them.
 
-    Paths inside an input stay, and so do absolute ones. What does not fit the types stays too: it is the schema's to
-    refuse.
+    Paths inside an input and absolute paths stay. Values that do not fit the types stay too; the schema refuses them.
     """
     return changed(params_type, given, lambda kind, text: _MOVED[kind](text, folder) if kind in _MOVED else text)
 
@@ -86,7 +85,7 @@ def _mark(kind: inspect.Type) -> str | None:
 
 
 def _meant(kinds: Iterable[inspect.Type], value: Any) -> inspect.Type:
-    """Give which of several types a value is of, as far as one of them may hold typed texts."""
+    """Choose the type of a value among several, as far as one of them may hold typed texts."""
     for kind in kinds:
         bare = kind.type if isinstance(kind, inspect.Metadata) else kind
         if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""Names of variants: `engine@precision=fp16,batch=1` is a stage with the values of the matrix that it stands for.
+"""Names of variants: `engine@precision=fp16,batch=1` is a stage with its values of the matrix.
 
-A name is enough to know both, because neither stages nor axes nor values may hold `@`, `,`, `=` or `/`.
+The name gives both, because stages, axes and values may not hold `@`, `,`, `=` or `/`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class Reference(NamedTuple):
-    """What names a stage: with `pins`, only those of its variants that have these values."""
+    """A reference to a stage; `pins` restrict it to the variants with these values."""
 
     stage: str
     pins: dict[str, str]
 
     def fits(self, name: str) -> bool:
-        """Tell whether a stage or variant of this name is meant."""
+        """Tell whether the reference names this stage or variant."""
         stage, values = split(name)
         return stage == self.stage and all(values.get(axis) == value for axis, value in self.pins.items())
 
@@ -31,7 +31,7 @@ def split(name: str) -> Reference:
 
 
 def join(stage: str, values: Mapping[str, str]) -> str:
-    """Give the name of a stage's variant; without values that of the stage."""
+    """Give the name of a stage's variant; without values, the name of the stage."""
     return f"{stage}@{label(values)}" if values else stage
 
 

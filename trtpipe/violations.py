@@ -1,4 +1,4 @@
-"""A JSON value against a JSON Schema: every mistake with its path, what was found and what would be right."""
+"""Checks a JSON value against a JSON Schema: every mistake with its path, what was found and what was expected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Path = tuple["str | int", ...]
 
 
 def dotted(path: Iterable[str | int]) -> str:
-    """Write a path in a document as people do: `stages.a.params.steps[0]`."""
+    """Write a path in a document: `stages.a.params.steps[0]`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -22,17 +22,17 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def violations(value: Any, schema: dict[str, Any]) -> list[tuple[Path, str]]:
-    """Give what does not fit the JSON Schema as (path, message)."""
+    """Give each mistake against the JSON Schema as (path, message)."""
     import jsonschema
 
     def pattern(_validator: Any, wanted: str, instance: Any, _schema: Any) -> Iterable[Any]:
-        # Python's `$` also stands before a last newline, which JSON Schema's does not.
+        # Python's `$` also matches before a last newline; JSON Schema's `$` does not.
         if isinstance(instance, str) and not re.search(re.sub(r"\$$", r"\\Z", wanted), instance):
             yield jsonschema.ValidationError("does not match")
 
     kind: Any = jsonschema.validators
     plain = jsonschema.Draft202012Validator
-    # To JSON Schema 4.0 is an integer; what reads the params wants a whole number.
+    # For JSON Schema 4.0 is an integer; the params need a whole number.
     whole = plain.TYPE_CHECKER.redefine("integer", lambda _, one: isinstance(one, int) and not isinstance(one, bool))
     validator = kind.extend(plain, {"pattern": pattern}, type_checker=whole)(schema)
     return [found for error in validator.iter_errors(value) for found in _explain(error)]
@@ -51,7 +51,7 @@ def _explain(error: Any) -> Iterable[tuple[Path, str]]:
 
 
 def _any_of(error: Any, path: Path) -> Iterable[tuple[Path, str]]:
-    # The branch that goes deepest, or that at least has the right type, is the one that was meant.
+    # The author meant the branch that fits deepest, or at least has the right type.
     branches: dict[int, list[Any]] = {}
     for sub in error.context:
         branches.setdefault(sub.schema_path[0], []).append(sub)
@@ -95,7 +95,7 @@ def _enum(error: Any, path: Path) -> Iterable[tuple[Path, str]]:
 
 
 def _not(error: Any, path: Path) -> Iterable[tuple[Path, str]]:
-    # A word of which the schema says nothing but that it is not to be used, and in its description, what it is.
+    # A reserved word: the schema refuses every value, and its description says why.
     yield path, f'found the word "{path[-1]}", which is {_described(error)}; leave it out'
 
 
@@ -156,10 +156,10 @@ _HANDLERS: dict[str, Callable[[Any, Path], Iterable[tuple[Path, str]]]] = {
 
 
 def show(value: Any) -> str:
-    """Show a value in a message: short, with its type where that is what may be wrong."""
+    """Show a value in a message: short, and with its type if the type may be wrong."""
     if isinstance(value, str):
         text = value if len(value) <= 60 else value[:57] + "…"
-        # A control character could do things to a terminal, and a newline would end the line.
+        # A control character could change the terminal, and a newline would end the line.
         return '"' + re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda m: repr(m[0])[1:-1], text) + '"'
     if isinstance(value, dict):
         return f"a mapping ({', '.join(list(map(str, value))[:4])})" if value else "an empty mapping"

@@ -1,4 +1,4 @@
-"""What a misspelt word may have meant."""
+"""Suggestions for misspelt words."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MAX_LISTED = 24
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Give the known word that a misspelt one may mean, None if there is none."""
+    """Give the known word that is nearest to a misspelt one, or None."""
     import difflib
 
     return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)), None)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Give `, did you mean "x"?` for a misspelt word, or the known words, or nothing."""
+    """Give `, did you mean "x"?` for a misspelt word, otherwise the known words if they are few."""
     words = sorted(known)
     if close := nearest(word, words):
         return f', did you mean "{close}"?'

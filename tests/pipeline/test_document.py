@@ -55,7 +55,7 @@ def test_a_scalar_is_what_json_would_say_or_a_plain_text(text, expected):
         ("a: !!python/object:os.system x", "p.yaml:1:4 document: found the tag tag:yaml.org,2002:python/object"),
         ("a: !env HOME", "p.yaml:1:4 document: found the tag !env, expected plain values"),
         ("a: &x {b: 1}\nc:\n  <<: *x", "p.yaml:3:3 c: found a merge key, which YAML 1.2 does not have"),
-        ("[1, 2]: 3", "p.yaml:1:1 document: found a name that is no text"),
+        ("[1, 2]: 3", "p.yaml:1:1 document: found a name that is not a text"),
         ("a: *b", "p.yaml:1:4 document: found the alias *b, expected an anchor &b before it"),
         ("a: &x [*x]", "found the alias *x, expected an anchor &x before it"),
         ("a: .inf", "found .inf, expected a finite number"),

@@ -275,4 +275,4 @@ def test_a_pipe_or_a_device_is_no_input_and_is_not_read(tmp_path):
 def test_a_link_to_nothing_is_called_that(tmp_path):
     (tmp_path / "m.onnx").symlink_to("gone.onnx")
     (said,) = inputs.file_problems(str(tmp_path), "m.onnx", "p.yaml:1", str(tmp_path))
-    assert said == "p.yaml:1: m.onnx is a link, and what it leads to is not there"
+    assert said == "p.yaml:1: m.onnx is a link to a file that does not exist"

@@ -103,7 +103,7 @@ def test_where_memory_cannot_be_measured_a_memory_limit_is_an_error_and_nothing_
     run_section.check(free, free.stages)
     _, held = keys_of(document, store, {"code": {"memory": "1GiB"}})
     run_section.check(held, ["network"])
-    with pytest.raises(EnvironmentMissing, match=r"stages\.code\.run\.memory: no process can be held to it"):
+    with pytest.raises(EnvironmentMissing, match=r"stages\.code\.run\.memory: this machine cannot limit memory"):
         run_section.check(held, held.stages)
     with pytest.raises(EnvironmentMissing):
         Lookup(held, store, environment.Choice("onnxruntime", "1", "a test")).check(("code",))

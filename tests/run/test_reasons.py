@@ -39,7 +39,7 @@ def test_what_code_looked_at_is_told_by_name():
 
 def test_two_runs_that_looked_elsewhere_are_told_apart():
     assert said({"files": {"a.json": "1"}}, {"files": {"b.json": None}}) == (
-        "a.json is no longer looked at",
-        "b.json is now looked at",
+        "a.json is no longer read",
+        "b.json is now read",
     )
-    assert said({}, {"variables": {"X": None}}) == ("the variable X is now looked at",)
+    assert said({}, {"variables": {"X": None}}) == ("the variable X is now read",)

@@ -112,9 +112,9 @@ def test_only_the_blocks_of_stages_that_changed_change(locked):
 def test_a_stage_that_came_or_went_is_drift(locked):
     text = (locked / "p.yaml").read_text()
     (locked / "p.yaml").write_text(text + python_stage("new"))
-    assert "new: is not in the lock" in check(locked).stderr
+    assert "new: is not in the lock file" in check(locked).stderr
     (locked / "p.yaml").write_text(text.replace(EVALUATE, ""))
-    assert "e: is in the lock, but no longer in the document" in check(locked).stderr
+    assert "e: is in the lock file, but not in the document any more" in check(locked).stderr
 
 
 def test_what_is_absent_is_taken_as_locked_and_said(locked):
@@ -131,7 +131,10 @@ def test_an_artifact_that_is_not_to_be_had_is_exit_5(locked):
     result = frozen(locked)
     assert result.returncode == 5
     assert "a: results.jsonl, table.txt: its content is gone from the store" in result.stderr
-    assert "a run without --frozen makes it again where its inputs are, and a remote store" in result.stderr
+    assert (
+        "to make them again, run without --frozen on a machine that has the inputs, or use a remote store"
+        in result.stderr
+    )
     assert check(locked).returncode == 0
 
 
@@ -166,7 +169,7 @@ def test_without_a_lock_frozen_says_how_to_make_one(tmp_path):
     project(tmp_path, python_stage("a"))
     result = frozen(tmp_path)
     assert result.returncode == 2
-    assert "there is no lock; make one: trtpipe lock" in result.stderr
+    assert "there is no lock file; make one: trtpipe lock" in result.stderr
     unbuilt = trtpipe("lock", "p.yaml", cwd=tmp_path)
     assert unbuilt.returncode == 1
     assert "a is not built (never built)" in unbuilt.stderr
@@ -252,7 +255,7 @@ def test_gc_keeps_what_a_lock_names_that_only_another_machine_sees(built, monkey
         (built / "hidden").rename(built / "p.lock")
         text = root.read_text()
         root.write_text(text.replace('"keys"', '"key"'))
-        with pytest.raises(errors.StoreError, match="damaged, so a lock is unknown"):
+        with pytest.raises(errors.StoreError, match="found damage, so what a lock file needs is not known"):
             gc.gc(store, gc.Budget(max_size=0), lambda: lockfile.needed(store))
     (built / "p.yaml").write_text((built / "p.yaml").read_text().replace('"seconds": 0', '"seconds": 0.01'))
     assert trtpipe("run", "p.yaml", cwd=built).returncode == 0

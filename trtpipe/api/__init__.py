@@ -1,1 +1,1 @@
-"""What programs call: a pipeline and its stages, and an engine that is ready to run."""
+"""The Python API: a pipeline and its stages, and an engine that is ready to run."""

@@ -63,7 +63,7 @@ class Action(NamedTuple):
         return keys.digest(self.key)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the record as a JSON object; `check` is a digest of all of it but the signature that it came with."""
+        """Give the record as a JSON object; `check` is a digest of the record without the signature."""
         about = self.about._asdict()
         signed = about.pop("signed")
         value: dict[str, Any] = {
@@ -86,7 +86,7 @@ class Action(NamedTuple):
 def parse(value: Any, key: str) -> Action:
     """Read an action record from JSON. Raises ValueError if it is not whole, or not the record of this key (digest).
 
-    Records of before had no format number; they say the same.
+    Older records have no format number; they have the same form.
     """
     try:
         action = _parsed(value)
@@ -107,7 +107,7 @@ def _parsed(value: dict[str, Any]) -> Action:
     files: dict[str, tuple[str, int]] = {}
     for name, one in made["files"].items():
         if len(one) != 2 or not is_path(name) or not is_digest(one[0]) or type(one[1]) is not int or one[1] < 0:
-            raise ValueError(f"it names a file {name!r} as nobody would")
+            raise ValueError(f"it names a file {name!r} without a valid path, digest and size")
         sha256, size = one
         files[name] = (sha256, size)
     if keys.digest({"kind": made["kind"], "files": {name: sha for name, (sha, _) in files.items()}}) != made["digest"]:
@@ -152,8 +152,8 @@ def is_path(name: Any) -> bool:
 
 
 def _check_of(value: dict[str, Any]) -> str:
-    """Give the digest of a record, so that a flipped byte in what no other digest covers is seen too."""
-    # A signature that it came with is checked by itself, and is of the record without it.
+    """Give the digest of a record, so that a flipped byte is noticed where no other digest covers it."""
+    # The signature is checked by itself, and it covers the record without the signature.
     rest = {name: item for name, item in value.items() if name not in ("check", "signed")}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""`trtpipe bench`: run a pipeline's benchmarks, or measure its engines as they are, and print the tables."""
+"""`trtpipe bench`: run a pipeline's benchmarks, or measure its engines without them, and print the tables."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def with_benchmarks(pipeline: Pipeline, params: Mapping[str, Any]) -> tuple[Pipeline, tuple[str, ...]]:
     """Give the pipeline and the names of the benchmarks to run.
 
-    A pipeline that has benchmarks runs those, with `params` over their own. One that has none gets one for each
-    `allocate`, called `<its name>_benchmark`, which is fed what `infer` is fed, if something is.
-    Raises PipelineInvalid if there is nothing to measure.
+    If the pipeline has benchmarks, these run, and `params` replace their own params. Otherwise each `allocate` gets a
+    benchmark with the name `<its name>_benchmark`, and with the data of `infer` if there is such a stage. Raises
+    PipelineInvalid if there is nothing to measure.
     """
     import msgspec
 
@@ -56,7 +56,9 @@ def with_benchmarks(pipeline: Pipeline, params: Mapping[str, Any]) -> tuple[Pipe
         )  # fmt: skip
         names.append(name)
     if not names:
-        raise PipelineInvalid([f"{pipeline.file}: nothing to measure: it has no stage of type benchmark or allocate"])
+        raise PipelineInvalid(
+            [f"{pipeline.file}: found nothing to measure, expected a stage of type benchmark or allocate"]
+        )
     return pipeline._replace(stages=made), tuple(names)
 
 

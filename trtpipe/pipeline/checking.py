@@ -1,4 +1,4 @@
-"""A parsed document against a JSON Schema: every mistake with its place, what was found and what would be right."""
+"""Checks a parsed document against a JSON Schema: every mistake with its place, what was found and what is right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_format(document: Document) -> None:
-    """Raise SchemaViolation if a document says that it is of another format: nothing else in it can be judged then."""
+    """Raise SchemaViolation if a document names another format, because its other parts then have no known meaning."""
     if not isinstance(document.value, dict) or "format" not in document.value:
         return
     found = document.value["format"]
@@ -34,7 +34,7 @@ def check(document: Document, schema: dict[str, Any]) -> None:
 
 
 def refuse(document: Document, problems: Iterable[tuple[Path, str]]) -> None:
-    """Raise SchemaViolation with each of the (path, line) once, in the order of their places, if there are any."""
+    """Raise SchemaViolation with each line of (path, line) once, in the order of places, if there are any."""
     lines: dict[str, Path] = {}
     for path, line in problems:
         lines.setdefault(line, path)

@@ -1,6 +1,6 @@
-"""YAML text → a mapping that knows its line numbers.
+"""Turns YAML text into a mapping with line numbers.
 
-YAML is read strictly: what two readers could understand in two ways is an error or a plain string.
+YAML is read strictly: where two parsers could disagree, the text is an error or a plain string.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _WORDS = {"null": None, "~": None, "": None, "true": True, "false": False}
 
 
 class Place(NamedTuple):
-    """Where something stands: a file (or `--set …`) with line and column, both from 1; 0 is none."""
+    """A place in a document: a file (or `--set …`) with line and column, both from 1; 0 is none."""
 
     file: str
     line: int = 0
@@ -63,7 +63,7 @@ class Document(NamedTuple):
 def read(file: str, take: Callable[[str], bytes] | None = None) -> str:
     """Read a document's text. Raises PipelineInvalid if it is missing, too large, not UTF-8.
 
-    `take` gives a file's content; it may give less than all of one that is too large.
+    `take` gives a file's content; it may give only a part of a file that is too large.
     """
     try:
         if take is not None:
@@ -79,7 +79,7 @@ def read(file: str, take: Callable[[str], bytes] | None = None) -> str:
     except OSError as error:
         raise PipelineInvalid(f"{file}: cannot be read: {error.strerror}") from None
     if len(data) > MAX_BYTES:
-        raise PipelineInvalid(f"{file}: a document of more than {MAX_BYTES // 2**20} MiB is not read")
+        raise PipelineInvalid(f"{file}: found more than {MAX_BYTES // 2**20} MiB, which is the limit of a document")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -88,7 +88,7 @@ def read(file: str, take: Callable[[str], bytes] | None = None) -> str:
 
 
 class _Open:
-    """A mapping or sequence whose end has not come yet."""
+    """A mapping or sequence that is not complete yet."""
 
     __slots__ = ("anchor", "height", "key", "path", "start", "value")
 
@@ -148,7 +148,7 @@ def parse(text: str, file: str) -> Document:
                 continue
             nodes += 1
             if nodes > MAX_NODES:
-                raise fail(event, f"found more than {MAX_NODES} values, which is more than a pipeline has")
+                raise fail(event, f"found more than {MAX_NODES} values, which is the limit of a document")
             if kind in ("MappingEndEvent", "SequenceEndEvent"):
                 done = stack.pop()
                 if done.anchor:
@@ -161,7 +161,7 @@ def parse(text: str, file: str) -> Document:
             is_key = bool(stack) and isinstance(stack[-1].value, dict) and stack[-1].key is None
             if is_key:
                 if kind != "ScalarEvent":
-                    raise fail(event, "found a name that is no text, expected a plain name")
+                    raise fail(event, "found a name that is not a text, expected a plain name")
                 name = event.value
                 if name == "<<" and not event.style:
                     raise fail(event, "found a merge key, which YAML 1.2 does not have; use vars for what repeats")
@@ -187,7 +187,7 @@ def parse(text: str, file: str) -> Document:
                 nodes += size
                 if nodes > MAX_NODES:
                     raise fail(event, f"found aliases that expand to more than {MAX_NODES} values")
-                # What stands for the alias costs its size again the next time: that is what stops a bomb.
+                # An alias counts with its whole size each time, which stops a bomb.
                 put(value)
             elif kind == "ScalarEvent":
                 value = _scalar(event)
@@ -207,7 +207,7 @@ def parse(text: str, file: str) -> Document:
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         if mark and event is not None and _opened(text[event.end_mark.index : mark.index]) > MAX_DEPTH:
-            # It reads ahead, and may give up before the events that are counted above are there.
+            # The parser reads ahead and may fail before it gives the events that are counted above.
             raise PipelineInvalid(f"{file}{place}: found more than {MAX_DEPTH} levels of nesting") from None
         raise PipelineInvalid(f"{file}{place}: not YAML: {problem}") from None
     return Document(file, result[0] if result else None, places)
@@ -219,7 +219,7 @@ def _opened(text: str) -> int:
 
 
 def _scalar(event: Any) -> Any:
-    """Give a scalar's value: the JSON-like part of YAML 1.2's core schema; all else is text."""
+    """Give a scalar's value: the JSON-like part of YAML 1.2's core schema; everything else is text."""
     text: str = event.value
     if event.style in ("'", '"', "|", ">"):
         return text

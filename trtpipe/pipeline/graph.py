@@ -1,7 +1,7 @@
-"""A resolved pipeline: stages, what each reads, and the order in which they come.
+"""A resolved pipeline: its stages in order, and what each reads.
 
-It is plain JSON, so that a document which passed once is not read, validated or resolved again: importing YAML, msgspec
-and jsonschema would cost more than an all-cached run.
+It can be written as plain JSON and remembered, so that an unchanged document is not parsed, validated or resolved
+again: importing YAML, msgspec and jsonschema would take longer than a run in which every stage hits.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ FAILED_INPUTS = "failed_inputs"
 
 
 def lock_path(document: str) -> str:
-    """Give the path of a document's lock: `digits.yaml` has `digits.lock`."""
+    """Give the path of a document's lock file: `digits.yaml` has `digits.lock`."""
     stem, suffix = os.path.splitext(document)
     return (stem if suffix in (".yaml", ".yml") else document) + ".lock"
 
 
 class Source(NamedTuple):
-    """An input from outside; just one of `file`, `package` and `url` (with `sha256`) is set."""
+    """An input from outside; exactly one of `file`, `package` and `url` (with `sha256`) is set."""
 
     file: str | None
     package: str | None
@@ -38,12 +38,12 @@ class Source(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What people call it."""
+        """The input's name for people."""
         return self.file or self.package or self.url or ""
 
 
 class Limits(NamedTuple):
-    """What a stage is ended at: `timeout` in seconds, `memory` in bytes; None is no limit."""
+    """A stage's limits: `timeout` in seconds, `memory` in bytes; None is no limit."""
 
     timeout: int | None = None
     memory: int | None = None
@@ -52,12 +52,12 @@ class Limits(NamedTuple):
 class Stage(NamedTuple):
     """One stage of a resolved pipeline. `params` have their defaults filled in.
 
-    `inputs` maps a port to a stage's name or a Source; a port that takes many is there once for each stage that it
-    reads, as `port[stage]`. A stage of a matrix is one variant: `engine@precision=fp16`. `sources` are files beside
-    the document and `modules` importable modules whose content is in the key; `packages` are distributions whose
-    versions are. What is not `cacheable` runs each time; what runs `alone` has no other stage running beside it; what
-    is `tolerant` runs without those of its inputs that failed, which a run puts into `failed` as (input, why). What is
-    `watched` runs users' code: what that looks at is in the key too. `limits` are in no key.
+    `inputs` maps a port to a stage's name or a Source; a port with `many` appears once for each stage that it reads, as
+    `port[stage]`. A stage of a matrix is one variant: `engine@precision=fp16`. The key holds the contents of `sources`
+    (files beside the document) and `modules` (importable modules), and the versions of `packages` (distributions). A
+    stage that is not `cacheable` runs each time. No other stage runs beside one that is `alone`. A `tolerant` stage
+    runs without those of its inputs that failed; a run puts them into `failed` as (input, why). A `watched` stage runs
+    users' code, and what that code reads is in the key too. `limits` are in no key.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Stage(NamedTuple):
 
     @property
     def key_params(self) -> dict[str, Any]:
-        """The params as they are in the key, where what failed stands beside them."""
+        """The params as they are in the key, together with the failed inputs."""
         return {**self.params, FAILED_INPUTS: dict(self.failed)} if self.failed else self.params
 
     def without(self, failed: Mapping[str, str]) -> Stage:
@@ -101,7 +101,7 @@ class Stage(NamedTuple):
 
 
 class Pipeline(NamedTuple):
-    """A resolved pipeline; `stages` stand in an order in which each comes after what it reads."""
+    """A resolved pipeline; in `stages` each stage comes after the stages that it reads."""
 
     name: str
     backend: str
@@ -116,7 +116,7 @@ class Pipeline(NamedTuple):
 
     @property
     def root(self) -> str:
-        """The project's root, from which names in records start, and out of which nothing is read unasked."""
+        """The project's root: names in records start from it, and files outside it need --allow-outside."""
         return project.root(self.folder)
 
     def ends(self, targets: Sequence[str]) -> tuple[str, ...]:

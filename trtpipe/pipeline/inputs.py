@@ -1,4 +1,4 @@
-"""Inputs from outside the pipeline: found, checked at the door, digested."""
+"""Inputs from outside the pipeline: found, checked, digested."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Found(NamedTuple):
 
 
 def check(pipeline: Pipeline, stages: tuple[str, ...], *, allow_outside: bool) -> None:
-    """Check before anything runs that every file is there and none leaves the project.
+    """Check before anything runs that every file exists and that none is outside the project.
 
     Raises PipelineInvalid with every missing or outside file, EnvironmentMissing for a package that is absent.
     """
@@ -51,7 +51,7 @@ def check(pipeline: Pipeline, stages: tuple[str, ...], *, allow_outside: bool) -
         for module in stage.modules:
             if module_files(module) is None:
                 top = module.split(".", 1)[0]
-                missing[f"{stage.place}.params: the module {module} is not there: pip install {top}"] = None
+                missing[f"{stage.place}.params: the module {module} is not installed: pip install {top}"] = None
     if problems:
         raise PipelineInvalid(list(dict.fromkeys(problems)))
     if missing:
@@ -59,7 +59,7 @@ def check(pipeline: Pipeline, stages: tuple[str, ...], *, allow_outside: bool) -
 
 
 def file_problems(folder: str, file: str, place: str, root: str | None) -> list[str]:
-    """Say what is wrong with a path in a document in `folder`: not there, or outside of `root` (None: any may be)."""
+    """Give the errors of a path in a document in `folder`: it does not exist, or is outside `root` (None: no limit)."""
     path = os.path.join(folder, file)
     if "\0" in file:
         return [f"{place}: found a path with a null character"]
@@ -69,21 +69,21 @@ def file_problems(folder: str, file: str, place: str, root: str | None) -> list[
         return [f"{place}: {file} leads out of the project {shown}; allow it with --allow-outside"]
     if not os.path.exists(path):
         if os.path.islink(path):
-            return [f"{place}: {file} is a link, and what it leads to is not there"]
+            return [f"{place}: {file} is a link to a file that does not exist"]
         from trtpipe.words import nearest
 
         here = os.path.dirname(path)
         close = nearest(os.path.basename(path), os.listdir(here) if os.path.isdir(here) else [])
-        # As it should stand in the document, with its folder.
+        # As it should be in the document, with its folder.
         hint = f', did you mean "{os.path.join(os.path.dirname(file), close)}"?' if close else ""
         return [f"{place}: there is no file {file} beside the document{hint}"]
     if not os.path.isfile(path) and not os.path.isdir(path):
-        return [f"{place}: {file} is neither a file nor a folder"]  # who knows whether a pipe or device ever ends
+        return [f"{place}: {file} is neither a file nor a folder"]  # a pipe or device may never end
     return []
 
 
 def _below(folder: str) -> str:
-    """Give what the real paths of all that lies in a folder start with, which may be `/` itself."""
+    """Give the beginning of the real paths of all files in a folder; it may be `/`."""
     return os.path.join(os.path.realpath(folder), "")
 
 
@@ -91,7 +91,7 @@ def _package_missing(package: str) -> str:
     top = package.split("/", 1)[0]
     if environment.find_file(top) is None:
         return f"the package {top}, which has {package}, is not installed: pip install {top}"
-    return f"the package {top} is installed, but has no file {package}; another version may"
+    return f"the package {top} is installed, but has no file {package}; try another version"
 
 
 def find(source: Source, folder: str, store: Store) -> Found:
@@ -127,7 +127,7 @@ def _file(path: str, is_model: bool, state: State) -> Found:
         for location in _external(os.path.join(folder, name), sha256, state):
             beside = os.path.join(folder, *location.split("/"))
             inside = os.path.realpath(beside).startswith(_below(folder))
-            # What is missing, or lies outside, is for the stage's body to refuse with the model's name.
+            # The stage's body refuses a missing or outside file, with the model's name.
             if inside and os.path.isfile(beside):
                 files[location] = (state.file_digest(beside), os.path.getsize(beside))
     return Found(Artifact("file", dict(sorted(files.items()))), folder)
@@ -160,7 +160,7 @@ def _folder(path: str, store: Store) -> Found:
                 continue
             files[os.path.relpath(full, top).replace(os.sep, "/")] = (state.file_digest(full), os.path.getsize(full))
             if len(files) > MAX_FILES:
-                raise StoreError(f"{path} has more than {MAX_FILES} files, which is more than an input may have")
+                raise StoreError(f"{path}: found more than {MAX_FILES} files, which is the limit of an input")
     return Found(Artifact("folder", dict(sorted(files.items()))), top)
 
 
@@ -230,9 +230,9 @@ def fetch(source: Source, store: Store) -> Found:
                     size += len(chunk)
         except ImportError as error:
             scheme = urllib.parse.urlsplit(source.url).scheme
-            raise EnvironmentMissing(f"{source.label}: fsspec needs more for {scheme}: {error}") from None
+            raise EnvironmentMissing(f"{source.label}: fsspec needs another package for {scheme}: {error}") from None
         except Exception as error:
-            # fsspec's file systems raise what they like: all of it means that the content did not come.
+            # fsspec's file systems raise any class of error; each means that the content was not fetched.
             raise StoreError(f"{source.label} cannot be fetched: {type(error).__name__}: {error}") from error
         if hasher.hexdigest() != source.sha256:
             raise StoreError(

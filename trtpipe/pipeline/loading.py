@@ -1,6 +1,6 @@
 """The one way from a file to a pipeline: read, parse, override, substitute, expand, check, resolve, in this order.
 
-A document that passed once is remembered in resolved form, under everything that this depended on.
+A valid document is remembered in resolved form, under the digest of everything on which the result depends.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def load(file: str, settings: Sequence[str], state: State | None) -> Pipeline:
-    """Read, check and resolve a document; one of which nothing has changed comes from `state`.
+    """Read, check and resolve a document; if nothing has changed, the result comes from `state`.
 
     Raises PipelineInvalid or one of its kinds with everything that is wrong.
     """
@@ -43,7 +43,7 @@ def load(file: str, settings: Sequence[str], state: State | None) -> Pipeline:
 
 
 def code_stamp() -> str:
-    """Give a text that changes whenever trtpipe's own code does: names, sizes and times of all its modules."""
+    """Give a text that changes whenever trtpipe's own code changes: names, sizes and times of all its modules."""
     waiting = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
     found = []
     for folder in waiting:  # grows while it is read

@@ -1,4 +1,4 @@
-"""The matrix: stages that use `${matrix.axis}` become one variant for each combination that they depend on."""
+"""The matrix: a stage that uses `${matrix.axis}` becomes one variant for each combination of its axes."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class _Axes:
         )
         self.combinations = [c for c in every if not any(e.items() <= c.items() for e in self.excluded)]
         if not self.combinations:
-            message = f"found no combination that is left: exclude takes all {count}"
+            message = f"found no combination, because exclude removes all {count}; expected at least one"
             raise PipelineInvalid(document.problem(("matrix", EXCLUDE), message))
 
     def of(self, names: Iterable[str]) -> list[dict[str, str]]:
@@ -87,7 +87,7 @@ class _Axes:
         return [dict(pairs) for pairs in dict.fromkeys(tuple(c.items()) for c in found)]
 
     def check(self, cell: Cell, path: Path) -> str | None:
-        """Say what is wrong with a reference to the matrix, if anything is."""
+        """Give the error of a reference to the matrix, or None."""
         if cell.axis not in self.values:
             hint = suggest(cell.axis, self.values)
             return self.document.problem(path, f"unknown axis {cell.axis} of the matrix{hint}")
@@ -112,7 +112,7 @@ class _Axes:
         return value
 
     def fill(self, value: Any, values: Mapping[str, str]) -> Any:
-        """Put a combination's values into what waits for them."""
+        """Put a combination's values into a part of the document."""
         if isinstance(value, Pending):
             found = [p if isinstance(p, str) else self.value(p, values) for p in value.pieces]
             return found[0] if len(found) == 1 else "".join(map(written, found))
@@ -133,10 +133,10 @@ def _cells(value: Any, path: Path) -> Iterator[tuple[Cell, Path]]:
 
 
 def expand(document: Document) -> dict[str, list[Variant]]:
-    """Give the variants of each stage of a document whose matrix fits its schema, and whose stages need not yet.
+    """Give the variants of each stage of a document. The matrix fits its schema; the stages are not checked yet.
 
-    References between stages are left as written. Raises UnknownReference for what the matrix does not have, and
-    PipelineInvalid where it makes too much or nothing.
+    References between stages stay as written. Raises UnknownReference for an axis, value or field that the matrix does
+    not have, and PipelineInvalid if there are too many stages or none.
     """
     axes = _Axes(document)
     given: dict[str, Any] = document.value.get("stages")
@@ -163,7 +163,7 @@ def expand(document: Document) -> dict[str, list[Variant]]:
     combinations = {name: axes.of(used) for name, used in names.items()}
     count = sum(map(len, combinations.values()))
     if count > MAX_STAGES:
-        message = f"makes {count:,} stages of {len(given)}, expected at most {MAX_STAGES:,}"
+        message = f"expands {len(given)} stages to {count:,}, expected at most {MAX_STAGES:,}"
         raise PipelineInvalid(document.problem(("matrix",), message))
     expanded = {
         name: [
@@ -173,13 +173,13 @@ def expand(document: Document) -> dict[str, list[Variant]]:
     }
     for variants in expanded.values():
         if (longest := max(variants, key=lambda v: len(v.name))) and len(longest.name) > MAX_NAME:
-            message = f"makes the name {longest.name}, expected at most {MAX_NAME} characters: take shorter values"
+            message = f"gives the name {longest.name}, expected at most {MAX_NAME} characters: use shorter values"
             raise PipelineInvalid(document.problem(("matrix",), message))
     return expanded
 
 
 def _spread(axes: _Axes, given: dict[str, Any], direct: dict[str, set[str]]) -> dict[str, set[str]]:
-    """Give the axes that each stage depends on: its own, and those of each stage that it reads one variant of."""
+    """Give the axes on which each stage depends: its own, and those of the stages of which it reads one variant."""
     reads: dict[str, list[Reference]] = {}
     for name, stage in given.items():
         inputs = stage.get("inputs") if isinstance(stage, dict) else None

@@ -1,4 +1,4 @@
-"""What resolving a document reads: all of it through one door, so that a remembered pipeline is held by all of it."""
+"""Reads all files that resolving a document needs, so that a remembered pipeline depends on all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST = 2**24  # bytes: more than any file that is read is allowed to have
 
 
 class Reading:
-    """One resolving's reads. Each thing is read once, whoever asks: a document may be a pipe."""
+    """The reads of one resolution. Each file is read once, because a document may be a pipe."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], bytes] = {}
@@ -25,11 +25,11 @@ class Reading:
 
     @property
     def record(self) -> list[list[str]]:
-        """What was read, as [kind, name, SHA-256], in the order in which it was asked for."""
+        """What was read, as [kind, name, SHA-256], in the order of the requests."""
         return [[kind, name, _digest(self._known[kind, name])] for kind, name in self._taken]
 
     def holds(self, record: list[list[str]]) -> bool:
-        """Tell whether everything that another resolving has read is still the same."""
+        """Tell whether everything that another resolution has read is unchanged."""
         try:
             return all(kind in _READERS and _digest(self._give(kind, name)) == now for kind, name, now in record)
         except OSError:
@@ -56,4 +56,4 @@ def _file(path: str) -> bytes:
 
 
 _READERS: dict[str, Callable[[Any], bytes]] = {"file": _file}
-"""By kind, what reads a thing of that kind by its name."""
+"""By kind, the function that reads something of that kind by its name."""

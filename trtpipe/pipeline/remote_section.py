@@ -1,4 +1,4 @@
-"""The section `remote` of a document, and of the user's config: which addresses, names and keys may stand there."""
+"""The section `remote` of a document and of the user's config: its addresses, names and keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def schema(*, private: bool = False) -> dict[str, Any]:
         },
         "trust": {
             "type": "object",
-            "description": "Whose records are believed: names and public keys, from `trtpipe keys list`.",
+            "description": "The trusted signers: names and public keys, as `trtpipe keys list` prints them.",
             "propertyNames": {"pattern": NAME_PATTERN, "description": "A short name."},
             "additionalProperties": {
                 "type": "string",
@@ -50,10 +50,10 @@ def schema(*, private: bool = False) -> dict[str, Any]:
         },
     }
     if private:
-        properties["options"] = {"type": "object", "description": "What fsspec's file system takes, as it is."}
+        properties["options"] = {"type": "object", "description": "Options for fsspec's file system."}
     return {
         "type": "object",
-        "description": "A store that a team shares: fetched from before anything is built.",
+        "description": "A remote store that a team shares; a run fetches results from it before it builds any.",
         "additionalProperties": False,
         "required": ["url"],
         "properties": properties,

@@ -1,4 +1,4 @@
-"""A parsed document → a graph: variants, references, kinds, cycles, order."""
+"""Turns a parsed document into a graph: variants, references, kinds, cycles, order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def expand(document: Document, schema: dict[str, Any]) -> dict[str, list[Variant]]:
-    """Check a document against the schema, and give the variants of each stage: without a matrix just one.
+    """Check a document against the schema, and give the variants of each stage; without a matrix, one for each.
 
     Raises SchemaViolation with everything that does not fit, and what `matrix.expand` raises.
     """
@@ -33,7 +33,7 @@ def expand(document: Document, schema: dict[str, Any]) -> dict[str, list[Variant
     check(Document(document.file, section, document.places), {"properties": {"matrix": matrix_schema()}})
     expanded = matrix.expand(document)
     problems = _Problems(document, expanded)
-    # Each turn checks a document with one variant of each stage under the stage's own name, so that paths are right.
+    # Each turn checks one variant of each stage under the stage's own name, so that paths are right.
     for turn in range(max(map(len, expanded.values()), default=1)):
         here = {name: variants[turn] for name, variants in expanded.items() if turn < len(variants)}
         stages = {"stages": {name: variant.given for name, variant in here.items()}} if here else {}
@@ -44,14 +44,14 @@ def expand(document: Document, schema: dict[str, Any]) -> dict[str, list[Variant
 
 
 class _Problems:
-    """Problems of variants, told once for each stage; those of some variants only say of which."""
+    """Problems of variants, reported once for each stage; a problem of some variants only names them."""
 
     def __init__(self, document: Document, expanded: dict[str, list[Variant]]) -> None:
         self._document, self._expanded = document, expanded
         self._found: dict[tuple[tuple[str | int, ...], str], dict[str, Variant]] = {}
 
     def add(self, path: tuple[str | int, ...], message: str, variant: Variant | None) -> None:
-        """Add what is wrong at a path of the document, in one variant of a stage."""
+        """Add a problem at a path of the document, in one variant of a stage."""
         variants = self._found.setdefault((path, message), {})
         if variant is not None:
             variants[variant.name] = variant
@@ -76,7 +76,7 @@ class _Problems:
 def resolve(document: Document, expanded: dict[str, list[Variant]]) -> Pipeline:
     """Resolve a document that fits the schema, with the variants of its stages.
 
-    Raises UnknownReference, KindMismatch, PipelineInvalid or Cycle, each with every problem of its sort.
+    Raises UnknownReference, KindMismatch, PipelineInvalid or Cycle, each with every problem of its kind.
     """
     inputs = _references(document, expanded)
     variants = {v.name: v for each in expanded.values() for v in each}
@@ -108,9 +108,9 @@ def _check_upstream(stage: Stage, params: dict[str, Params], variant: Variant, p
 
 
 def _references(document: Document, expanded: dict[str, list[Variant]]) -> dict[str, dict[str, Any]]:
-    """Give each variant's inputs, in which names of variants stand for what the document calls stages.
+    """Give each variant's inputs, with names of variants in place of the document's names of stages.
 
-    A port that takes many becomes one input for each stage or variant that it reads.
+    A port with `many` becomes one input for each stage or variant that it reads.
     """
     from trtpipe import stages
     from trtpipe.stage import many_port
@@ -149,7 +149,7 @@ def _references(document: Document, expanded: dict[str, list[Variant]]) -> dict[
 
 
 def _named(text: str, reader: Variant, expanded: dict[str, list[Variant]], *, many: bool) -> list[Variant] | ValueError:
-    """Give the variants that an input names (one, unless it takes many), or say why there is none."""
+    """Give the variants that an input names (one, unless its port has `many`), or the error if there is none."""
     from trtpipe.variant import split
 
     reference = split(text)
@@ -179,7 +179,7 @@ def _a(kind: str) -> str:
 
 
 def _order(document: Document, given: dict[str, Any]) -> list[str]:
-    """Order the stages so that each comes after what it reads, else as written. Raises Cycle with one cycle."""
+    """Order the stages so that each comes after what it reads, otherwise as written. Raises Cycle with one cycle."""
     needs = {name: [] for name in given}  # type: dict[str, list[str]]
     for name, stage in given.items():
         needs[name] = list(dict.fromkeys(value for value in stage["inputs"].values() if isinstance(value, str)))
@@ -217,7 +217,7 @@ def _stage(document: Document, variant: Variant, reads: dict[str, Any], problems
         given = typed.plain(stage_type.Params, variant.given.get("params") or {})
         params = msgspec.convert(given, stage_type.Params)
     except (msgspec.ValidationError, ValueError) as error:
-        # The schema is stricter than msgspec, so this is seldom reached.
+        # The schema is stricter than msgspec, so this is rare.
         raise PipelineInvalid(document.problem(path, str(error))) from None
     for inner, message in params.problems():
         problems.add((*path, *_path(inner)), message, variant)

@@ -1,7 +1,7 @@
-"""Stage types → one JSON Schema (draft 2020-12), used at run time and written to `schemas/`.
+"""Makes one JSON Schema (draft 2020-12) from the stage types, used at run time and written to `schemas/`.
 
-Stage types are composed with `if type is … then …`, so that a validator names the exact wrong field
-instead of saying that a stage fits none of many.
+Stage types are composed with `if type is … then …`, so that a validator names the wrong field instead of saying that a
+stage fits none of several schemas.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ STAGE_REFERENCE = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}(@[^@/]+)?$"
 AXIS = r"^[A-Za-z_][\w-]{0,31}$"
 AXIS_VALUE = r"^[\w.+-]{1,32}$"
 RESERVED = ("extends", "defaults", "parameters", "recipes", "targets", "baseline")
-"""Words at the top of a document that a later version gives a meaning."""
+"""Words at the top of a document that are reserved for later versions."""
 RESERVED_IN_STAGES = ("extends", "recipe", "with")
-"""Words of a stage that a later version gives a meaning."""
-_RESERVED = {"not": {}, "description": "Kept for a later version of the document.", "doNotSuggest": True}
-"""Fits nothing; `doNotSuggest` is how editors are asked not to offer the word."""
+"""Words of a stage that are reserved for later versions."""
+_RESERVED = {"not": {}, "description": "Reserved for a later version of the document.", "doNotSuggest": True}
+"""Fits no value; `doNotSuggest` asks editors not to offer the word."""
 
 _SOURCES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "file": ({"file": {"type": "string", "minLength": 1, "description": "A path relative to the document."}}, ["file"]),
@@ -106,7 +106,7 @@ def pipeline_schema() -> dict[str, Any]:
             "stages": {
                 "type": "object",
                 "minProperties": 1,
-                "description": "The stages by name; their order is found from their inputs.",
+                "description": "The stages by name; their inputs give their order.",
                 "propertyNames": {
                     "pattern": STAGE_NAME,
                     "description": "A name of letters, digits, _ and -, that starts with a letter, at most 64.",
@@ -136,7 +136,7 @@ def pipeline_schema() -> dict[str, Any]:
 
 
 def every() -> dict[str, dict[str, Any]]:
-    """Give all schemas by the names of their files in `schemas/`: of pipelines, and of what passes between stages."""
+    """Give all schemas by the names of their files in `schemas/`: of pipelines and of stage documents."""
     from trtpipe.documents import schemas
 
     return {"pipeline.schema.json": pipeline_schema(), **schemas.every()}
@@ -152,7 +152,7 @@ def matrix_schema() -> dict[str, Any]:
     }
     return {
         "type": "object",
-        "description": "Axes for ${matrix.axis}; a stage that uses one, or reads a stage that does, stands for one "
+        "description": "Axes for ${matrix.axis}; a stage that uses one, or reads a stage that uses one, has one "
         "variant for each of its values.",
         "minProperties": 1,
         "propertyNames": {
@@ -162,7 +162,7 @@ def matrix_schema() -> dict[str, Any]:
         "properties": {
             "exclude": {
                 "type": "array",
-                "description": "Combinations that are left out, such as {precision: int8, batch: 1}.",
+                "description": "Combinations to leave out, such as {precision: int8, batch: 1}.",
                 "items": {
                     "type": "object",
                     "minProperties": 1,
@@ -184,7 +184,7 @@ def matrix_schema() -> dict[str, Any]:
 
 
 def _branch(stage_type: StageType) -> dict[str, Any]:
-    """Give what follows from a stage's type: its ports and its params."""
+    """Give the schema of a stage type: its ports and its params."""
     required = [name for name, port in stage_type.inputs.items() if port.required]
     inputs: dict[str, Any] = {
         "type": "object",
@@ -240,7 +240,7 @@ def _port(port: Port) -> dict[str, Any]:
 
 
 def _source() -> dict[str, Any]:
-    """Give the schema of an input from outside: which of the three it is shows in its first key."""
+    """Give the schema of an input from outside; its first key shows which of the three forms it has."""
     every = {name: schema for properties, _ in _SOURCES.values() for name, schema in properties.items()}
     choices = {name: every[name] for name in _SOURCES}
     chain: dict[str, Any] = {"properties": choices, "additionalProperties": False}

@@ -1,4 +1,4 @@
-"""What is put into a parsed document: settings from outside (`--set`), and the values of `vars`."""
+"""Puts values into a parsed document: settings from outside (`--set`) and the values of `vars`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from trtpipe.violations import Path
 
 SET = "--set "
-"""How the place of what was set from outside begins."""
+"""The beginning of the place of a value that was set from outside."""
 _REFERENCE = re.compile(r"\$\{(?:vars\.)?([A-Za-z_][\w-]*)\}")
 _MATRIX_REFERENCE = re.compile(r"\$\{matrix\.([A-Za-z_][\w-]*)(?:\.([A-Za-z_][\w-]*))?\}")
 _SIGN = re.compile(r"\$\$\{|\$\{[^}]*\}?")
 
 
 class Cell(NamedTuple):
-    """What a text asks of the matrix: the value of an axis, or one of the fields of that value."""
+    """A reference to the matrix: the value of an axis, or one of the fields of that value."""
 
     axis: str
     field: str | None
@@ -81,9 +81,9 @@ def _copy(value: Any) -> Any:
 def substitute(document: Document) -> Document:
     """Put the values of `vars` in place of `${vars.x}` (or `${x}`); `$${` stands for `${`.
 
-    A text that is one reference takes the variable's type; within a text it is written out. Texts of stages with
-    `${matrix.x}` become Pending. Raises UnknownReference with every unknown variable at once, and with those that were
-    set from outside and that nothing uses.
+    A text that consists of one reference takes the variable's type; inside a longer text the value is written out.
+    Texts of stages with `${matrix.x}` become Pending. Raises UnknownReference with every unknown variable, and with
+    every variable that was set from outside and that nothing uses.
     """
     if not isinstance(document.value, dict):
         return document
@@ -155,7 +155,7 @@ def substitute(document: Document) -> Document:
 
     value = {k: v if k == "vars" else walk(v, (k,)) for k, v in document.value.items()}
     for path, place in document.places.items():
-        # In the document an unused variable is idle; whoever sets one expects it to change something.
+        # An unused variable in the document does no harm, but a setting should change something.
         if path[:1] == ("vars",) and len(path) > 1 and path[1] not in used and place.file.startswith(SET):
             problems.append(f"{place}: nothing uses the variable {path[1]}{suggest(str(path[1]), used)}")
     if problems:
@@ -175,7 +175,7 @@ def _joined(pieces: Iterable[str | Cell]) -> tuple[str | Cell, ...]:
 
 
 def written(value: Any) -> str:
-    """Write a variable's value inside a text as YAML would read it back."""
+    """Write a variable's value inside a text in the form that YAML reads back."""
     import json
 
     return value if isinstance(value, str) else json.dumps(value)

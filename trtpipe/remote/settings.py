@@ -1,4 +1,4 @@
-"""Which remote store is used, whose records are believed, and who says so: the document, the user or the command."""
+"""The remote store to use and the trusted keys, from the document, the user's config or the command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OFF = "off"
 
 
 class Settings(NamedTuple):
-    """A remote store as the document, the user's config or the command line names it."""
+    """A remote store, as named in the document, the user's config or on the command line."""
 
     access: Access
     writes: bool
@@ -29,7 +29,7 @@ class Settings(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its address, without anything secret."""
+        """Its address, without secrets."""
         return redact(self.access.url)
 
 
@@ -58,8 +58,8 @@ def user_config() -> dict[str, Any] | None:
 def settings(pipeline: Pipeline, url: str | None = None, *, write: bool = False) -> Settings | None:
     """Give the remote store to use: --remote, else TRTPIPE_REMOTE, else the document's, else the user's config's.
 
-    Endpoint, options and credentials of the user's config go only to the address that stands beside them. Trusted are
-    the document's keys, the config's, and those of `trtpipe keys trust`; a name that both use is the user's.
+    Endpoint, options and credentials of the user's config are used only for the address beside them. The document's
+    keys, the config's keys and those of `trtpipe keys trust` are trusted; if a name is in both, the user's key counts.
     Raises PipelineInvalid.
     """
     named = url if url is not None else os.environ.get(VARIABLE) or None
@@ -98,7 +98,7 @@ def settings(pipeline: Pipeline, url: str | None = None, *, write: bool = False)
 
 
 def trusted(pipeline: Pipeline, own: dict[str, Any] | None = None) -> dict[str, str]:
-    """Give the public keys that count for a pipeline, by name: the document's, and the user's, which come before."""
+    """Give the trusted public keys of a pipeline, by name: the document's and the user's, which take precedence."""
     given = pipeline.remote or {}
     own = (user_config() or {}) if own is None else own
     return {**given.get("trust", {}), **own.get("trust", {}), **signing.trusted()}

@@ -1,6 +1,6 @@
-"""A pipeline and a remote store: what to fetch before anything is built, and what to push.
+"""A pipeline and its remote store: what to fetch before anything is built, and what to push.
 
-The client is imported when somebody asks it: an all-cached run does not.
+The client is imported at its first use; a run in which every stage hits does not import it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Line(NamedTuple):
-    """What became of one stage in a push or a pull."""
+    """The outcome of one stage in a push or a pull."""
 
     stage: str
     type: str
@@ -33,9 +33,9 @@ class Line(NamedTuple):
 
 
 class Sharing:
-    """A pipeline's way to and from its remote store; the `Exchange` of a run. Connects when it is first asked.
+    """Fetches a pipeline's results from its remote store and pushes them; the `Exchange` of a run.
 
-    `url` names the store in the place of the one that the document or the user's config names.
+    It connects at the first request. `url` replaces the address in the document or the user's config.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Sharing:
 
     @property
     def remote(self) -> Remote | None:
-        """The remote store, or None if there is none. Raises PipelineInvalid if what names it is wrong."""
+        """The remote store, or None if none is named. Raises PipelineInvalid if its description is wrong."""
         if not self._made and not self._closed:
             from trtpipe.remote.settings import settings
             from trtpipe.remote.signed_store import Remote
@@ -86,18 +86,18 @@ class Sharing:
         self.close()
 
     def close(self) -> None:
-        """End what is on its way; there is no remote store from now on."""
+        """Stop all transfers; from now on there is no remote store."""
         self._closed = True
         if self._connected is not None:
             self._connected.close()
             self._connected = None
 
     def refetch(self, sha256: str, size: int) -> bool:
-        """Bring content that is damaged or gone from the local store; tell whether it came."""
+        """Fetch content that is damaged or missing in the local store; tell whether that succeeded."""
         return self.remote is not None and self.remote.refetch(sha256, size)
 
     def unasked(self, wanted: Mapping[str, str]) -> list[str]:
-        """Give those of the stages (name → key) for which nobody asked yet; none where there is nobody to ask."""
+        """Give the stages (name → key) that were not requested yet; none if there is no reachable remote store."""
         if self.remote is None or not self.remote.reachable:
             return []
         return [name for name, digest in wanted.items() if digest not in self.remote.asked]
@@ -105,10 +105,10 @@ class Sharing:
     def bring(
         self, names: Iterable[str], artifacts: Mapping[str, Artifact], forced: Collection[str] = ()
     ) -> dict[str, Fetched | Exception]:
-        """Fetch what a run of these stages would build, as far as keys are known; give it by stage.
+        """Fetch what a run of these stages would build, as far as keys are known; give the results by stage.
 
-        Keys of later stages are made of what earlier ones made, so this goes in waves; what a forced stage or one that
-        the remote store has not makes, is not known yet.
+        The key of a later stage needs the artifacts of earlier stages, so this works in waves. It stops at forced
+        stages and at stages that the remote store does not have, because their artifacts are not known yet.
         """
         from trtpipe.remote.signed_store import Fetched
         from trtpipe.remote.transport import TransportError
@@ -146,7 +146,7 @@ class Sharing:
                 if digest not in came:
                     continue
                 if isinstance(answers.get(stage.name), Fetched):
-                    continue  # by a list of names that comes before
+                    continue  # an earlier list of names has hit already
                 answer = answers[stage.name] = came[digest]
                 if isinstance(answer, Fetched):
                     known[stage.name] = answer.artifact
@@ -167,7 +167,7 @@ class Sharing:
         return assessed
 
     def bring_content(self, wanted: Mapping[str, int]) -> None:
-        """Fetch content (SHA-256 → bytes), which a lock vouches for and the store has not, and say how much came."""
+        """Fetch content (SHA-256 → bytes) that a lock file names and the store lacks, and say how much was fetched."""
         store = self._lookup.store
         missing = {sha256: n for sha256, n in wanted.items() if not os.path.exists(store.blob_path(sha256))}
         if not missing or self.remote is None or not self.remote.reachable:
@@ -178,7 +178,7 @@ class Sharing:
             self._emit(events.StageNote(self._lookup.pipeline.name, f"from {self.remote.settings.name}: {text}"))
 
     def finish(self, made: Mapping[str, str]) -> None:
-        """Push what a run made (stage → key), if it asked a remote store that may be written to; else say why not."""
+        """Push what a run made (stage → key), if the run used a remote store in mode `write`; warn if that fails."""
         remote = self._connected
         if remote is None:
             return
@@ -199,7 +199,7 @@ class Sharing:
             remote.warn(f"nothing more is pushed to {remote.settings.name}: {error}")
 
     def push(self, targets: Sequence[str], *, force: bool = False) -> list[Line]:
-        """Push every stage that is built. Raises EnvironmentMissing without a key, StoreError if it is not taken."""
+        """Push every stage that is built. Raises EnvironmentMissing without a key, StoreError if a push fails."""
         from trtpipe.remote import signing
         from trtpipe.remote.transport import TransportError
 
@@ -207,7 +207,7 @@ class Sharing:
         signer = signing.own_signer()
         if not remote.settings.writes:
             raise GateFailed(
-                f"{remote.settings.name} ({remote.settings.origin}) is there to be read; "
+                f"{remote.settings.name} ({remote.settings.origin}) has the mode read; "
                 "to write: --set remote.mode=write"
             )
         lines = []
@@ -231,7 +231,7 @@ class Sharing:
         return lines
 
     def pull(self, targets: Sequence[str]) -> list[Line]:
-        """Fetch every stage that is there; in the end raises GateFailed or StoreError for what was refused."""
+        """Fetch every stage that the remote store has; then raise GateFailed or StoreError for refused ones."""
         from trtpipe.remote.signed_store import Fetched, WrongContent
 
         order = self._lookup.pipeline.closure(targets)

@@ -1,13 +1,13 @@
-"""The team's store: signed action records and blobs, at any address that fsspec reaches.
+"""The remote store: signed action records and blobs, at any address that fsspec can open.
 
-    v1/actions/ab/<key>.json          what a key made: the record, signed (a DSSE envelope)
-    v1/artifacts/ab/<artifact>.json   the same envelope by what was made, so that a locked artifact is found for good
+    v1/actions/ab/<key>.json          the action record of a key, signed (a DSSE envelope)
+    v1/artifacts/ab/<artifact>.json   the same envelope by artifact, so that a locked artifact stays findable
     v1/reads/ab/<first part>.json     lists of names under the first part of a key, signed
     v1/blobs/sha256/ab/<digest>       files by content
 
-A record counts only if a trusted key signed it and it is the record of the key that was asked for; a blob only if its
-bytes have the digest that the record names. Nothing of either is used before. Blobs are written before the records
-that name them, so a push that was interrupted leaves nothing that a reader could see, and the next one goes on.
+A record counts only if a trusted key signed it and it is the record of the requested key. A blob counts only if its
+bytes have the digest in the record. Neither is used before these checks. A push writes blobs before the records that
+name them. So an interrupted push leaves nothing that a reader can see, and the next push continues it.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ _STALE_SECONDS = 7 * 24 * 3600
 
 
 class WrongContent(StoreError):
-    """What came has not the digest that its name and a record say."""
+    """Fetched content does not have the digest in its name and in the record."""
 
 
 class Fetched(NamedTuple):
-    """What came: the artifact, how many bytes of it were not here yet, and who signed its record."""
+    """What was fetched: the artifact, the bytes that were not in the local store, and the signer of its record."""
 
     artifact: Artifact
     bytes: int
@@ -72,14 +72,14 @@ class Fetched(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A file that came whole, locked until it is moved or closed, so that no other run writes into it."""
+    """A completely fetched file, locked until it is moved or closed, so that no other run writes into it."""
 
     path: str
     stream: Any
 
 
 class Pushed(NamedTuple):
-    """What a push did with one key: bytes sent, or why nothing was."""
+    """The outcome of a push of one key: the bytes sent, and whether the remote store had the key already."""
 
     artifact: Artifact
     bytes: int
@@ -90,13 +90,13 @@ class Pushed(NamedTuple):
 
 
 class Remote:
-    """A remote store beside a local one. `warn` is told what people should know, each thing once."""
+    """A remote store beside a local one. `warn` gets each warning once."""
 
     def __init__(self, chosen: Settings, store: Store, warn: Callable[[str], None] = lambda _: None) -> None:
         self.settings, self.store = chosen, store
         self.reachable = True
         self.asked: set[str] = set()
-        """Keys that were looked for already, and need not be again."""
+        """Keys that were requested already."""
         self._warn, self._warned = warn, set[str]()
         self._transport: Transport | None = None
         self._making = threading.Lock()
@@ -107,7 +107,7 @@ class Remote:
         self._files = ThreadPoolExecutor(JOBS, "trtpipe-file")
 
     def close(self) -> None:
-        """End what is on its way; safe to call twice."""
+        """Stop all transfers; safe to call twice."""
         self._closed = True
         self._files.shutdown(wait=False, cancel_futures=True)
         self._chunks.shutdown(wait=False, cancel_futures=True)
@@ -129,7 +129,7 @@ class Remote:
             return self._transport
 
     def warn(self, text: str) -> None:
-        """Tell people something, once."""
+        """Give a warning, once."""
         if text not in self._warned:
             self._warned.add(text)
             self._warn(text)
@@ -137,10 +137,10 @@ class Remote:
     # --- reading
 
     def record(self, digest: str, artifact: str | None = None) -> tuple[Action, signing.Verified] | None:
-        """Give a key's record and who signed it, or None if there is none.
+        """Give a key's record and its signer, or None if there is no record.
 
-        With `artifact`, the record is that of a key that made just this artifact. Raises GateFailed if what is there
-        is not signed by a trusted key or is another key's, TransportError if nobody answers.
+        With `artifact`, the key must have made exactly this artifact. Raises GateFailed if the record is not signed by
+        a trusted key or belongs to another key, TransportError if the server does not answer.
         """
         text = None
         names = [_action(digest)] if artifact is None else [_artifact(artifact), _action(digest)]
@@ -163,15 +163,15 @@ class Remote:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             good = False
         if not good:
-            # Signed, but not what was asked for: somebody put one key's record in another's place.
+            # The signature is good, but the record belongs to another key: it was copied to this name.
             raise GateFailed(f"{what}: found a signed record of something else, expected that of key {digest[:12]}")
         return record, verified
 
     def bring_lists(self, first: str) -> bool:
-        """Bring the lists of names under the first part of a key into the local store; tell whether one is new there.
+        """Fetch the lists of names under the first part of a key into the local store; tell whether one is new there.
 
-        Each first part is asked for once. Raises GateFailed for lists that must not be believed, TransportError if
-        nobody answers, EnvironmentMissing without a client.
+        Each first part is requested once. Raises GateFailed for lists that are not trusted, TransportError if the
+        server does not answer, EnvironmentMissing without a client.
         """
         if first in self._listed or not self.reachable:
             return False
@@ -184,7 +184,7 @@ class Remote:
         return bool(new)
 
     def _lists(self, first: str) -> list[Names]:
-        """Give the lists of names that lie here. Raises GateFailed if they are not signed by a trusted key."""
+        """Give the lists of names on the remote store. Raises GateFailed if they are not signed by a trusted key."""
         name = _reads(first)
         try:
             text = self.transport.get(name, _MAX_RECORD)
@@ -198,10 +198,10 @@ class Remote:
             raise GateFailed(f"{what}: found signed lists of something else, expected those of {first[:12]}") from None
 
     def fetch(self, digest: str, *, artifact: str | None = None, kind: str | None = None) -> Fetched | None:
-        """Bring one key's artifact into the local store; None if the remote one has none.
+        """Fetch one key's artifact into the local store; None if the remote store does not have it.
 
-        Raises GateFailed for what must not be believed (record, signer, content), StoreError for the local disk,
-        TransportError if nobody answers.
+        Raises GateFailed for a record or signer that is not trusted, StoreError for wrong content and for the local
+        disk, TransportError if the server does not answer.
         """
         found = self.record(digest, artifact)
         if found is None:
@@ -212,9 +212,9 @@ class Remote:
         return fetched
 
     def fetch_many(self, wanted: Mapping[str, str]) -> dict[str, Fetched | Exception]:
-        """Bring many keys' artifacts (key → kind), files in parallel; what is not there is left out of the answer.
+        """Fetch the artifacts of several keys (key → kind), files in parallel; missing keys are left out of the answer.
 
-        The answer holds an exception for each key that was refused or did not come.
+        The answer holds an exception for each key that was refused or could not be fetched.
         """
         answers: dict[str, Fetched | Exception] = {}
         there = []
@@ -272,7 +272,7 @@ class Remote:
         artifact: Artifact,
         came: dict[str, _Part],
     ) -> None:
-        """Move what came into the store; the action record comes last, with the signature that it came with."""
+        """Move fetched files into the store; the action record comes last, with its signature."""
         with self.store.guard():
             for sha256, size in artifact.files.values():
                 if sha256 in came:
@@ -283,21 +283,21 @@ class Remote:
             self.store.use([digest])
 
     def _settle(self, part: _Part, sha256: str, size: int) -> None:
-        """Move what came to its blob, then let go of it; what another artifact took along is there already."""
+        """Move a fetched file to its blob and close it; a file that two artifacts share is moved once."""
         if not part.stream.closed:
             self.store.take_file(part.path, sha256, size)
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(part.path)  # another run was faster: the content is there already
+                os.unlink(part.path)  # another run was faster and the content exists already
             part.stream.close()
 
     def refetch(self, sha256: str, size: int) -> bool:
-        """Bring content by its digest alone, which a local record names; tell whether it came."""
+        """Fetch content by its digest alone, which a local record names; tell whether that succeeded."""
         return bool(self.fetch_content({sha256: size}))
 
     def fetch_content(self, wanted: Mapping[str, int]) -> list[str]:
-        """Bring content (SHA-256 → bytes) that a lock or a local record vouches for; give what came.
+        """Fetch content (SHA-256 → bytes) that a lock file or a local record names; give what was fetched.
 
-        What did not come is said once. Raises StoreError for the local disk.
+        For other content there is a warning. Raises StoreError for the local disk.
         """
         if not self.reachable:
             return []
@@ -317,9 +317,9 @@ class Remote:
         return came
 
     def _download(self, sha256: str, size: int) -> _Part:
-        """Bring a blob to `partial/`, going on where an earlier try stopped; its digest is checked.
+        """Fetch a blob to `partial/`, from where an earlier try stopped, and check its digest.
 
-        Raises WrongContent if the bytes are others than the digest says, and keeps none of them.
+        Raises WrongContent if the bytes do not have the digest, and keeps none of them.
         """
         path = self._partial(sha256)
         stream: Any = None
@@ -330,7 +330,7 @@ class Remote:
                     self._receive(stream, sha256, size)
                     break
                 except NotReachable:
-                    # What came so far is kept, and the next try, now or in another run, goes on after it.
+                    # The bytes so far are kept, and the next try, now or in another run, continues after them.
                     if attempt + 1 == _ATTEMPTS or self._closed:
                         raise
                     time.sleep(0.2 * 3**attempt)
@@ -367,13 +367,13 @@ class Remote:
         synced, syncing = have, None
         try:
             for offset, data in self.transport.chunks(name, size, have, self._chunks.submit):
-                if offset != have:  # a server without ranges begins again
+                if offset != have:  # a server without ranges starts again
                     hasher, have, synced = hashlib.sha256(), offset, offset
                 stream.seek(offset)
                 stream.write(data)
                 hasher.update(data)
                 have += len(data)
-                # The disk works while more comes; else the sync at the end would wait for all of it.
+                # The disk writes while more bytes arrive; otherwise the sync at the end would wait for all of them.
                 if have - synced >= _SYNC_BYTES and (syncing is None or syncing.done()):
                     syncing, synced = self._chunks.submit(os.fdatasync, stream.fileno()), have
         finally:
@@ -383,25 +383,26 @@ class Remote:
         if have < os.fstat(stream.fileno()).st_size:
             stream.truncate(have)
         if have < size:
-            raise NotReachable(f"{name}: found {have} bytes, expected {size}: it was cut off")
+            raise NotReachable(f"{name}: found {have} bytes, expected {size}: the transfer was cut off")
         if have != size or hasher.hexdigest() != sha256:
             raise WrongContent(
-                f"{self.settings.name}/{name}: found other content than its name says "
-                f"(sha256 {hasher.hexdigest()[:12]}…, {have} bytes); it was changed on its way or on the server, and "
-                f"is not used"
+                f"{self.settings.name}/{name}: found content that does not have the digest in its name "
+                f"(sha256 {hasher.hexdigest()[:12]}…, {have} bytes); it was changed on the server or during the "
+                f"transfer, and is not used"
             )
 
     # --- writing
 
     def push(self, digests: Iterable[str], signer: signing.Signer, *, force: bool = False) -> dict[str, Pushed]:
-        """Push keys' artifacts: blobs that are not there yet, then the records, signed.
+        """Push keys' artifacts: first the missing blobs, then the records, signed.
 
-        A record that was fetched goes on with the signature that it came with. A key that has a record by a trusted
-        signer already keeps it (unless `force`): the first plan that CI made stays the team's.
-        Raises StoreError, or TransportError if the remote store does not take it.
+        A fetched record keeps its first signature. A record by a trusted signer stays (unless `force`), so the team
+        keeps the first plan that CI made. Raises StoreError, or TransportError if the push fails.
         """
         if self.transport.scheme in READ_ONLY:
-            raise StoreError(f"{self.settings.name} can only be read: {self.transport.scheme} takes no files")
+            raise StoreError(
+                f"{self.settings.name} can only be read: nothing can be pushed to {self.transport.scheme} servers"
+            )
         done = {}
         for digest in digests:
             record = self.store.action(digest)
@@ -421,7 +422,7 @@ class Remote:
             return False
         if found is None:
             return False
-        # A record whose blobs are bad, as this run has seen, is no use to anybody.
+        # This run has seen that blobs of the record are bad, so the record must be replaced.
         theirs = artifact_of(found[0])
         if any(sha256 in self._bad for sha256, _ in theirs.files.values()):
             return False
@@ -442,9 +443,9 @@ class Remote:
         return sent
 
     def _push_list(self, key: keys.Key, signer: signing.Signer) -> None:
-        """Put the list of names by which a key is found beside those that are there, if it has one.
+        """Add the list of names of a key to the lists on the remote store, if the key has one.
 
-        Two that push at once may lose one of two lists: whoever misses it builds anew, and pushes it again.
+        Two pushes at the same moment may lose one list; a run that misses it builds again and pushes it again.
         """
         if not self.store.lists(key.first):
             return
@@ -470,7 +471,7 @@ class Remote:
                 return kept
             raise StoreError(
                 f"the record of key {record.digest[:12]} came from {old.get('from')}, signed by "
-                f"{old.get('signer')}, who is not trusted here any more; it is not pushed on"
+                f"{old.get('signer')}, whose key is not trusted here any more; it is not pushed"
             )
         return signer.sign(PAYLOAD_TYPE, payload)
 
@@ -489,14 +490,14 @@ class Remote:
         self._bad.discard(sha256)
         return size
 
-    # --- what people are told
+    # --- warnings
 
     def failed(self, error: Exception) -> None:
-        """Tell of an error, and do without the remote store from now on if nobody answers there."""
+        """Warn of an error. If the server does not answer, do not use the remote store any more."""
         if isinstance(error, NotAllowed):
-            self.warn(f"the remote store {self.settings.name} says no ({error}): going on with the local store")
+            self.warn(f"the remote store {self.settings.name} refuses access ({error}): going on with the local store")
         elif isinstance(error, NotThere):
-            self.warn(f"{self.settings.name}/{error}: a record names it, and it is not there")
+            self.warn(f"{self.settings.name}/{error}: missing on the remote store, although a record names it")
         elif isinstance(error, (TransportError, EnvironmentMissing)):
             how = "cannot be reached" if isinstance(error, TransportError) else "cannot be used"
             if self.reachable:
@@ -507,7 +508,7 @@ class Remote:
 
 
 def _open_alone(path: str) -> tuple[Any, str]:
-    """Open a file to write that no other run writes to: the named one, else one with a name of its own."""
+    """Open a file into which no other run writes: the named one, otherwise one with a new name."""
     stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
     try:
         fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -515,7 +516,7 @@ def _open_alone(path: str) -> tuple[Any, str]:
         if (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino):
             return stream, path
     except OSError:
-        pass  # another run has it, or moved it away just now, or there are no locks here
+        pass  # another run has or has just moved the file, or the file system has no locks
     stream.close()
     path = f"{path}.{os.getpid()}-{os.urandom(4).hex()}"
     return open(path, "x+b"), path

@@ -1,7 +1,7 @@
-"""Ed25519 keys and signed envelopes (DSSE): who says something, and that nobody changed it.
+"""Ed25519 keys and signed envelopes (DSSE): they show who signed a text and that it was not changed.
 
-Keys are short texts: `ed25519:` and 44 characters of base64. The private one lies in the user's config folder and is
-readable by its owner only; those of others lie beside it in `trust/`.
+Public keys are short texts: `ed25519:` and 44 characters of base64. The private key is in the user's config folder, and
+only its owner can read it. Public keys of others are beside it in `trust/`.
 
 Sources: DSSE 1.0 (secure-systems-lab/dsse: protocol.md, envelope.md); RFC 8032.
 """
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 PREFIX = "ed25519:"
 VARIABLE = "TRTPIPE_SIGNING_KEY"
 OWN = "you"
-"""The name under which one's own key is trusted."""
+"""The name of the user's own key among the trusted keys."""
 
-_SECRET_PREFIX = "ed25519-private:"  # noqa: S105 — what a private key's text begins with
+_SECRET_PREFIX = "ed25519-private:"  # noqa: S105 — the beginning of a private key's text
 _MAX_ENVELOPE = 32 * 2**20
 
 
 class Verified(NamedTuple):
-    """What a signature that was checked covers, and who made it."""
+    """The content of a checked signature, and its signer."""
 
     payload: bytes
     signer: str
@@ -43,15 +43,15 @@ class Verified(NamedTuple):
 
 
 class Signer:
-    """A private key. `public` is its public half as text."""
+    """A private key. `public` is the public key as text."""
 
     def __init__(self, secret: str) -> None:
-        """Read a private key's text. Raises StoreError if it is none, and never shows it."""
+        """Read a private key's text. Raises StoreError if it is not valid, and never shows it."""
         ed25519 = _library()
         text = secret.strip()
         raw = _bytes(text[len(_SECRET_PREFIX) :]) if text.startswith(_SECRET_PREFIX) else None
         if raw is None or len(raw) != 32:
-            raise StoreError(f"the signing key is no key: expected {_SECRET_PREFIX}… as `trtpipe keys new` makes it")
+            raise StoreError(f"the signing key is not valid: expected {_SECRET_PREFIX}… as `trtpipe keys new` makes it")
         self._key = ed25519.Ed25519PrivateKey.from_private_bytes(raw)
         self.public = PREFIX + base64.b64encode(self._key.public_key().public_bytes_raw()).decode()
 
@@ -72,7 +72,7 @@ def _library() -> Any:
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:
-    """Give the bytes that DSSE signs: type and payload, each with its length before it."""
+    """Give the bytes that DSSE signs: type and payload, each after its length."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
@@ -87,15 +87,15 @@ def envelope(payload_type: str, payload: bytes, key: str, signature: str) -> dic
 
 
 def keyid(public: str) -> str:
-    """Give a public key's short name: 16 hex digits of its SHA-256. A hint for people; nothing is decided by it."""
+    """Give a public key's short name: 16 hex digits of its SHA-256. It is only a hint; no check depends on it."""
     return hashlib.sha256(public.encode()).hexdigest()[:16]
 
 
 def open_envelope(text: bytes, payload_type: str, trust: Mapping[str, str], what: str) -> Verified:
-    """Give what a trusted key signed.
+    """Give the payload that a trusted key signed.
 
-    `trust` maps names to public keys. Raises GateFailed, with `what` was looked at, if the text is no envelope of this
-    type, bears no signature, or none by a trusted key; nothing of the payload is looked at before.
+    `trust` maps names to public keys. Raises GateFailed, with the name `what`, if the text is no envelope of this type,
+    or has no signature by a trusted key. The payload is not parsed before that.
     """
     if not trust:
         raise GateFailed(f"{what}: no signer is trusted here; trust one: trtpipe keys trust NAME KEY")
@@ -109,7 +109,7 @@ def open_envelope(text: bytes, payload_type: str, trust: Mapping[str, str], what
     for _, signature in signatures[:16]:
         raw = _bytes(signature)
         for name, public in trust.items():
-            # The id only says where to begin; a signature counts under any trusted key.
+            # A signature counts under any trusted key, whatever id it names.
             with contextlib.suppress(InvalidSignature, ValueError):
                 if raw is not None:
                     ed25519.Ed25519PublicKey.from_public_bytes(_raw(public, name)).verify(raw, signed)
@@ -117,13 +117,13 @@ def open_envelope(text: bytes, payload_type: str, trust: Mapping[str, str], what
     known = {keyid(public): name for name, public in trust.items()}
     named = next((known[key] for key, _ in signatures if key in known), None)
     if named is not None:
-        raise GateFailed(f"{what}: found a signature that claims to be of {named} and is not: it was changed")
+        raise GateFailed(f"{what}: found a signature in the name of {named} that does not fit: it was changed")
     who = ", ".join(f"{key[:16] or 'a key without a name'}" for key, _ in signatures[:3])
     raise GateFailed(f"{what}: signed by {who}, which is not trusted here (trusted: {', '.join(trust)})")
 
 
 def _parts(text: bytes, payload_type: str, what: str) -> tuple[bytes, list[tuple[str, str]]]:
-    """Give an envelope's payload and its (key id, signature) pairs. Raises GateFailed if it is none."""
+    """Give an envelope's payload and its (key id, signature) pairs. Raises GateFailed if it is not valid."""
     try:
         if len(text) > _MAX_ENVELOPE:
             raise ValueError
@@ -142,7 +142,7 @@ def _parts(text: bytes, payload_type: str, what: str) -> tuple[bytes, list[tuple
 
 
 def _bytes(text: Any) -> bytes | None:
-    """Read base64 in either alphabet, as DSSE asks; None if it is none."""
+    """Read base64 in either alphabet, as DSSE requires; None if it is not valid."""
     if not isinstance(text, str):
         return None
     text = text.replace("-", "+").replace("_", "/")
@@ -154,7 +154,7 @@ def _bytes(text: Any) -> bytes | None:
 def _raw(public: str, name: str) -> bytes:
     raw = _bytes(public[len(PREFIX) :]) if re.match(PUBLIC_PATTERN, public) else None
     if raw is None or len(raw) != 32:
-        raise GateFailed(f"the trusted key {name} is no public key: expected {PREFIX} and 44 characters")
+        raise GateFailed(f"the trusted key {name} is not a public key: expected {PREFIX} and 44 characters")
     return raw
 
 
@@ -173,7 +173,7 @@ def key_path() -> str:
 
 
 def new_key() -> str:
-    """Make a private key that only its owner can read; give the public one. Raises StoreError if there is one."""
+    """Make a private key that only its owner can read; give the public key. Raises StoreError if one exists."""
     ed25519 = _library()
     secret = _SECRET_PREFIX + base64.b64encode(ed25519.Ed25519PrivateKey.generate().private_bytes_raw()).decode()
     path = key_path()
@@ -183,8 +183,8 @@ def new_key() -> str:
             stream.write(secret + "\n")
     except FileExistsError:
         raise StoreError(
-            f"there is a key in {path} already; what it signed is trusted by its public half, so it is not "
-            f"replaced: move it away first"
+            f"found a signing key in {path}; it is not replaced, because others may trust it; to make a new one, move "
+            f"that file away"
         ) from None
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from None
@@ -192,7 +192,7 @@ def new_key() -> str:
 
 
 def signer() -> Signer | None:
-    """Give the user's key: of the variable TRTPIPE_SIGNING_KEY, else of the config folder; None if there is none.
+    """Give the user's signing key from TRTPIPE_SIGNING_KEY, else from the config folder; None if there is none.
 
     Raises StoreError if others may read the file.
     """
@@ -212,10 +212,10 @@ def signer() -> Signer | None:
 
 
 def own_signer() -> Signer:
-    """Give the user's key. Raises EnvironmentMissing if there is none."""
+    """Give the user's signing key. Raises EnvironmentMissing if there is none."""
     found = signer()
     if found is None:
-        raise EnvironmentMissing(f"there is no key to sign with: trtpipe keys new (or set {VARIABLE} in CI)")
+        raise EnvironmentMissing(f"found no signing key; make one: trtpipe keys new (or set {VARIABLE} in CI)")
     return found
 
 
@@ -229,7 +229,7 @@ def trust(name: str, public: str) -> str:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as stream:
             if (old := stream.read().strip()) != public:
-                raise StoreError(f"{name} is trusted with another key ({old}); if it was changed, remove {path} first")
+                raise StoreError(f"found another trusted key for {name} ({old}); to replace it, remove {path} first")
             return path
         with open(path, "x", encoding="utf-8") as stream:
             stream.write(public + "\n")
@@ -239,15 +239,17 @@ def trust(name: str, public: str) -> str:
 
 
 def check_public(public: str, where: str) -> None:
-    """Raise PipelineInvalid if a text is no public key; a private one is not repeated."""
+    """Raise PipelineInvalid if a text is not a public key; the message never shows a private key."""
     if public.startswith(_SECRET_PREFIX):
-        raise PipelineInvalid(f"{where}: found a private key, expected a public one; keep this one to yourself")
+        raise PipelineInvalid(
+            f"{where}: found a private key, expected a public one; never give a private key to others"
+        )
     if not re.match(PUBLIC_PATTERN, public):
         raise PipelineInvalid(f"{where}: found {public[:60]}, expected a public key: {PREFIX} and 44 characters")
 
 
 def trusted() -> dict[str, str]:
-    """Give the public keys that the user trusts, by name; one's own is among them. Raises StoreError."""
+    """Give the public keys that the user trusts, by name, with the user's own. Raises StoreError."""
     folder = os.path.join(config_folder(), "trust")
     found: dict[str, str] = {}
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):

@@ -1,7 +1,7 @@
-"""Plain get and put against whatever fsspec reaches: what can go wrong is one of three things, and memory is bounded.
+"""Get and put at any address that fsspec can open, with three kinds of errors and bounded memory.
 
-Big files come in ranges, a few at a time and in order, so that whoever reads them can digest and write while the next
-ones are on their way, and can go on where an interrupted download stopped.
+Big files are fetched in ranges, a few at a time and in order. The reader can digest and write one range while the next
+ones arrive, and can continue an interrupted download.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 CHUNK = 8 * 2**20
 AHEAD = 3
-"""Chunks of one file on their way at a time."""
+"""Chunks of one file that are transferred at a time."""
 JOBS = 4
-"""Files on their way at a time: at most JOBS × (AHEAD + 1) chunks are in memory, 128 MiB."""
+"""Files that are transferred at a time: at most JOBS × (AHEAD + 1) chunks are in memory, 128 MiB."""
 CONNECT_SECONDS = 5.0
 READ_ONLY = ("http", "https")
 
@@ -39,23 +39,23 @@ _CREDENTIAL = re.compile(
 
 
 class TransportError(Exception):
-    """Something could not be had; the text has no credentials in it."""
+    """A request failed; the text holds no credentials."""
 
 
 class NotThere(TransportError):
-    """The server says that there is no such thing."""
+    """The server says that the file does not exist."""
 
 
 class NotAllowed(TransportError):
-    """The server knows us or not, and says no."""
+    """The server refuses access."""
 
 
 class NotReachable(TransportError):
-    """No answer, no right answer, or none in time."""
+    """No answer, a wrong answer, or none in time."""
 
 
 class Access(NamedTuple):
-    """How to reach a remote store. `options` go to fsspec's file system as they are and may hold credentials."""
+    """How to reach a remote store. `options` go to fsspec's file system unchanged and may hold credentials."""
 
     url: str
     endpoint: str | None
@@ -66,15 +66,15 @@ class Access(NamedTuple):
 
 
 def redact(text: str) -> str:
-    """Take what may be a credential out of a text: user and password in addresses, their queries, named secrets."""
+    """Remove possible credentials from a text: user and password in addresses, their queries, named secrets."""
     return _CREDENTIAL.sub(r"\1…", _QUERY.sub(r"\1?…", _USER.sub("…@", text)))
 
 
 class Transport:
-    """A folder somewhere. Paths are relative and posix; everything raises TransportError's kinds."""
+    """A remote folder. Paths are relative and posix; all methods raise subclasses of TransportError."""
 
     def __init__(self, access: Access) -> None:
-        """Make the client; nothing is asked of the server yet. Raises EnvironmentMissing."""
+        """Make the client; no request is sent yet. Raises EnvironmentMissing."""
         self.scheme = access.url.partition("://")[0]
         self._timeout = access.timeout
         self._secrets = [str(v) for v in _leaves(access.options) if len(str(v)) >= 4]
@@ -117,7 +117,7 @@ class Transport:
         elif self.scheme in READ_ONLY:
             from aiohttp import ClientTimeout
 
-            # No limit on the whole: a plan may take an hour; no byte within the time limit is what counts.
+            # The whole transfer has no limit, because a plan may take an hour; the limit is for a time without a byte.
             limits = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=access.timeout)
             made["client_kwargs"] = {"timeout": limits}
         elif self.scheme == "file":
@@ -128,7 +128,7 @@ class Transport:
         return f"{self._top}/{name}"
 
     def stop(self) -> None:
-        """End what is on its way now, so that no thread waits for a server until its time limit."""
+        """Stop all transfers now, so that no thread waits for a server until its time limit."""
         self._stopped = True
         if self.scheme != "file":
             loop = _loop()
@@ -160,7 +160,7 @@ class Transport:
         return data
 
     def _whole(self) -> dict[str, Any]:
-        """Give what makes `open` read from the beginning on, with no more looking around than is needed."""
+        """Give the options with which `open` reads from the beginning without extra requests."""
         return {"block_size": 0} if self.scheme in READ_ONLY else {}
 
     def chunks(
@@ -168,7 +168,7 @@ class Transport:
     ) -> Iterator[tuple[int, bytes]]:
         """Give a file of `size` bytes from `start` on as (offset, bytes), in order.
 
-        Where the server knows no ranges the offset begins at 0 again. `pool` runs a function in a thread.
+        If the server has no ranges, the offset starts at 0 again. `pool` runs a function in a thread.
         """
         if self._ranges:
             try:
@@ -216,7 +216,9 @@ class Transport:
                     except ValueError:
                         raise _NoRanges from None
         if len(data) != end - start:
-            raise NotReachable(f"{name}: found {len(data)} bytes at {start}, expected {end - start}: it was cut off")
+            raise NotReachable(
+                f"{name}: found {len(data)} bytes at {start}, expected {end - start}: the transfer was cut off"
+            )
         return data
 
     def size(self, name: str) -> int | None:
@@ -246,7 +248,7 @@ class Transport:
             self._settle(path, final)
 
     def _target(self, name: str) -> tuple[str, str]:
-        """Give where to write and what to call it then: object stores need no second name."""
+        """Give the path to write and the final path; object stores need only one."""
         final = self._path(name)
         return (f"{final}.{os.getpid()}-{os.urandom(4).hex()}.tmp" if self.scheme == "file" else final), final
 
@@ -264,7 +266,7 @@ class Transport:
 
     @contextlib.contextmanager
     def _errors(self, name: str) -> Iterator[None]:
-        """Turn whatever fsspec's file systems raise into one of three."""
+        """Turn all errors of fsspec's file systems into one of three kinds."""
         _owner.set(self._tasks)
         try:
             yield
@@ -274,13 +276,13 @@ class Transport:
             raise
         except FileNotFoundError:
             raise NotThere(name) from None
-        except Exception as error:  # noqa: BLE001 — fsspec's file systems raise what they like
+        except Exception as error:  # noqa: BLE001 — fsspec's file systems raise any class of error
             if self._stopped:
                 raise NotReachable(f"{name}: stopped") from None
             status = getattr(error, "status", None) or _status(error)
             text = self._text(error)
             if status == 416:
-                raise _Beyond(f"{name}: it ends before what was asked for") from None
+                raise _Beyond(f"{name}: the file ends before the requested range") from None
             if status == 404:
                 raise NotThere(name) from None
             if isinstance(error, PermissionError) or status in (401, 403):
@@ -301,10 +303,10 @@ _starting = threading.Lock()
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """Give fsspec's event loop, made to note whose each task is: else nobody could tell them apart.
+    """Give fsspec's event loop, changed so that it records the transport of each task.
 
-    What a thread asks fsspec for runs there in a copy of the thread's context, and what that starts does, too. It is
-    not a loop of our own, because s3fs closes its connections in whatever loop runs when it is collected.
+    A request of a thread runs there in a copy of the thread's context, and so do the tasks that the request starts. It
+    is not a loop of our own, because s3fs closes its connections in the loop that runs when it is collected.
     """
     from fsspec.asyn import get_loop
 
@@ -335,7 +337,7 @@ def _has_begun(task: asyncio.Task[Any]) -> bool:
 
 
 class _Beyond(NotReachable):
-    """A range begins behind the end, as every range of an empty file does."""
+    """A range begins after the end of the file, as every range of an empty file does."""
 
 
 class _NoRanges(Exception):

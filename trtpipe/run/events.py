@@ -1,4 +1,4 @@
-"""What a run tells whoever watches: frozen events, each of which can become one JSON line."""
+"""The events of a run: frozen values, each of which can become one JSON line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PipelineStarted(NamedTuple):
 
 
 class StageCached(NamedTuple):
-    """The stage's artifact was already in the store; `notes` is what it said when it ran."""
+    """The stage's artifact was already in the store; `notes` are its notes from when it ran."""
 
     stage: str
     type: str
@@ -44,21 +44,21 @@ class StageProgress(NamedTuple):
 
 
 class StageRunning(NamedTuple):
-    """The stage is still running after so many `seconds`; told every minute, so that long work is no silence."""
+    """The stage is still running after `seconds`; sent each minute, so that long work is seen to go on."""
 
     stage: str
     seconds: float
 
 
 class StageNote(NamedTuple):
-    """One sentence from a running stage that people should see."""
+    """One sentence for people from a running stage."""
 
     stage: str
     message: str
 
 
 class Warned(NamedTuple):
-    """Something that people should know and that does not stop the run."""
+    """A warning for people; it does not stop the run."""
 
     message: str
 
@@ -75,7 +75,7 @@ class StageFinished(NamedTuple):
 
 
 class StageFailed(NamedTuple):
-    """The stage failed; `log` is the path of its full log, `place` where the document has it (file:line:column)."""
+    """The stage failed; `log` is the path of its full log, `place` its place in the document (file:line:column)."""
 
     stage: str
     type: str
@@ -97,7 +97,7 @@ class StageSkipped(NamedTuple):
 class PipelineFinished(NamedTuple):
     """The run is over. Counts are of stages; `seconds` is wall time.
 
-    `lost` are the failed stages that cost nothing which was asked for: variants that a `select` goes on without.
+    `lost` names the failed stages that no target needed: variants that a `select` went on without.
     """
 
     pipeline: str

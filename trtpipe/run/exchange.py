@@ -1,4 +1,4 @@
-"""What a run asks of a store elsewhere. `trtpipe.remote.sharing` answers; a run without a remote store has none."""
+"""What a run asks of a remote store. `trtpipe.remote.sharing` implements it; a run without a remote store has none."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 class Exchange(Protocol):
-    """A store elsewhere. It is connected to when it is first asked, so that an all-cached run needs none."""
+    """A remote store. It connects at the first request, so a run in which every stage hits does not need it."""
 
     @property
     def there(self) -> bool:
-        """Whether a store elsewhere is named at all."""
+        """Whether a remote store is named."""
         ...
 
     def unasked(self, wanted: Mapping[str, str]) -> list[str]:
-        """Give those of the stages (name → key) for which nobody asked yet; none where there is nobody to ask."""
+        """Give the stages (name → key) that were not requested yet; none if there is no reachable remote store."""
         ...
 
     def bring(self, names: Iterable[str], artifacts: Mapping[str, Artifact], forced: Collection[str]) -> object:
@@ -31,5 +31,5 @@ class Exchange(Protocol):
         ...
 
     def finish(self, made: Mapping[str, str]) -> None:
-        """Take what a run made (stage → key), if it is wanted there."""
+        """Push what a run made (stage → key), if the remote store may be written to."""
         ...

@@ -1,4 +1,4 @@
-"""What a stage is given to run with: its inputs as folders, and the request for its worker."""
+"""Prepares the run of a stage: its inputs as folders, and the request for its worker."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def stored(store: Store, artifact: Artifact, stage: str) -> Given:
 
 
 def outside(store: Store, source: Source, found: Found) -> Given:
-    """Give an input from outside; what is only known by its address is fetched. Raises StoreError."""
+    """Give an input from outside; a url that is not in the store yet is fetched. Raises StoreError."""
     if found.folder is None:
         found = inputs.fetch(source, store)
     assert found.folder is not None

@@ -1,4 +1,4 @@
-"""What names hold here and now: files by content, folders by what they list, packages by version."""
+"""What the names of a list hold here and now: files by content, folders by their entries, packages by version."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 _NOT_CONTENT = ("INSTALLER", "REQUESTED", "direct_url.json", "RECORD")
 """Files of a distribution's metadata that differ between two installations of one wheel."""
 MANY = 200_000
-"""Entries of a listed folder that are digested by name; of a larger one only its time of change counts."""
+"""Up to this number of entries, a folder is digested by its names; above, by its modification time."""
 
 
 def holds(names: Names, root: str, state: State, declared: Collection[str] = ()) -> Reads:
-    """Give what a list of names holds; `declared` are variables that reach the stage though they look like secrets.
+    """Give what a list of names holds; `declared` are variables that the stage gets even if they look like secrets.
 
     Raises StoreError if a file changes while it is read.
     """
@@ -44,7 +44,7 @@ def holds(names: Names, root: str, state: State, declared: Collection[str] = ())
 
 
 def path_of(name: str, root: str) -> str | None:
-    """Give the path that a name of a file or folder stands for here, or None if what it lies in is not here."""
+    """Give the path of a named file or folder here, or None if its package or cache is missing here."""
     place, colon, rest = name.partition(":")
     if not colon or f"{place}:" not in PLACES:
         return os.path.join(root, name.removeprefix("./"))
@@ -77,7 +77,7 @@ def _link(path: str | None) -> str | None:
 
 
 def _folder(path: str | None) -> str | None:
-    """Digest the names in a folder, hidden ones too; without the compiled files that Python leaves."""
+    """Digest the names in a folder, with hidden ones but without Python's compiled files."""
     if path is None:
         return None
     try:
@@ -95,10 +95,10 @@ def _folder(path: str | None) -> str | None:
 
 
 def package(name: str, state: State) -> str | None:
-    """Give an installed distribution's version and the digest of what it installed; None if it is not there.
+    """Give an installed distribution's version and a digest of its files; None if it is not installed.
 
-    The digest is over those lines of its RECORD that are the same wherever a wheel is installed. Without a RECORD, and
-    where the installation is editable, the version alone stands here: its files count by content.
+    The digest is over those lines of its RECORD that are the same in each installation of a wheel. Without a RECORD the
+    version alone is given.
     """
     if name == "python":
         return ".".join(map(str, sys.version_info[:3]))

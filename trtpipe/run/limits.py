@@ -1,4 +1,4 @@
-"""Ends a worker, and all that it started, when it takes more time or memory than its stage's `run:` allows."""
+"""Stops a worker, and all its processes, if it takes more time or memory than its stage's `run:` allows."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from trtpipe.formatting import size_text
 from trtpipe.texts import plain_duration, plain_size
 
 _LOOK_SECONDS = 0.2
-"""Between two looks at how much memory a worker has."""
+"""The time between two measurements of a worker's memory."""
 _HELD = ("RssAnon:", "RssShmem:", "VmSwap:")
-"""What the kernel cannot drop and read again from a file. Source: Linux's documentation, filesystems/proc."""
+"""Memory that the kernel cannot read again from a file. Source: Linux's documentation, filesystems/proc."""
 _SHARED_OUT = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
-"""The same, where what several processes share is divided among them."""
+"""The same, with memory that several processes share divided among them."""
 
 
 class Limit:
-    """One worker, which leads a session of its own, and what it may take: seconds, and bytes of memory."""
+    """The limits of one worker, which leads a session of its own: seconds, and bytes of memory."""
 
     def __init__(self, worker: int, timeout: int | None, memory: int | None) -> None:
         self.why: str | None = None
-        """What the worker was ended for."""
+        """Why the worker was stopped, or None."""
         self._worker, self._timeout, self._memory = worker, timeout, memory
         self._over = threading.Event()
         if timeout is not None or memory is not None:
             threading.Thread(target=self._hold, daemon=True).start()
 
     def over(self) -> None:
-        """Say that the worker has ended."""
+        """Note that the worker has ended."""
         self._over.set()
 
     def _hold(self) -> None:
@@ -53,10 +53,10 @@ class Limit:
 
 
 def memory(session: int, enough: int = 0) -> int:
-    """Give the bytes of memory that the processes of a session hold, without what lies in files anyway.
+    """Give the bytes of memory that the processes of a session hold, without pages of files.
 
-    What several of them share counts once; that takes longer to find out, and is left out if they hold no more than
-    `enough` with it.
+    Memory that several of them share counts once. Finding that takes longer, so it is left out if the sum without it is
+    at most `enough`.
     """
     processes = _processes(session)
     held = sum(_sum(f"/proc/{process}/status", _HELD) or 0 for process in processes)
@@ -72,15 +72,15 @@ def _processes(session: int) -> list[str]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as stream:
-                # The program's name, in brackets, may hold anything; the fields after it are state, parent, group,
-                # session.
+                # The program's name, in brackets, may hold any characters; the fields after it are state, parent,
+                # group, session.
                 if int(stream.read().rpartition(b")")[2].split()[3]) == session:
                     found.append(name)
     return found
 
 
 def _sum(file: str, names: tuple[str, ...]) -> int | None:
-    """Add up lines such as `RssAnon:   116 kB`, in bytes; None if there are none of them. A process may be gone: 0."""
+    """Add up lines such as `RssAnon:   116 kB`, in bytes; None if there are none; 0 if the process has ended."""
     try:
         with open(file, encoding="ascii", errors="replace") as stream:
             found = [int(line.split()[1]) * 1024 for line in stream if line.startswith(names)]

@@ -1,4 +1,4 @@
-"""What is known of a pipeline's stages before anything runs: their keys, and whether the store has what they make."""
+"""What is known of a pipeline's stages before anything runs: their keys, and whether the store has their artifacts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Now(NamedTuple):
     """A stage as it is now: its key, and what was found of its inputs from outside, by port.
 
-    A tolerant `stage` is without those of its inputs that failed.
+    A tolerant `stage` does not have those of its inputs that failed.
     """
 
     stage: Stage
@@ -36,16 +36,16 @@ class Now(NamedTuple):
     record: Record
     found: dict[str, inputs.Found]
     stamps: dict[str, str]
-    """For each file from outside that the key was made of, what changes when somebody writes to it."""
+    """For each file from outside in the key, a stamp that changes when the file is written."""
     absent: tuple[str, ...]
-    """What is not here and was taken as another key has it."""
+    """What is missing here and was taken from another key."""
 
 
 class Assessed(NamedTuple):
     """What is known of a stage before it runs: its key, and whether the store has it.
 
-    `first` is the digest of the key's first part, `digest` that of the whole key. Of a stage that runs users' code and
-    is no hit, the reads in the key are those of the list that was tried first; what it will look at is not known yet.
+    `first` is the digest of the key's first part, `digest` that of the full key. If a stage that runs users' code is no
+    hit, the reads in the key are those of the list that was tried first; what the code will read is not known yet.
     """
 
     now: Now
@@ -56,7 +56,7 @@ class Assessed(NamedTuple):
     failure: str | None = None
     """Why it failed when it last ran with this key."""
     tries: tuple[str, ...] = ()
-    """The digests of the keys that were looked up, in order: one for each list of names."""
+    """The digests of the keys that were looked up, in order, one for each list of names."""
 
     @property
     def key(self) -> Key:
@@ -75,7 +75,7 @@ class Status(NamedTuple):
 
 
 class Lookup:
-    """A pipeline beside a store, in this environment. Runs nothing and writes nothing but what it digested."""
+    """A pipeline with a store, in this environment. It runs nothing and writes only digests to the state."""
 
     def __init__(self, pipeline: Pipeline, store: Store, choice: Choice, *, allow_outside: bool = False) -> None:
         self.pipeline, self.store, self.choice = pipeline, store, choice
@@ -86,7 +86,7 @@ class Lookup:
         self._facets: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def check(self, order: tuple[str, ...]) -> None:
-        """Check that all files that these stages name are there and allowed, and that they can be held to their limits.
+        """Check that the files that these stages name exist and are allowed, and that their limits can be enforced.
 
         Raises what `inputs.check` and `run_section.check` raise.
         """
@@ -98,8 +98,8 @@ class Lookup:
     def now(self, stage: Stage, upstream: Mapping[str, Artifact], like: Key | None = None) -> Now:
         """Give a stage as it is now; `upstream` holds the artifacts that it reads.
 
-        What is not here (a model, a package that only a build needs, an artifact) is an error, or with `like` taken as
-        that key has it. Raises PipelineInvalid, EnvironmentMissing or StoreError.
+        If a model, a package or an artifact is missing here, that is an error; with `like`, it is taken from that key.
+        Raises PipelineInvalid, EnvironmentMissing or StoreError.
         """
         stamps: dict[str, str] = {}
         self.store.state.seen = stamps
@@ -134,14 +134,14 @@ class Lookup:
         return Now(stage, key, Record(key.record, labels, files), found, stamps, tuple(absent))
 
     def _held(self, stage: Stage, like: Key) -> Reads:
-        """Give what the names in another key's reads hold here. Raises PipelineInvalid if they are no names."""
+        """Give what the names in another key's reads hold here. Raises PipelineInvalid if they are not valid."""
         try:
             return holds(seen.of(like.reads), self.pipeline.root, self.store.state, stage.env)
         except ValueError as error:
             raise errors.PipelineInvalid(f"the reads of a key: {error}") from None
 
     def label(self, source: str | Source) -> str:
-        """Give what people and records call an input: a stage's name, a file's path from the project's root."""
+        """Give an input's name in messages and records: a stage's name, or a file's path from the project's root."""
         if isinstance(source, str):
             return source
         return source.label if source.file is None else self._name(source.file)
@@ -155,7 +155,7 @@ class Lookup:
         return source.package is None or environment.find_file(source.package) is not None
 
     def _refuse_outside(self, stage: Stage) -> None:
-        """Raise PipelineInvalid if a file that is here must not be read."""
+        """Raise PipelineInvalid if an existing file must not be read."""
         folder, root = self.pipeline.folder, None if self.allow_outside else self.pipeline.root
         named = [(s.file, s.place) for s in stage.inputs.values() if not isinstance(s, str) and s.file is not None]
         named += [(file, stage.place) for file in stage.sources]
@@ -201,7 +201,7 @@ class Lookup:
         if wanted not in self._facets:
             choice = self.choice if stage.backend else None
             facets = environment.facets(stage.packages, choice, self.gpu if uses_gpu else None)
-            # A stage that needs no package and no runtime does nothing in which a native library could read a variable.
+            # Without a package and a runtime, no native library of the stage can read a variable.
             if facets and (variables := surroundings.native()):
                 facets["variables"] = variables
             self._facets[wanted] = facets
@@ -214,7 +214,7 @@ class Lookup:
     ) -> Assessed:
         """Compute a stage's key, look it up, and say why it would run. `upstream` holds what it reads.
 
-        `latest` asks for the last artifact of a stage that runs each time, too.
+        With `latest`, a stage that runs each time may also hit with its last artifact.
         """
         now = self.now(stage, upstream)
         first = now.key.first
@@ -243,14 +243,14 @@ class Lookup:
         return damaged or failed or assessed(usual, "")._replace(reasons=self._reasons(stage, now))
 
     def with_reads(self, now: Now, names: Names) -> Now:
-        """Give a stage as it is now with what a list of names holds here. Raises StoreError."""
+        """Give a stage as it is now, with what a list of names holds here. Raises StoreError."""
         self.store.state.seen = dict(now.stamps)
         key = now.key._replace(reads=holds(names, self.pipeline.root, self.store.state, now.stage.env))
         stamps = self.store.state.seen
         return now._replace(key=key, record=now.record._replace(key=key.record), stamps=stamps)
 
     def _reasons(self, stage: Stage, now: Now) -> tuple[str, ...]:
-        """Say field by field how a stage differs from what it was when it was last made or found."""
+        """Say field by field how a stage differs from the last time when it was made or found."""
         last = self._last.get(stage.name)
         action = self.store.action(last[0]) if last else None
         if action is None:
@@ -261,11 +261,11 @@ class Lookup:
         with contextlib.suppress(ValueError):
             now = self.with_reads(now, seen.of(before.key.get("reads", {})))
         if before.key == now.record.key:
-            return ("its artifact is gone from the store",)
+            return ("its artifact is not in the store any more",)
         return reasons.between(before, now.record)
 
     def statuses(self, targets: Sequence[str], *, forced: Sequence[str] = ()) -> list[Status]:
-        """Say of every stage what a run would do; what a run would run, and nothing else, is not `hit`."""
+        """Say for every stage what a run would do."""
         order = self.pipeline.closure(targets)
         self.check(order)
         artifacts: dict[str, Artifact] = {}
@@ -285,10 +285,10 @@ class Lookup:
                 found.append(Status(name, stage.type, "run", assessed.reasons, None))
         return found
 
-    # --- what a run needs to know, and leaves behind
+    # --- what a run needs and remembers
 
     def remember(self, stage: Stage, digest: str, seconds: float | None) -> None:
-        """Remember the key of a stage for explanations and expected times, if that is news."""
+        """Remember the key of a stage for explanations and expected times, if it is new."""
         last = self._last.get(stage.name)
         if last is None or last[0] != digest or seconds is not None:
             self.store.state.remember_last(self.pipeline.name, stage.name, digest, seconds)
@@ -301,7 +301,7 @@ class Lookup:
         return last[1] if last else None
 
     def needs_gpu(self, stage: Stage) -> str | None:
-        """Say why a stage cannot run here for want of a GPU, or None if it can."""
+        """Say why a stage cannot run here without a GPU, or None if it can."""
         if self.choice.backend not in stage.gpu_on or self.gpu is not None:
             return None
         hidden = " (CUDA_VISIBLE_DEVICES hides it)" if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") else ""
@@ -314,16 +314,16 @@ class Lookup:
         )
 
     def refuse_without_gpu(self, order: Sequence[str]) -> None:
-        """Raise EnvironmentMissing if one of these stages cannot run here for want of a GPU."""
+        """Raise EnvironmentMissing if one of these stages needs a GPU and there is none."""
         for name in order:
             if missing := self.needs_gpu(self.pipeline.stages[name]):
                 raise errors.EnvironmentMissing(missing)
 
 
 class Walk:
-    """The stages of a pipeline as they are in the store, taken one by one, each after what it reads.
+    """The stages of a pipeline as they are in the store, looked up one by one, each after the stages that it reads.
 
-    `found` holds what was assessed, `standing` what is there and what is stopped by which failure.
+    `found` has the look-ups. `standing` has the artifacts, and which failure stops which stage.
     """
 
     def __init__(self, lookup: Lookup) -> None:
@@ -342,7 +342,7 @@ class Walk:
         return self.standing.stopped
 
     def take(self, name: str, *, latest: bool = True) -> Assessed | None:
-        """Look a stage up; None if it cannot be, because something that it reads is not there."""
+        """Look a stage up; None if that is not possible, because something that it reads is missing."""
         stage = self.lookup.pipeline.stages[name]
         able = self.standing.able(stage) if self.standing.decided(stage) else None
         if able is None:

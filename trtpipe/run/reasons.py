@@ -1,4 +1,4 @@
-"""Two records of a stage → sentences: what differs, by name."""
+"""Compares two records of a stage and says in sentences what differs, by name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def between(old: Record, new: Record) -> tuple[str, ...]:
             else:
                 lines.append(f"input {port}: {_files_changed(old, new, name, label)}")
         elif part == "reads" or (part == "environment" and name.partition(".")[0] == "variables"):
-            continue  # told below
+            continue  # reported below
         elif part == "sources":
             how = "is new" if before is None else "is gone" if after is None else "changed"
             lines.append(f"source {name} {how}")
@@ -48,7 +48,7 @@ def between(old: Record, new: Record) -> tuple[str, ...]:
 
 
 def _reads_changed(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Say what is not as it was when users' code looked at it."""
+    """Say what has changed since users' code read it."""
     for kind in dict.fromkeys([*old, *new]):
         before, after = old.get(kind, {}), new.get(kind, {})
         for name in sorted({*before, *after}):
@@ -58,7 +58,7 @@ def _reads_changed(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mappi
                 "variables": f"the variable {name}",
             }.get(kind, name)
             if name not in before or name not in after:
-                yield f"{what} is {'no longer' if name in before else 'now'} looked at"
+                yield f"{what} is {'no longer' if name in before else 'now'} read"
             elif before[name] != after[name]:
                 yield _changed(kind, what, before[name], after[name])
 
@@ -73,7 +73,7 @@ def _changed(kind: str, what: str, before: Any, after: Any) -> str:
 
 
 def _files_changed(old: Record, new: Record, port: str, label: str) -> str:
-    """Name the files that differ, of an input that people know as `label`."""
+    """Name the files that differ in an input with the name `label`."""
     before, after = old.files.get(port), new.files.get(port)
     was = old.labels.get(port)
     renamed = f" (was {was})" if was and was != label else ""

@@ -1,7 +1,7 @@
-"""The record of a stage: what its key is made of, with the names that people know. `explain` compares two of them.
+"""The record of a stage: the fields of its key, with names for people. `explain` compares two records.
 
-There are four ways to one: how the stage is now (`Lookup.now`), as the store has it (`of_action`), as a lock has it
-(`of_key`), and from a file (`of_file`).
+A record comes from the stage as it is now (`Lookup.now`), from the store (`of_action`), from a lock file (`of_key`), or
+from a file with an action record (`of_file`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Record(NamedTuple):
-    """A key's record, and by input what people call it and, where known, the digest of each of its files."""
+    """A key's record, and for each input its name for people and, if known, the digest of each of its files."""
 
     key: dict[str, Any]
     labels: Mapping[str, str]
@@ -29,7 +29,7 @@ class Record(NamedTuple):
 
 
 def of_key(key: Key) -> Record:
-    """Give the record of a key alone, as a lock has it: nothing is known of the names of its inputs."""
+    """Give the record of a key alone, as in a lock file; the names of its inputs are not known."""
     return Record(key.record, {}, {})
 
 
@@ -40,7 +40,7 @@ def of_action(action: Action) -> Record:
 
 
 def of_file(path: str) -> Record:
-    """Give the record in a file with an action record. Raises PipelineInvalid if it holds none."""
+    """Give the record in a file with an action record. Raises PipelineInvalid if the file holds none."""
     try:
         with open(path, "rb") as stream:
             value = json.loads(stream.read())

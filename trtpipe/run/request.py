@@ -1,4 +1,4 @@
-"""What a worker is told: one stage, what it reads, and where it may write."""
+"""The request to a worker: one stage, what it reads, and where it may write."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Given(NamedTuple):
-    """One input of a stage: an artifact's kind, its folder, the files in it (posix paths), and what people call it."""
+    """One input of a stage: an artifact's kind, its folder, its files (posix paths), and its name for people."""
 
     kind: str
     folder: str
@@ -18,12 +18,12 @@ class Given(NamedTuple):
 class Request(NamedTuple):
     """All that a worker needs; it goes to the process as JSON.
 
-    `inputs` are by port, `failed` says why inputs of a tolerant stage are not there. `sources` start from `folder`, the
-    document's; `root` is the project's. `out` and `scratch` are the stage's own folders, `shared` is for state that
-    outlives a run. `env` names the variables that the stage gets even if they look like secrets. A worker that takes
-    more than `timeout` (seconds) or `memory` (bytes) is ended. Users' code is `watched` through the descriptor
-    `watch_fd`; `readable` is what it may read where the kernel offers no better way, `network` lets it connect, and
-    with `allow_outside` it may read anywhere.
+    `inputs` are by port. `failed` says why inputs of a tolerant stage are missing. `sources` start from `folder`, the
+    document's folder; `root` is the project's. `out` and `scratch` are the stage's own folders, `shared` is for state
+    that outlives a run. `env` names the variables that the stage gets even if they look like secrets. A worker that
+    takes more than `timeout` (seconds) or `memory` (bytes) is stopped. Users' code is `watched` through the descriptor
+    `watch_fd`. `readable` is what it may read if the kernel offers no better way. `network` allows connections, and
+    `allow_outside` allows reads anywhere.
     """
 
     stage: str

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """What a run came to: artifacts by stage, and errors by stage.
+    """The outcome of a run: artifacts by stage, and errors by stage.
 
-    `lost` are the failed stages without which everything that was asked for has been made.
+    `lost` names the failed stages that no target needed.
     """
 
     artifacts: dict[str, Artifact]

@@ -1,4 +1,4 @@
-"""Where the stages of a pipeline stand: what was made of them, and who is stopped by whom."""
+"""The state of a pipeline's stages: their artifacts, and which failure stops which stage."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 class Standing:
-    """What is known of stages, in an order in which each comes after what it reads.
+    """What is known of stages, each after the stages that it reads.
 
     `artifacts` holds what each stage made. `stopped` names, for each stage that failed or that a failure stops, the
-    stage that failed. `why` has the reason, in a line, of those that failed of themselves, not for want of a disk or
-    GPU.
+    stage that failed. `why` has the reason, in one line, of the stages whose failure is their own, not that of a disk
+    or a GPU.
     """
 
     def __init__(self) -> None:
@@ -23,21 +23,21 @@ class Standing:
         self.why: dict[str, str] = {}
 
     def failed(self, name: str, why: str | None) -> None:
-        """Note that a stage failed; with the reason, if it failed of itself."""
+        """Note that a stage failed; `why` is the reason if the failure is its own."""
         self.stopped[name] = name
         if why is not None:
             self.why[name] = why
 
     def decided(self, stage: Stage) -> bool:
-        """Tell whether it is known if a stage can run: its inputs are there, or never will be."""
+        """Tell whether it is known if a stage can run: each input exists or has failed."""
         if not stage.tolerant and any(u in self.stopped for u in stage.upstream):
             return True
         return all(u in self.artifacts or u in self.stopped for u in stage.upstream)
 
     def able(self, stage: Stage) -> Stage | None:
-        """Give a decided stage as it can run, a tolerant one without the inputs that failed; None if it cannot.
+        """Give a decided stage as it can run, a tolerant one without its failed inputs; None if it cannot run.
 
-        Then it is stopped too, by the stage that stops the first of its inputs.
+        A stage that cannot run is stopped by the stage that stops the first of its inputs.
         """
         stop = next((u for u in stage.upstream if u in self.stopped), None)
         if stop is None:
@@ -48,7 +48,7 @@ class Standing:
         return left
 
     def _without_failed(self, stage: Stage) -> Stage | None:
-        """Give a tolerant stage without the inputs that failed of themselves; each port must have an input left."""
+        """Give a tolerant stage without inputs whose failure is their own, if each port has one left; else None."""
         gone = {port: self.stopped[i] for port, i in stage.inputs.items() if isinstance(i, str) and i in self.stopped}
         left = {port: i for port, i in stage.inputs.items() if port not in gone}
         ports = [{port.partition("[")[0] for port in some} for some in (gone, left)]

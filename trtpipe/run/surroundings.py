@@ -1,9 +1,9 @@
-"""The environment variables of a worker: made by us, so that nothing reaches a stage that its key does not know.
+"""The environment variables of a worker, which trtpipe makes: docs/decisions/0024-a-workers-environment-is-made.md.
 
 Every worker gets folders of its own for HOME, TMPDIR and XDG_*, and fixed values where a value could change a result.
-Variables that runtimes read natively, where nobody sees it, are passed on and are in the key whenever they are set. All
-others are passed on too; users' code that asks for one is seen to, and its value is in the key by a digest. Names that
-look like a secret are not passed on, unless the stage says so in `params.env`.
+Variables that runtimes read natively cannot be observed; they are passed on, and the key has the digests of those that
+are set. All others are passed on too; if users' code is seen to ask for one, its digest is in the key. Variables whose
+names look like a secret are withheld, unless the stage names them in `params.env`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ NATIVE = {
     "TRT_*": "TensorRT developer guide",
     "XLA_*": "OpenXLA: docs/flags_guidance.md",
 }
-"""Variables that runtimes read natively, as patterns of names, and where that is said."""
+"""Variables that runtimes read natively, as patterns of names, each with its source."""
 
 NOT_KEYED = {
     "CUDA_CACHE_*": "where CUDA keeps what it compiled, not what it computes",
@@ -71,7 +71,7 @@ NOT_KEYED = {
     "PYTHONUNBUFFERED": "fixed by us",
     "TORCH_HOME": "a cache; what is read from it counts by content",
 }
-"""Of these, the ones that are in no key, and why."""
+"""Those of these variables that are in no key, and why."""
 
 SECRETS = (
     "*_ACCESS_KEY*", "*_API_KEY*", "*_CREDENTIAL*", "*_PASSPHRASE", "*_PASSWD", "*_PASSWORD", "*_PRIVATE_KEY*",
@@ -79,7 +79,7 @@ SECRETS = (
     "GPG_*", "HF_TOKEN*", "KUBECONFIG", "NETRC", "PASSWORD", "PGPASS*", "PIP_*INDEX_URL", "SECRET", "SSH_*", "TOKEN",
     "UV_*INDEX_URL",
 )  # fmt: skip
-"""Names of variables that hold secrets, as patterns; they reach no worker unless its stage names them in `env`."""
+"""Names of variables with secrets, as patterns; a worker gets one only if its stage names it in `env`."""
 
 OWN_FOLDERS = {
     "HOME": "home",
@@ -106,7 +106,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """What tells libraries not to try, where the stage has no network."""
 DROPPED = ("COLUMNS", "LINES", "OLDPWD", "PS1", "SHLVL", "TEMP", "TMP", "_")
 CACHES = {"HF_HOME": ".cache/huggingface", "KERAS_HOME": ".keras", "TORCH_HOME": ".cache/torch"}
-"""Known model caches: the variable that names each, and where in the user's home it is without that."""
+"""Known model caches: the variable of each, and its folder in the user's home if the variable is not set."""
 _KERNELS = ".nv/ComputeCache"
 
 
@@ -115,7 +115,7 @@ def _fits(name: str, patterns: Iterable[str]) -> bool:
 
 
 def is_made(name: str) -> bool:
-    """Tell whether a worker's value of a variable is ours, or says nothing of a result: no key holds it."""
+    """Tell whether trtpipe sets a variable or it can change no result; such a variable is in no key."""
     return name in OWN_FOLDERS or name in FIXED or name in DROPPED or name in ("PATH", "PWD") or _fits(name, NOT_KEYED)
 
 
@@ -132,7 +132,7 @@ def cache(name: str) -> str | None:
 
 
 def passed_on(declared: Collection[str]) -> dict[str, str]:
-    """Give the variables of this process that a worker sees; secrets only if the stage declares them."""
+    """Give the variables of this process that a worker gets; secrets only if the stage declares them."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -141,7 +141,7 @@ def passed_on(declared: Collection[str]) -> dict[str, str]:
 
 
 def native() -> dict[str, str]:
-    """Give what a key holds of the variables that runtimes read natively: the digests of those that are set."""
+    """Give the part of a key for variables that runtimes read natively: the digests of those that are set."""
     return {
         name: held
         for name, value in sorted(os.environ.items())
@@ -150,12 +150,12 @@ def native() -> dict[str, str]:
 
 
 def digest(value: str | None) -> str | None:
-    """Give what a key holds of a variable's value: its SHA-256, None if it is not set."""
+    """Give what a key holds for a variable's value: its SHA-256, None if it is not set."""
     return None if value is None else keys.digest(["variable", value.encode("utf-8", "surrogateescape").hex()])
 
 
 def held(name: str, declared: Collection[str]) -> str | None:
-    """Give what a key holds of a variable that users' code asked for: None also if it is withheld from the code."""
+    """Give what a key holds for a variable that users' code reads: None also if it is withheld."""
     return digest(passed_on(declared).get(name))
 
 
@@ -177,7 +177,7 @@ def of_worker(folder: str, declared: Collection[str], *, network: bool = False) 
         os.makedirs(path, exist_ok=True)
     home = os.path.expanduser("~")
     return {
-        # What CUDA compiles for a GPU is the same wherever it is kept; a worker's own home would lose it.
+        # CUDA's compiled kernels do not depend on their folder, and the worker's own home is removed.
         "CUDA_CACHE_PATH": os.path.join(home, *_KERNELS.split("/")),
         "CUDA_MODULE_LOADING": "LAZY",
         **{name: str(cache(name)) for name in CACHES},
@@ -192,5 +192,5 @@ def of_worker(folder: str, declared: Collection[str], *, network: bool = False) 
 
 
 def recorded(declared: Iterable[str]) -> dict[str, str | None]:
-    """Give the values that a record shows: of the variables that the stage declares, and of no others."""
+    """Give the values that an action record shows: those of the variables that the stage declares."""
     return {name: os.environ.get(name) for name in sorted(declared)}

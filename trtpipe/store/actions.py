@@ -1,4 +1,4 @@
-"""Action records: what a key made. A record that is not whole, or is another key's, counts as none."""
+"""Action records: what a key made. A damaged record, or the record of another key, counts as missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LEAST_DIGITS = 6
 
 
 class Listed(NamedTuple):
-    """A key's record, what the key made, and when that was last made or used (seconds since 1970)."""
+    """A key's record, its artifact, and the time of its last use (seconds since 1970)."""
 
     key: str
     record: Action
@@ -39,9 +39,10 @@ class Listed(NamedTuple):
 
 
 def read(layout: Layout, key: str) -> Action | None:
-    """Give a key's action record, or None if there is no sound one. Raises StoreError.
+    """Give a key's action record, or None if there is no valid one. Raises StoreError.
 
-    To read a record is to use it: `cache gc` takes the file's time of change for that of the last use, to the hour.
+    Reading a record is a use of it: for `cache gc` the file's modification time is the time of the last use, to the
+    hour.
     """
     try:
         with open(layout.action(key), "rb") as stream:
@@ -79,7 +80,7 @@ def keep_log(layout: Layout, path: str, key: str) -> str:
 
 
 def read_all(layout: Layout) -> tuple[list[Listed], list[str]]:
-    """Read all records without using them: those that are sound, oldest use first, and the paths of the others."""
+    """Read all records without using them: the valid ones, oldest use first, and the paths of the others."""
     good, bad = [], []
     for path in files.below(layout.part("actions")):
         key, suffix = os.path.splitext(os.path.basename(path))
@@ -104,7 +105,7 @@ def find(layout: Layout, pieces: Sequence[str]) -> list[Listed]:
         mine = [a for a in good if a.key.startswith(piece) or a.artifact.digest.startswith(piece)]
         if len(piece) < _LEAST_DIGITS or not mine:
             raise errors.UnknownReference(
-                f"{piece}: no key or artifact in the store starts so ({_LEAST_DIGITS} digits or more)"
+                f"{piece}: no key or artifact in the store begins with it; give at least {_LEAST_DIGITS} digits"
             )
         found += mine
     return found

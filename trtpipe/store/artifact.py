@@ -1,4 +1,4 @@
-"""What a stage made, and the answers to the question whether a key has been made."""
+"""What a stage made, and the results of a look-up: hit or miss."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Artifact(_Artifact):
 
 
 class Hit(NamedTuple):
-    """A key's artifact is in the store, whole."""
+    """A cache hit: the whole artifact of a key is in the store."""
 
     artifact: Artifact
     seconds: float
     notes: tuple[str, ...]
-    """What the stage said to people when it ran."""
+    """The stage's notes for people from when it ran."""
     gaps: tuple[str, ...] = ()
-    """What it depends on and could not be seen."""
+    """What the stage depended on and trtpipe could not see."""
 
 
 class Miss(NamedTuple):
-    """A key has no usable artifact; `damage` says what is wrong with one that was there."""
+    """A cache miss: a key has no usable artifact; `damage` says what is wrong with a damaged one."""
 
     damage: str | None = None

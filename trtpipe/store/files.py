@@ -14,7 +14,7 @@ _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS
 
 
 def write_file(path: str, data: bytes) -> None:
-    """Write a file into a folder that is there: it appears whole or not at all, with nothing left behind.
+    """Write a file into an existing folder: it appears whole or not at all, and no temporary file stays.
 
     Raises OSError.
     """
@@ -42,7 +42,7 @@ def sync(path: str) -> None:
 
 
 def link(source: str, target: str) -> bool:
-    """Make a hard link; give False where the file system has none, or no more of them. Raises OSError."""
+    """Make a hard link; give False if the file system allows no link, or no further one. Raises OSError."""
     try:
         os.link(source, target)
     except OSError as error:
@@ -53,14 +53,14 @@ def link(source: str, target: str) -> bool:
 
 
 def below(top: str) -> Iterator[str]:
-    """Give the path of every file below a folder; none if it is not there."""
+    """Give the path of every file below a folder; none if the folder does not exist."""
     for folder, _, names in os.walk(top):
         for name in sorted(names):
             yield os.path.join(folder, name)
 
 
 def discard(folder: str) -> None:
-    """Remove a folder, or what somebody put in its place. What cannot be removed stays, for a later sweep."""
+    """Remove a folder, or whatever is in its place. What cannot be removed stays for a later sweep."""
     with contextlib.suppress(OSError):  # ignore_errors does not ignore all of them
         if os.path.islink(folder) or not os.path.isdir(folder):
             os.unlink(folder)  # never what a link leads to

@@ -1,4 +1,4 @@
-"""Garbage collection: what must stay, and what goes until a budget is met."""
+"""Garbage collection: what must stay, and what is removed until a budget is met."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _QUARANTINE_SECONDS = 7 * 24 * 3600
 _YOUNG_SECONDS = 24 * 3600
 _URL = "://"
 _OURS = re.compile(r"[0-9a-f]{64}(\.|$)")
-"""How folders of artifacts are called: what else lies there, in a folder that was no store, is not ours to remove."""
+"""The names of artifacts' folders. Other folders are not removed: the store's folder may have had other uses before."""
 
 
 class Budget(NamedTuple):
-    """What `gc` is to reach: bytes in the store, bytes free on its disk, seconds since the last use."""
+    """The limits for `gc`: bytes in the store, bytes free on its disk, seconds since the last use."""
 
     max_size: int | None = None
     min_free: int | None = None
@@ -35,14 +35,14 @@ class Budget(NamedTuple):
 
 
 class Needed(NamedTuple):
-    """What must stay: keys, artifacts and blobs, each by its digest and with the words that say why."""
+    """What must stay: keys, artifacts and blobs, each by its digest with the reason."""
 
     keys: dict[str, str]
     artifacts: dict[str, str]
     blobs: dict[str, str]
 
     def why(self, action: Listed) -> str | None:
-        """Say why an action must stay, or None if it may go."""
+        """Say why an action must stay, or None if it may be removed."""
         if action.key in self.keys:
             return self.keys[action.key]
         contents = [sha for sha, _ in action.artifact.files.values()]
@@ -50,9 +50,9 @@ class Needed(NamedTuple):
 
 
 class Collected(NamedTuple):
-    """What `gc` removed (or would remove), what it kept for whom, and whether the budget is met.
+    """What `gc` removed (or would remove), what it kept and why, and whether the budget is met.
 
-    `orphans` is the number of files that nothing referred to; `freed` and `size` (what stays) are bytes.
+    `orphans` is the number of files to which nothing referred; `freed` and `size` (what remains) are bytes.
     """
 
     removed: tuple[Listed, ...]
@@ -64,11 +64,11 @@ class Collected(NamedTuple):
 
 
 def gc(store: Store, budget: Budget, locked: Callable[[], Needed], *, dry_run: bool = False) -> Collected:
-    """Remove what was not used for longest, until the budget is met; and what nothing refers to.
+    """Remove what nothing refers to, then the results that were not used for the longest time, until the budget is met.
 
-    Never removes what a pin, a lock file or a running run needs. `locked` gives what lock files need; it is called
-    when gc has the store alone. Runs wait meanwhile with look-ups and commits. Raises StoreError if the store cannot
-    be had alone, OSError, and what `locked` raises.
+    It never removes what a pin, a lock file or a running run needs. `locked` gives what lock files need; it is called
+    when gc has locked the store. Runs wait with look-ups and commits until gc has ended. Raises StoreError if the store
+    cannot be locked, OSError, and what `locked` raises.
     """
     with store.guard(alone=True):
         return _gc(store, budget, locked, dry_run=dry_run)
@@ -95,8 +95,8 @@ def _gc(store: Store, budget: Budget, locked: Callable[[], Needed], *, dry_run: 
         gone.add(sha)
         return disk_usage.taken(blobs[sha])
 
-    # What nothing refers to: content of actions that are gone, or that a killed run left. A running run may be about
-    # to refer to what is newer than itself.
+    # Content to which nothing refers: its action was removed, or a killed run left it. A running run may be about to
+    # refer to content that is newer than the run.
     freed = sum(drop(sha) for sha, s in blobs.items() if not users.get(sha) and s.st_ctime < oldest)
     orphans = len(gone)
     made = {*blobs, *users}
@@ -111,7 +111,7 @@ def _gc(store: Store, budget: Budget, locked: Callable[[], Needed], *, dry_run: 
             continue
         removed.append(action)
         if not dry_run:
-            # The record goes first: content without a record is waste, a record without content a broken promise.
+            # The record is removed first: content without a record is only waste, but a record needs its content.
             for suffix in (".json", ".log"):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(store.layout.action(action.key, suffix))
@@ -143,7 +143,7 @@ def _gc(store: Store, budget: Budget, locked: Callable[[], Needed], *, dry_run: 
 
 
 def _needed(store: Store, locked: Callable[[], Needed]) -> tuple[Needed, float]:
-    """Give what must stay, and when the oldest running run began (seconds since 1970; infinity if none runs)."""
+    """Give what must stay, and the start of the oldest running run (seconds since 1970; infinity if none runs)."""
     needed = Needed({}, {}, {})
     for pin in pins.read_all(store.layout):
         needed.keys[pin.key] = "pinned" if pin.label is None else f"pinned as {pin.label}"
@@ -160,7 +160,7 @@ def _needed(store: Store, locked: Callable[[], Needed]) -> tuple[Needed, float]:
 
 
 def _contents(action: Listed) -> set[str]:
-    """Give the content that a record needs: its artifact's, and what was fetched for it from a url."""
+    """Give the content that a record needs: that of its artifact, and of urls that were fetched for it."""
     found = {sha for sha, _ in action.artifact.files.values()}
     with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
         for one in action.record.about.inputs.values():
@@ -214,7 +214,7 @@ def _remove_folders(store: Store, artifacts: set[str], made: set[str], *, dry_ru
 
 
 def _remove_lists(store: Store, good: list[Listed], removed: set[str], now: float) -> None:
-    """Remove lists of names by which no record is found any more; a young one may be about to get its record."""
+    """Remove lists of names without a record; a young list may be about to get its record."""
     firsts = set()
     for action in good:
         if action.key not in removed:
@@ -230,7 +230,7 @@ def _remove_lists(store: Store, good: list[Listed], removed: set[str], now: floa
 
 
 def _remove_waste(store: Store, now: float, *, dry_run: bool) -> int:
-    """Remove what killed runs left, and what was put aside a week ago; give the bytes freed."""
+    """Remove what killed runs left, and files that were put aside a week ago; give the bytes freed."""
     freed = 0
     parts = ("actions", "reads", "view", "pins", "roots", "timing")
     waste = [p for part in parts for p in files.below(store.layout.part(part)) if p.endswith(".tmp")]

@@ -1,7 +1,7 @@
-"""What keeps runs and `cache gc` out of each other's way.
+"""The locks between runs and `cache gc`.
 
-`locks/gc` is held by `cache gc` alone, and by all others together while they look things up or put them in. Each run
-holds `locks/run-…`, in which it lists what it uses. Whoever makes a key holds `locks/key-<digest>`.
+`cache gc` holds `locks/gc` alone; all others hold it shared during look-ups and commits. Each run holds `locks/run-…`
+and lists in it what it uses. A run that makes a key holds `locks/key-<digest of the key's first part>`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CLOCKS_DIFFER_SECONDS = 60.0
 
 
 class Run(NamedTuple):
-    """A run that goes on: since when (seconds since 1970, a minute early), and the keys and blobs that it uses."""
+    """A running run: its start (seconds since 1970, one minute early), and the keys and blobs that it uses."""
 
     since: float
     keys: tuple[str, ...]
@@ -40,10 +40,10 @@ class Guard:
 
     @contextlib.contextmanager
     def hold(self, *, alone: bool = False) -> Iterator[None]:
-        """Keep `cache gc` out while things are looked up or put into the store; `alone` is for gc itself, which waits.
+        """Keep `cache gc` out during look-ups and commits; `alone` is for gc itself, which waits.
 
-        Where nothing can be locked (a read-only store, say) there is nothing to keep out either. May be nested.
-        Raises StoreError if that takes too long.
+        If nothing can be locked (for instance in a read-only store), gc cannot run either. May be nested. Raises
+        StoreError if the lock takes too long.
         """
         if self._depth:
             yield
@@ -56,8 +56,8 @@ class Guard:
                 raise self._layout.error(error) from None
             held = locks.Held(path, None)
         if held is None:
-            what = "other runs use the store all the time" if alone else "cache gc takes very long"
-            raise StoreError(f"{path} cannot be locked within {locks.WAIT_SECONDS:.0f} s: {what}")
+            what = "other runs use the store all the time" if alone else "cache gc is still running"
+            raise StoreError(f"{path} cannot be locked within {locks.WAIT_SECONDS:.0f} s: {what}; try again later")
         self._depth += 1
         try:
             yield
@@ -67,7 +67,7 @@ class Guard:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Tell `cache gc` that a run goes on; `use` says what it needs."""
+        """Tell `cache gc` that a run is running; `use` says what it needs."""
         name = f"run-{time.time():.3f}-{os.getpid()}-{os.urandom(4).hex()}@{locks.host()}"
         try:
             self._run = locks.take(self._layout.lock(name))
@@ -93,7 +93,7 @@ class Guard:
                 raise self._layout.error(error) from None
 
     def lock(self, key: str, about: str) -> locks.Held | None:
-        """Take the lock of a key at once, or give None if another run makes that key now. Raises StoreError."""
+        """Take the lock of a key's first part at once; None if another run makes it now. Raises StoreError."""
         try:
             held = locks.take(self._layout.lock(f"key-{key}"))
         except OSError as error:
@@ -108,7 +108,7 @@ class Guard:
 
 
 def running(layout: Layout) -> list[Run]:
-    """Give the runs that go on. The locks of runs that have ended, of whatever kind, are removed."""
+    """Give the running runs. Remove all locks of runs that have ended."""
     found = []
     top = layout.part("locks")
     for name in os.listdir(top) if os.path.isdir(top) else ():
@@ -117,11 +117,11 @@ def running(layout: Layout) -> list[Run]:
             continue
         held = None if locks.in_use_elsewhere(path) else locks.take(path)
         if held is not None and held.real:
-            held.release()  # whoever had it is gone, and with this its file
+            held.release()  # its owner has ended; this removes the file
         elif name.startswith("run-"):
             since = float("inf")
             with contextlib.suppress(ValueError):
-                # Somewhat earlier, since the clocks of several machines never agree.
+                # A little earlier, because the clocks of several machines differ.
                 since = float(name.split("-")[1]) - _CLOCKS_DIFFER_SECONDS
             lines = [line.partition(" ") for line in locks.text(path).splitlines()]
             keys = tuple(digest for kind, _, digest in lines if kind == "key")

@@ -1,4 +1,4 @@
-"""Lists of names: under the first part of a key, where users' code was seen to look. See trtpipe.reads."""
+"""Lists of names in the store, under the first part of a key. See trtpipe.reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMAT = 1
 
 
 def read(layout: Layout, first: str) -> list[Names]:
-    """Give the lists under a first part (its digest), in the order in which they are tried; damaged ones are none.
+    """Give the lists under a first part (its digest), in the order of look-ups; damaged ones count as missing.
 
     Raises StoreError if the disk cannot be read.
     """
@@ -39,25 +39,25 @@ def _stored(layout: Layout, first: str) -> list[Names]:
 
 
 def record(first: str, lists: Iterable[Names]) -> dict[str, object]:
-    """Give the lists as a JSON object that says whose they are."""
+    """Give the lists as a JSON object that names their first part."""
     value = {"format": FORMAT, "first": first, "lists": [names.record for names in lists]}
     return {**value, "check": keys.digest(value)}
 
 
 def parse(value: object, first: str) -> list[Names]:
-    """Read what `record` gave. Raises ValueError if it is not that, or of another first part."""
+    """Read the JSON object of `record`. Raises ValueError if it is not valid, or has another first part."""
     if not isinstance(value, dict) or value.get("format") != FORMAT or value.get("first") != first:
-        raise ValueError("these are no lists of names of that key")
+        raise ValueError("found no lists of names for this key")
     if value.get("check") != keys.digest({name: item for name, item in value.items() if name != "check"}):
         raise ValueError("the lists are damaged")
     found = value.get("lists")
     if not isinstance(found, list) or len(found) > reads.MAX_LISTS:
-        raise ValueError("the lists are no list")
+        raise ValueError(f"expected at most {reads.MAX_LISTS} lists")
     return [reads.parse(one) for one in found]
 
 
 def add(layout: Layout, first: str, more: Iterable[Names]) -> None:
-    """Put lists under a first part; of more than there may be, the oldest go. Raises StoreError."""
+    """Put lists under a first part; if there are too many, remove the oldest. Raises StoreError."""
     known = _stored(layout, first)
     wanted = [names for names in dict.fromkeys(more) if names not in known]
     if not wanted:

@@ -1,10 +1,10 @@
-"""Locks between processes and machines that share a store; the kernel drops them with their holder.
+"""Locks between processes and machines that share a store; the kernel releases them when their holder ends.
 
-`flock` is used because it belongs to one open file: a lock goes when its holder ends in any way, SIGKILL included,
-and two runs in one process exclude each other too. Linux turns it into a byte-range lock on NFS (since 2.6.12), so it
-also works between machines. What the file says (host, process, what for) is for people; nothing depends on it.
+`flock` is used because it belongs to one open file: a lock ends when its holder ends in any way, also by SIGKILL, and
+two runs in one process exclude each other too. Linux turns it into a byte-range lock on NFS (since 2.6.12), so it also
+works between machines. The text in the file (host, process, purpose) is for people; nothing depends on it.
 
-No promise of the store rests on these locks: without them (a file system that has none) work may be done twice.
+No promise of the store depends on these locks: on a file system without locks, work may be done twice.
 
 Source: flock(2), nfs(5).
 """
@@ -27,27 +27,27 @@ _OLD_SECONDS = 24 * 3600
 
 
 class Held:
-    """A lock, held until `release` or until this process ends. `real` is False where locks are not to be had."""
+    """A lock, held until `release` or until this process ends. `real` is False if the file system has no locks."""
 
     def __init__(self, path: str, handle: int | None) -> None:
         self.path, self._handle = path, handle
         self.real = handle is not None
 
     def write(self, text: str) -> None:
-        """Replace what the lock's file says, for people and for `cache gc`; a full disk is no reason to stop."""
+        """Replace the text of the lock's file, for people and for `cache gc`; a full disk is ignored."""
         if self._handle is not None:
             with contextlib.suppress(OSError):
                 os.pwrite(self._handle, text.encode(), 0)
                 os.ftruncate(self._handle, len(text.encode()))
 
     def append(self, text: str) -> None:
-        """Add to what the lock's file says. Raises OSError: whoever adds counts on it being read."""
+        """Add to the text of the lock's file. Raises OSError, because the caller depends on the text."""
         if self._handle is not None:
             os.lseek(self._handle, 0, os.SEEK_END)
             os.write(self._handle, text.encode())
 
     def release(self, *, keep: bool = False) -> None:
-        """Give the lock back; its file goes first, unless `keep`, so that none is left. Safe to call twice."""
+        """Release the lock; first remove its file, unless `keep` is set. Safe to call twice."""
         if self._handle is not None:
             if not keep:
                 with contextlib.suppress(OSError):
@@ -58,13 +58,13 @@ class Held:
 
 
 def take(path: str, *, shared: bool = False) -> Held | None:
-    """Take a lock at once, or give None if somebody else has it. Raises OSError if its file cannot be made."""
+    """Take a lock at once, or give None if another holder has it. Raises OSError if its file cannot be made."""
     while True:
         handle = -1
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            # Whoever held it before may have removed the file that this handle is for.
+            # The holder before may have removed the file of this handle.
             if _same(handle, path, surely=not shared):
                 return Held(path, handle)
         except FileNotFoundError:
@@ -87,17 +87,17 @@ def _close(handle: int) -> None:
 
 
 def _same(handle: int, path: str, *, surely: bool) -> bool:
-    """Tell whether the file of a handle is the one that lies at a path.
+    """Tell whether the file of a handle is the file at a path.
 
-    `surely` asks the file system itself: a network file system's client believes for a second or so that a file is
-    there which another machine removed (seen on GlusterFS), but a link to it can be made by the server only.
+    With `surely`, the server of a network file system is asked: for about a second its client may still see a file that
+    another machine has removed (measured on GlusterFS), but only the server can make a link to it.
     """
     try:
         mine, there = os.fstat(handle), os.stat(path)
         if not mine.st_nlink or not os.path.samestat(mine, there):
             return False
         if surely:
-            # Its beginning and its end are those of a lock of ours: who is killed here leaves it to `cache gc`.
+            # The name looks like a lock of ours, so `cache gc` removes it if this process is killed here.
             folder, name = os.path.split(path)
             link = os.path.join(folder, f"tmp-{os.urandom(4).hex()}-{name}")
             os.link(path, link)
@@ -106,13 +106,13 @@ def _same(handle: int, path: str, *, surely: bool) -> bool:
             finally:
                 os.unlink(link)
     except OSError as error:
-        # Where there are no hard links, or no room for one, what the client knows has to do.
+        # Without hard links, or without space for one, only the client's knowledge is left.
         return error.errno not in (errno.ENOENT, errno.ESTALE)
     return True
 
 
 def wait(path: str, *, shared: bool = False, seconds: float) -> Held | None:
-    """Take a lock, waiting for it; None if it is not to be had within `seconds`. Raises OSError as `take` does."""
+    """Wait for a lock; None if it is not free within `seconds`. Raises OSError as `take` does."""
     deadline = time.monotonic() + seconds
     pause = 0.001
     while True:
@@ -124,7 +124,7 @@ def wait(path: str, *, shared: bool = False, seconds: float) -> Held | None:
 
 
 def text(path: str) -> str:
-    """Give what a lock's file says, or nothing."""
+    """Give the text of a lock's file, or an empty text."""
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read(1 << 26)
@@ -133,27 +133,27 @@ def text(path: str) -> str:
 
 
 def host() -> str:
-    """Name this machine as it stands in the names of files that say whose they are."""
-    # No regular expression: each run asks, and to compile one takes longer than all else that a lock costs.
+    """Give this machine's name for the names of files that belong to it."""
+    # Not a regular expression: compiling one takes longer than the rest of taking a lock.
     return "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "_" for c in os.uname().nodename) or "_"
 
 
 def foreign(name: str) -> bool:
-    """Tell whether a name that ends in `@` and its owner's machine is another machine's."""
+    """Tell whether a name that ends in `@` and a machine belongs to another machine."""
     _, at, owner = name.rpartition("@")
     return bool(at) and owner != host()
 
 
 def is_old(path: str) -> bool:
-    """Tell whether what lies at a path was last changed more than a day ago. Raises OSError."""
+    """Tell whether a path was last changed more than a day ago. Raises OSError."""
     return time.time() - os.stat(path).st_mtime > _OLD_SECONDS
 
 
 def in_use_elsewhere(path: str) -> bool:
-    """Tell whether another machine may use what lies at a path, although its lock is to be had here.
+    """Tell whether another machine may use a path although its lock is free here.
 
-    Some file systems keep locks within one machine, and nothing says so: what another machine made counts as in use
-    for a day. Raises OSError.
+    On some file systems locks hold within one machine only, and nothing tells. So what another machine made counts as
+    in use for a day. Raises OSError.
     """
     try:
         return foreign(os.path.basename(path)) and not is_old(path)
@@ -162,5 +162,5 @@ def in_use_elsewhere(path: str) -> bool:
 
 
 def holder() -> str:
-    """Give what a lock's file says about this process."""
+    """Describe this process for a lock's file."""
     return f"process {os.getpid()} on {os.uname().nodename}"

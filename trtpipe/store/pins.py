@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Pin(NamedTuple):
-    """What is pinned: a key, its artifact's digest and blobs. `key` is known even if the pin's file is damaged."""
+    """A pinned key, its artifact's digest and blobs. `key` is known even if the pin's file is damaged."""
 
     key: str
     label: str | None = None
@@ -34,7 +34,7 @@ def pin(layout: Layout, found: Iterable[tuple[str, str, Artifact]]) -> None:
 
 
 def unpin(layout: Layout, keys: Iterable[str]) -> list[str]:
-    """Let pinned keys go; give the labels of those that were pinned. Raises OSError."""
+    """Unpin keys; give the labels of those that were pinned. Raises OSError."""
     gone = []
     for key in keys:
         path = _path(layout, key)
@@ -50,7 +50,7 @@ def unpin(layout: Layout, keys: Iterable[str]) -> list[str]:
 
 
 def read_all(layout: Layout) -> list[Pin]:
-    """Read all pins. A damaged one still says by its name which key it keeps."""
+    """Read all pins. The name of a pin's file gives its key, even if the file is damaged."""
     found = []
     for path in files.below(layout.part("pins")):
         one = Pin(os.path.splitext(os.path.basename(path))[0])

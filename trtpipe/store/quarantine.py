@@ -1,4 +1,4 @@
-"""What a failing stage had made, kept for people to look at: never an artifact, never a hit, a few at most."""
+"""Keeps what a failed stage had made, for people: it is no artifact and never a hit, and only a few are kept."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import shutil
 
 FOLDER = os.path.join("quarantine", "stages")
 MOST = 8
-"""How many are kept; the oldest goes first."""
+"""The number of folders that are kept; the oldest are removed."""
 WHY = "why.txt"
 
 
 def keep(store: str, stage: str, key: str, out: str, why: str) -> str | None:
     """Move a failed stage's output to `<store>/quarantine/stages/<stage>-<key's first 12 digits>`; give that folder.
 
-    Gives None if there is nothing to keep, or no room: a failure must not hide behind a second one. Files that share
-    their bytes with the store are copied, so that nothing done to them here reaches it.
+    Gives None if there is nothing to keep, or no space: a second error must not hide the first one. Files that share
+    their bytes with the store are copied, so that a change of them does not reach the store.
     """
     if not any(files for _, _, files in os.walk(out)):
         return None

@@ -1,4 +1,4 @@
-"""`state.sqlite`: what was learnt and can be learnt again. Losing it costs time, never correctness."""
+"""`state.sqlite`: facts that can be found again. Losing it costs time but makes no result wrong."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def stamp(status: os.stat_result) -> str:
 
 
 _BROKEN = (sqlite3.DatabaseError, UnicodeDecodeError)
-"""What sqlite3 raises on a damaged file; the latter where the damage is in the words of its message."""
+"""What sqlite3 raises for a damaged file; the second if the damage is in the text of its message."""
 
 
 class State:
     """The run-time state of one store. Use as a context manager; writes are committed together at its end."""
 
     def __init__(self, folder: str) -> None:
-        """Open or make the state below `folder`; one that cannot be read or written is kept in memory instead."""
+        """Open or make the state below `folder`; if that fails, keep the state in memory."""
         self._path = os.path.join(folder, "state.sqlite")
         self._database = self._open()
         self.seen: dict[str, str] = {}
-        """For each file that was asked for, what changes when somebody writes to it (no ctime: links move it)."""
+        """For each requested file, a stamp that changes when it is written (without ctime, which links change)."""
 
     def _open(self) -> sqlite3.Connection:
         if os.path.isdir(os.path.dirname(self._path)):
@@ -55,7 +55,7 @@ class State:
                 try:
                     return self._connect(self._path)
                 except _BROKEN as error:
-                    # A locked or unwritable state is not a broken one.
+                    # A locked or unwritable state is not damaged.
                     broken = not isinstance(error, sqlite3.OperationalError)
                     if attempt or not broken:
                         break
@@ -88,12 +88,12 @@ class State:
         self.close()
 
     def close(self) -> None:
-        """Write what was learnt and let go of the file; safe to call twice."""
+        """Write new facts and close the file; safe to call twice."""
         self.commit()
         self._database.close()
 
     def commit(self) -> None:
-        """Write what was learnt; what cannot be written is learnt again the next time."""
+        """Write new facts; what cannot be written is found again the next time."""
         with contextlib.suppress(sqlite3.ProgrammingError):  # it is closed
             if not self._database.in_transaction:
                 return
@@ -111,8 +111,8 @@ class State:
         sha256 = key.digest_file(path)
         after = os.stat(path)
         if stamp(after) != now:
-            raise StoreError(f"{path} changed while it was read; run again when it is at rest")
-        # A file that was written just now could be written again within its clock's tick, with no trace.
+            raise StoreError(f"{path} changed while it was read; run again when no program writes to it")
+        # A file that was just written could be written again within one tick of its clock, without a new time.
         if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _RACY_NS:
             self._write("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (path, now, sha256))
         return sha256
@@ -123,7 +123,7 @@ class State:
         return str(row[1]) if row and row[0] == _blob_stamp(status) else None
 
     def remember_good(self, path: str, status: os.stat_result, sha256: str) -> None:
-        """Remember that a stored file was seen to have its digest."""
+        """Remember that a stored file was read and has its digest."""
         self._write("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (path, _blob_stamp(status), sha256))
 
     def written(self, path: str, status: os.stat_result) -> bool:
@@ -133,7 +133,7 @@ class State:
         return before.startswith(f"blob:{status.st_ino}:") and before != _blob_stamp(status)
 
     def linked(self, path: str, status: os.stat_result) -> None:
-        """Take note that we made or removed a link to a stored file: that moved its ctime, not its content."""
+        """Record that trtpipe made or removed a link to a stored file, which changes its ctime and not its content."""
         row = self._row("SELECT stamp, sha256 FROM files WHERE path = ?", (path,))
         now = _blob_stamp(status)
         if row and row[0] != now and row[0].rpartition(":")[0] == now.rpartition(":")[0]:
@@ -163,7 +163,7 @@ class State:
         return _unsealed(self._row("SELECT text FROM derived WHERE name = ?", (name,)), name)
 
     def remember_derived(self, what: str, sha256: str, text: str) -> None:
-        """Remember what was found out of a content."""
+        """Remember a fact about a content."""
         name = f"{what} {sha256}"
         self._write("INSERT OR REPLACE INTO derived VALUES (?, ?)", (name, _sealed(text, name)))
 
@@ -230,12 +230,12 @@ class State:
                 self._database.execute("BEGIN IMMEDIATE")
             self._database.execute(statement, values)
         except sqlite3.OperationalError:
-            pass  # read-only, or locked by a long writer: this is a memory aid, so going on without is right
+            pass  # read-only, or locked by a long writer: the facts can be found again
         except _BROKEN:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Put a state that turns out to be corrupt aside, and go on in memory."""
+        """Put a damaged state aside, and go on in memory."""
         self._database.close()
         with contextlib.suppress(OSError):
             os.replace(self._path, self._path + ".broken")
@@ -248,11 +248,11 @@ def _blob_stamp(status: os.stat_result) -> str:
 
 
 def _sealed(text: str, name: str) -> str:
-    """Put a digest before a text on which a key depends: SQLite does not notice a flipped byte."""
+    """Put a digest before a text on which a key depends, because SQLite does not notice a flipped byte."""
     return f"{key.digest([name, text])}:{text}"
 
 
 def _unsealed(row: tuple[Any, ...] | None, name: str) -> str | None:
-    """Give a sealed text, or None if it is not there or not what was written."""
+    """Give a sealed text, or None if it is missing or damaged."""
     seal, _, text = str(row[0]).partition(":") if row else ("", "", "")
     return text if seal and seal == key.digest([name, text]) else None

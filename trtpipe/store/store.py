@@ -1,7 +1,7 @@
-"""The store: what all other rooms hold, put together from its parts.
+"""The store, which other rooms use, made of its parts.
 
-Nothing half-written is ever visible: content is written in tmp/, digested, synced and renamed to its place; the action
-record comes last.
+Nothing half-written is ever visible: content is written in tmp/, digested, synced and renamed; the action record comes
+last.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """The store below one folder. Its methods raise StoreError where the disk says no.
+    """The store in one folder. Its methods raise StoreError if the disk refuses.
 
-    Other rooms call its methods. Its parts (`blobs`, `trees`, `view`) are for the other files of this room; what needs
-    no more than the paths takes the `layout`.
+    Other rooms call its methods. Its parts (`blobs`, `trees`, `view`) are for the other files of this room. Code that
+    needs only paths takes the `layout`.
     """
 
     def __init__(self, folder: str, state: State) -> None:
@@ -40,7 +40,7 @@ class Store:
         self.folder = self.layout.folder
         self.state = state
         self.told: list[str] = []
-        """What people should know of what was found in the store; who runs a pipeline tells it and clears this."""
+        """Notes for people about the store; the code that runs a pipeline prints and clears them."""
         self.blobs = Blobs(self.layout, state, self.told)
         self.trees = Trees(self.layout, state, self.blobs, self.told)
         self.view = View(self.layout, self.trees)
@@ -48,7 +48,7 @@ class Store:
 
     @staticmethod
     def make(folder: str) -> None:
-        """Make a store's folder, which git ignores, if it is not there; whether it can be written shows later."""
+        """Make the store's folder, which git ignores, if it does not exist; an unwritable folder is an error later."""
         with contextlib.suppress(OSError):
             if not os.path.isdir(folder):
                 os.makedirs(folder)
@@ -76,9 +76,9 @@ class Store:
     # --- looking up
 
     def lookup(self, key: str) -> Hit | Miss:
-        """Look a key (digest) up; a hit has been checked: the record is this key's, and every file is there.
+        """Look a key (digest) up. A hit is checked: the record belongs to this key, and every file exists.
 
-        A file's size and stat are checked always, its content when its stat is not known to be good.
+        The size and stat of a file are always checked, and its content if its stat is not known to be good.
         """
         record = self.action(key)
         if record is None:
@@ -91,11 +91,11 @@ class Store:
         return Hit(artifact, record.about.seconds, record.about.notes, record.about.gaps)
 
     def action(self, key: str) -> Action | None:
-        """Give a key's action record, or None if there is no sound one."""
+        """Give a key's action record, or None if there is no valid one."""
         return actions.read(self.layout, key)
 
     def lists(self, first: str) -> list[Names]:
-        """Give the lists of names under the first part of a key (its digest), in the order in which they are tried."""
+        """Give the lists of names under the first part of a key (its digest), in the order of look-ups."""
         return lists.read(self.layout, first)
 
     def add_lists(self, first: str, more: Iterable[Names]) -> None:
@@ -111,7 +111,7 @@ class Store:
 
     @property
     def refetch(self) -> Callable[[str, int], bool] | None:
-        """Asked for content (SHA-256, bytes) that is gone or damaged: puts it into the store, or gives False."""
+        """Called for missing or damaged content (SHA-256, bytes): fetches it into the store, or gives False."""
         return self.blobs.refetch
 
     @refetch.setter

@@ -1,4 +1,4 @@
-"""Workspaces: folders for work in progress below tmp/, each with a lock that says whether its owner is alive."""
+"""Workspaces: folders for work in progress below tmp/, each with a lock that shows whether its owner is alive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAME = re.compile(r"\d+-[0-9a-f]+(@|$)")
 
 @contextlib.contextmanager
 def workspace(layout: Layout) -> Iterator[str]:
-    """Give an empty folder for work in progress, gone afterwards. Raises StoreError if it cannot be made."""
+    """Give an empty folder for work in progress and remove it afterwards. Raises StoreError if it cannot be made."""
     name = f"{os.getpid()}-{os.urandom(6).hex()}@{locks.host()}"
     path = os.path.join(layout.part("tmp"), name)
     held = None
@@ -40,9 +40,9 @@ def workspace(layout: Layout) -> Iterator[str]:
 
 
 def sweep(layout: Layout) -> None:
-    """Remove the workspaces of runs that were killed.
+    """Remove the workspaces of runs that were killed: their locks are free.
 
-    Nobody holds their locks; where a lock may say nothing, a workspace must be a day old.
+    If the locks of a file system may not hold, a workspace must also be a day old.
     """
     top = layout.part("tmp")
     with contextlib.suppress(FileNotFoundError):

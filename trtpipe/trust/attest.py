@@ -1,8 +1,8 @@
-"""Provenance: what an artifact was made of, in words that other tools read, signed.
+"""Provenance: a signed statement of what an artifact was made of, in a form that other tools read.
 
-An in-toto statement (v1) with the SLSA provenance predicate (v1) in a DSSE envelope. Subject: the files of one stage's
-artifact. Materials: the document, every file from outside and every source that it or a stage before it read, by
-digest, and the packages that their keys hold, by version. What the fields mean here is in docs/remote.md.
+The form is an in-toto statement (v1) with the SLSA provenance predicate (v1) in a DSSE envelope. The subject is the
+files of one stage's artifact. The materials are the document, every file from outside and every source that it or a
+stage before it read, by digest, and the packages in their keys, by version. docs/remote.md explains the fields.
 
 Sources: in-toto/attestation spec/v1 (statement.md, resource_descriptor.md); slsa.dev/provenance/v1; DSSE 1.0.
 """
@@ -40,7 +40,7 @@ _NOT_PACKAGES = ("backend", "backend_version", "machine", "gpu", "compute_capabi
 
 
 class Attested(NamedTuple):
-    """A statement whose signature was checked, and who made it."""
+    """A statement with a checked signature, and its signer."""
 
     statement: dict[str, Any]
     signer: str
@@ -49,7 +49,7 @@ class Attested(NamedTuple):
 def statement(lookup: Lookup, name: str, builder: str = BUILDER) -> dict[str, Any]:
     """Give the statement for what a stage made. Raises StageFailed if it, or what it reads, is not built.
 
-    Variants that failed, and that a `select` went on without, have no part in it.
+    Variants that failed, and that a `select` went on without, are not in it.
     """
     stages: dict[str, Any] = {}
     environments: dict[str, Any] = {}
@@ -151,7 +151,7 @@ def _materials(lookup: Lookup, stage: Stage, assessed: Assessed) -> Iterable[dic
 def _files(source: Source, label: str, found: Found) -> Iterable[dict[str, Any]]:
     single = len(found.artifact.files) == 1
     for file, (sha256, _) in found.artifact.files.items():
-        # An ONNX model's external data lies beside it; a folder's files below it.
+        # An ONNX model's external data is beside it; a folder's files are below it.
         base = label if found.artifact.kind == "folder" else label.rpartition("/")[0]
         name = label if single and found.artifact.kind == "file" else f"{base}/{file}".lstrip("/")
         material = {"name": name, "digest": {"sha256": sha256}, "annotations": {"role": "input"}}
@@ -179,8 +179,8 @@ def sign(made: dict[str, Any], signer: signing.Signer) -> str:
 def read(path: str, trust: Mapping[str, str]) -> Attested:
     """Read an attestation that a trusted key signed.
 
-    Raises PipelineInvalid if there is no such file, GateFailed if it is not signed by a trusted key or says nothing
-    of the kind that we write.
+    Raises PipelineInvalid if there is no such file, GateFailed if it is not signed by a trusted key or is no statement
+    of trtpipe's build type.
     """
     try:
         with open(path, "rb") as stream:
@@ -201,7 +201,7 @@ def read(path: str, trust: Mapping[str, str]) -> Attested:
 
 
 def differences(attested: Attested, lookup: Lookup, name: str) -> list[str]:
-    """Say in what the artifact that a stage has here, and what it was made of, are not what was attested.
+    """Say how the artifact that a stage has here, and what it was made of, differ from what was attested.
 
     Raises StageFailed if the stage is not built here.
     """
@@ -227,8 +227,8 @@ def _digests(descriptors: Iterable[dict[str, Any]]) -> dict[str, str]:
 
 
 def _changed(what: str, said: dict[str, str], now: dict[str, str]) -> list[str]:
-    lines = [f"{what} {name}: attested, and not there" for name in said if name not in now]
-    lines += [f"{what} {name}: there, and not attested" for name in now if name not in said]
+    lines = [f"{what} {name}: attested, but missing here" for name in said if name not in now]
+    lines += [f"{what} {name}: found here, but not attested" for name in now if name not in said]
     lines += [
         f"{what} {name}: attested {said[name][:80]}, found {now[name][:80]}"
         for name in said

@@ -1,8 +1,8 @@
-"""`<pipeline>.lock`: what each stage was made of and made, so that nothing else is taken for it.
+"""The lock file `<pipeline>.lock`: the key and the artifact of each stage.
 
-One block a stage, sorted, with an entry for each set of environments that share it: a merge touches only the blocks of
-stages that changed, and entries of other machines stay. An entry holds the whole key, so that any drift is said by
-name, and the digest of every file, so that an artifact is taken by content from wherever it lies.
+It has one block for each stage, sorted, with an entry for each set of environments that share it. A merge touches only
+the blocks of stages that changed, and entries of other machines stay. An entry holds the whole key, so that a drift can
+be named, and the digest of every file, so that an artifact can be taken by content from any store.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from trtpipe.store.store import Store
 
 FORMAT = 2
-"""Format 1 had keys without reads, named from the document's folder."""
+"""Format 1 had keys without reads, with names from the document's folder."""
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _NOT_PLAIN = ("null", "true", "false")
 
 
 class Entry(NamedTuple):
-    """What one stage was locked to, in the environments named by `where`."""
+    """The locked key and artifact of one stage, in the environments named by `where`."""
 
     where: tuple[str, ...]
     key: Key
@@ -59,14 +59,14 @@ class Lock(NamedTuple):
 
 
 class Drift(NamedTuple):
-    """How one stage is not what the lock says."""
+    """How one stage differs from the lock file."""
 
     stage: str
     reasons: tuple[str, ...]
 
 
 class Frozen(NamedTuple):
-    """What the lock says of the stages that were asked for; `absent` names what is taken as locked unseen."""
+    """The lock file's entries of the targets; `absent` names what is missing here and was taken as locked."""
 
     entries: dict[str, Entry]
     drifts: tuple[Drift, ...]
@@ -74,7 +74,7 @@ class Frozen(NamedTuple):
 
 
 def where(lookup: Lookup) -> str:
-    """Name this environment: the runtime with its version, and the class of GPU or, without one, of machine."""
+    """Name this environment: the runtime with its version, and the GPU's name or, without one, the architecture."""
     choice, gpu = lookup.choice, lookup.gpu
     on = os.uname().machine if gpu is None or choice.backend == "onnxruntime" else gpu.name
     return f"{choice.backend} {choice.version}, {on}"
@@ -84,29 +84,29 @@ def where(lookup: Lookup) -> str:
 
 
 def read(path: str) -> Lock:
-    """Read a lock. Raises PipelineInvalid if it is missing, or not what `write` wrote."""
+    """Read a lock file. Raises PipelineInvalid if it is missing or not valid."""
     from trtpipe.pipeline import document
 
     again = "write it again: trtpipe lock"
     if not os.path.exists(path):
-        raise errors.PipelineInvalid(f"{path}: there is no lock; make one: trtpipe lock")
+        raise errors.PipelineInvalid(f"{path}: there is no lock file; make one: trtpipe lock")
     try:
         parsed = document.parse(document.read(path), path)
     except errors.PipelineInvalid as error:
-        raise errors.PipelineInvalid([*error.problems, f"{path}: expected a whole lock; {again}"]) from None
+        raise errors.PipelineInvalid([*error.problems, f"{path}: expected a whole lock file; {again}"]) from None
     value = parsed.value
     if isinstance(value, dict) and value.get("format") == 1:
         raise errors.PipelineInvalid(
-            f"{path}: found a lock of format 1, of an older trtpipe, whose keys held less; {again}"
+            f"{path}: found a lock file of format 1, from an older trtpipe, whose keys held less; {again}"
         )
     if not isinstance(value, dict) or value.get("format") != FORMAT or not isinstance(value.get("stages"), dict):
-        raise errors.PipelineInvalid(f"{path}: found no lock of format {FORMAT}; {again}")
+        raise errors.PipelineInvalid(f"{path}: expected a lock file of format {FORMAT}; {again}")
     stages = {}
     for name, entries in value["stages"].items():
         try:
             stages[name] = tuple(_entry(one) for one in entries)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            why = str(error) if type(error) is ValueError else "its fields are not those of a lock"
+            why = str(error) if type(error) is ValueError else "its fields are not those of a lock file"
             raise errors.PipelineInvalid(parsed.problem(("stages", name), f"{why}; {again}")) from None
     return Lock(str(value.get("pipeline", "")), stages)
 
@@ -125,19 +125,19 @@ def _entry(value: dict[str, Any]) -> Entry:
     for name, (sha256, size) in (value.get("files") or {}).items():
         parts = name.split("/")
         if not re.fullmatch("[0-9a-f]{64}", sha256) or type(size) is not int or not all(parts) or ".." in parts:
-            raise ValueError(f"found a file {name} with no digest and size")
+            raise ValueError(f"found a file {name} without a valid path, digest and size")
         files[name] = (sha256, size)
     reads.of(key.reads)
     entry = Entry(tuple(map(str, value["for"])), key, Artifact(value["kind"], files))
     if key.digest != value["key"]:
-        raise ValueError("its key is not that of its fields: it was edited, or merged by halves")
+        raise ValueError("its key does not fit its fields: it was edited or merged wrongly")
     if entry.artifact.digest != value["artifact"]:
-        raise ValueError("its artifact is not that of its files: it was edited, or merged by halves")
+        raise ValueError("its artifact does not fit its files: it was edited or merged wrongly")
     return entry
 
 
 def text(lock: Lock, name: str) -> str:
-    """Write a lock as YAML, the same text each time; every value stands on a line of its own."""
+    """Write a lock as YAML, the same text each time, with each value on a line of its own."""
     lines = [
         f"# Written by `trtpipe lock {name}`; keep it beside the document under version control.",
         f"format: {FORMAT}",
@@ -168,7 +168,7 @@ def _mapping(field: str, values: dict[str, Any]) -> list[str]:
 
 
 def _reads(held: Reads) -> list[str]:
-    """Write each name on a line of its own, so that a merge touches only what changed."""
+    """Write each name on a line of its own, so that a merge touches only the changed names."""
     lines = ["      reads:"] if held else []
     for kind in sorted(held):
         lines += [f"        {kind}:", *(f"          {_name(n)}: {_flow(held[kind][n])}" for n in sorted(held[kind]))]
@@ -188,7 +188,7 @@ def _flow(value: Any) -> str:
 
 
 def _quote(text: str) -> str:
-    r"""Write a text in double quotes; what is not printable as \xNN, \uNNNN or \UNNNNNNNN (YAML 1.2, 5.7)."""
+    r"""Write a text in double quotes; other than printable characters as \xNN, \uNNNN or \UNNNNNNNN (YAML 1.2, 5.7)."""
     escaped = []
     for c in text:
         code = ord(c)
@@ -202,7 +202,7 @@ def _quote(text: str) -> str:
 
 
 def write(path: str, lock: Lock, document: str) -> bool:
-    """Write a lock if its text is new; tell whether it was. Raises StoreError if the disk says no."""
+    """Write a lock file if its text is new; tell whether it was. Raises StoreError if the disk refuses."""
     new = text(lock, os.path.basename(document)).encode()
     try:
         with open(path, "rb") as stream:
@@ -223,8 +223,8 @@ def write(path: str, lock: Lock, document: str) -> bool:
 def locked(lookup: Lookup, old: Lock | None, targets: Sequence[str] = (), *, prune: bool = False) -> Lock:
     """Lock the stages as they are cached now; entries of other environments stay, unless `prune`.
 
-    Raises StageFailed if one is not cached: a lock says what was made. A variant that failed, and that a `select` went
-    on without, has no entry.
+    Raises StageFailed if a stage is not cached. A variant that failed, and that a `select` went on without, has no
+    entry.
     """
     order = lookup.pipeline.closure(targets)
     lookup.check(order)
@@ -241,7 +241,7 @@ def locked(lookup: Lookup, old: Lock | None, targets: Sequence[str] = (), *, pru
                 if left and not prune:
                     stages[name] = tuple(left)
                 continue
-            why = f"waits for {walk.failed[name]}" if assessed is None else "; ".join(assessed.reasons)
+            why = f"it needs {walk.failed[name]}" if assessed is None else "; ".join(assessed.reasons)
             raise errors.StageFailed(f"{name} is not built ({why}), so it cannot be locked; run it first: trtpipe run")
         mine = Entry((here,), assessed.key, assessed.hit.artifact)
         stages[name] = _joined(() if prune else stages.get(name, ()), mine)
@@ -264,7 +264,7 @@ def _others(entry: Entry, than: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _joined(entries: tuple[Entry, ...], mine: Entry) -> tuple[Entry, ...]:
-    """Put this environment's entry in the place of its old one; environments that agree share an entry."""
+    """Replace this environment's entry; environments that agree share an entry."""
     kept: list[Entry] = []
     for one in entries:
         others = _others(one, mine.where)
@@ -279,9 +279,9 @@ def _joined(entries: tuple[Entry, ...], mine: Entry) -> tuple[Entry, ...]:
 
 
 def compare(lookup: Lookup, lock: Lock, targets: Sequence[str] = ()) -> Frozen:
-    """Compare the document, its files and the environment with the lock; nothing is built or fetched.
+    """Compare the document, its files and the environment with the lock file; nothing is built or fetched.
 
-    What is absent here (a model, a package that only a build needs) cannot drift: it is taken as locked.
+    A model or package that is missing here (only a build needs it) cannot drift: it is taken as locked.
     """
     here = where(lookup)
     entries: dict[str, Entry] = {}
@@ -292,15 +292,15 @@ def compare(lookup: Lookup, lock: Lock, targets: Sequence[str] = ()) -> Frozen:
     for name in order:
         stage = lookup.pipeline.stages[name]
         if name in without or any(u not in entries and u not in without for u in stage.upstream):
-            continue  # its inputs drift; that is said where it begins
+            continue  # its inputs drift, which is reported at the first stage that drifts
         found = [_compared(lookup, stage, one, entries) for one in lock.stages.get(name, ())]
         fitting = [f for f in found if not f[1]]
         if not found:
-            drifts.append(Drift(name, ("is not in the lock",)))
+            drifts.append(Drift(name, ("is not in the lock file",)))
         elif not fitting:
             near = [f for f in found if here in f[0].where] or found
             entry, why, _ = min(near, key=lambda f: len(f[1]))
-            other = () if here in entry.where else (f"locked for {' and '.join(entry.where)}, this is {here}",)
+            other = () if here in entry.where else (f"locked for {' and '.join(entry.where)}, this machine is {here}",)
             drifts.append(Drift(name, (*other, *why)))
         else:
             entry, _, unseen = next((f for f in fitting if here in f[0].where), fitting[0])
@@ -308,12 +308,12 @@ def compare(lookup: Lookup, lock: Lock, targets: Sequence[str] = ()) -> Frozen:
             absent.update(dict.fromkeys(unseen))
     if not targets:
         gone = [n for n in lock.stages if n not in lookup.pipeline.stages]
-        drifts += [Drift(n, ("is in the lock, but no longer in the document",)) for n in gone]
+        drifts += [Drift(n, ("is in the lock file, but not in the document any more",)) for n in gone]
     return Frozen(entries, tuple(drifts), tuple(absent))
 
 
 def _without(pipeline: Pipeline, lock: Lock, order: Sequence[str], here: str) -> set[str]:
-    """Give the stages that failed when the lock was made here: nothing but what went on without them reads them."""
+    """Give the stages that failed when this environment was locked: only stages that went on without them read them."""
     readers: dict[str, set[str]] = {}
     spared: set[tuple[str, str]] = set()
     for name in order:
@@ -334,7 +334,7 @@ def _without(pipeline: Pipeline, lock: Lock, order: Sequence[str], here: str) ->
 
 
 def _failed(stage: Stage, entry: Entry) -> dict[str, str]:
-    """Give the inputs that a tolerant stage was made without. A lock comes from outside: what does not fit is none."""
+    """Give the failed inputs of a tolerant stage in a lock file; none if the entry, which people may edit, is wrong."""
     given = entry.key.params.get(FAILED_INPUTS)
     if not stage.tolerant or not isinstance(given, dict) or not given.keys() <= stage.inputs.keys():
         return {}
@@ -344,10 +344,10 @@ def _failed(stage: Stage, entry: Entry) -> dict[str, str]:
 def _compared(
     lookup: Lookup, stage: Stage, entry: Entry, upstream: dict[str, Entry]
 ) -> tuple[Entry, tuple[str, ...], tuple[str, ...]]:
-    """Compare a stage as it is with one entry; give the entry, how they differ, and what is absent here."""
+    """Compare a stage as it is now with an entry; give the entry, the differences, and what is missing here."""
     artifacts = {name: one.artifact for name, one in upstream.items()}
     now = lookup.now(stage.without(_failed(stage, entry)), artifacts, like=entry.key)
-    # The record of the locked key, if the store has it, knows the names of the files in a folder.
+    # The store's record of the locked key, if there is one, has the names of the files in a folder.
     action = lookup.store.action(entry.key.digest) if now.key != entry.key else None
     locked_record = of_key(entry.key) if action is None else of_action(action)
     return entry, reasons.between(locked_record, now.record), now.absent
@@ -357,9 +357,9 @@ def _compared(
 
 
 def drift_error(path: str, drifts: Sequence[Drift]) -> errors.GateFailed:
-    """Give the error that says how things are not what the lock says."""
+    """Give the error that lists the drifts."""
     lines = [f"{one.stage}: {why}" for one in drifts for why in one.reasons]
-    return errors.GateFailed("\n".join([f"not what {path} says, so nothing is built:", *lines]))
+    return errors.GateFailed("\n".join([f"{path} does not fit, and --frozen builds nothing:", *lines]))
 
 
 def run_frozen(
@@ -370,9 +370,9 @@ def run_frozen(
     emit: Callable[[events.Event], None] = lambda _: None,
     exchange: Exchange | None = None,
 ) -> dict[str, Artifact]:
-    """Take every stage's locked artifact from the store, or from the remote where the store can refetch.
+    """Take every stage's locked artifact from the store, or from the remote store.
 
-    Nothing is built. Raises GateFailed if anything drifts, or an artifact is not to be had; then nothing is shown.
+    Nothing is built. Raises GateFailed if anything drifts or a file is missing; then the view stays as it is.
     """
     begun = time.monotonic()
     order = lookup.pipeline.closure(targets)
@@ -396,10 +396,10 @@ def run_frozen(
                 if damage := store.damage(sha256, size, file):
                     missing.setdefault((name, damage), []).append(file)
         if missing:
-            lines = [f"what {path} locks is not all to be had, and nothing is built:"]
+            lines = [f"some files that {path} names are missing, and --frozen builds nothing:"]
             lines += [f"{name}: {', '.join(files)}: {damage}" for (name, damage), files in missing.items()]
-            elsewhere = "" if exchange is not None and exchange.there else ", and a remote store that has it would do"
-            lines.append(f"a run without --frozen makes it again where its inputs are{elsewhere}")
+            elsewhere = "" if exchange is not None and exchange.there else ", or use a remote store that has them"
+            lines.append(f"to make them again, run without --frozen on a machine that has the inputs{elsewhere}")
             raise errors.GateFailed("\n".join(lines))
         for name in order:
             entry = found.entries[name]
@@ -418,9 +418,9 @@ def run_frozen(
 
 
 class Root(NamedTuple):
-    """A document that has a lock, as the store knows it.
+    """A document with a lock file, as the store knows it.
 
-    `keys`, `artifacts` and `blobs` are what its lock named when this was written: another machine that shares the
+    `keys`, `artifacts` and `blobs` are what the lock file named when this was written: another machine that shares the
     store may not see the document.
     """
 
@@ -433,7 +433,7 @@ class Root(NamedTuple):
 
 
 def _named(root: Root, entries: Sequence[Entry]) -> Root:
-    """Give a root with what the entries of its document's lock name."""
+    """Give a root with what the entries of its lock file name."""
     return root._replace(
         keys=tuple(sorted({e.key.digest for e in entries})),
         artifacts=tuple(sorted({e.artifact.digest for e in entries})),
@@ -446,7 +446,7 @@ def _root_name(document: str, host: str) -> str:
 
 
 def read_root(file: str) -> Root:
-    """Read what the store knows of a document. Raises StoreError if it is not what `keep_root` wrote."""
+    """Read what the store knows of a document. Raises StoreError if the file is damaged."""
     try:
         with open(file, encoding="utf-8") as stream:
             record = json.load(stream)
@@ -457,7 +457,10 @@ def read_root(file: str) -> Root:
             return root
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
-    raise errors.StoreError(f"{file}: damaged, so a lock is unknown; lock its document again and remove this file")
+    raise errors.StoreError(
+        f"{file}: found damage, so what a lock file needs is not known; run `trtpipe lock` again on its document, then "
+        "remove this file"
+    )
 
 
 def _unchecked(root: Root) -> dict[str, Any]:
@@ -465,7 +468,7 @@ def _unchecked(root: Root) -> dict[str, Any]:
 
 
 def keep_root(store: Store, document: str) -> None:
-    """Let `cache gc` know of a document that has a lock, and of what that names. Raises StoreError."""
+    """Record for `cache gc` a document with a lock file, and what that file names. Raises StoreError."""
     path, host = os.path.abspath(document), locks.host()
     where = lock_path(path)
     file = os.path.join(store.layout.part("roots"), _root_name(path, host))
@@ -478,23 +481,23 @@ def keep_root(store: Store, document: str) -> None:
         now = stamp(status)
         if root.stamp == now or not stat.S_ISREG(status.st_mode):
             return
-        with contextlib.suppress(errors.PipelineInvalid):  # gc will not go on while it cannot be read
+        with contextlib.suppress(errors.PipelineInvalid):  # gc stops while the lock file cannot be read
             entries = [e for them in read(where).stages.values() for e in them]
             root = _named(Root(path, host, now), entries)
         os.makedirs(os.path.dirname(file), exist_ok=True)
         record = {**_unchecked(root), "check": keys.digest(_unchecked(root))}
         write_file(file, json.dumps(record, indent=1).encode())
     except FileNotFoundError:
-        return  # somebody has just removed the lock
+        return  # the lock file has just been removed
     except OSError as error:
         raise errors.StoreError(f"{file} cannot be written: {error.strerror}") from None
 
 
 def needed(store: Store) -> Needed:
-    """Give what `cache gc` must keep for the documents that have a lock.
+    """Give what `cache gc` must keep for the documents with a lock file.
 
-    Raises StoreError if what the store knows of a document is damaged, PipelineInvalid if its lock is: in both cases
-    nobody knows what the lock needs.
+    Raises StoreError if the store's file about a document is damaged, PipelineInvalid if its lock file is: in both
+    cases it is not known what the lock file needs.
     """
     from trtpipe.store.gc import Needed
 
@@ -508,7 +511,7 @@ def needed(store: Store) -> Needed:
             entries = [entry for them in read(where).stages.values() for entry in them]
             root = _named(root, entries)
         elif root.host != locks.host():
-            # Another machine's lock cannot be seen from here: what it named when the root was written counts.
+            # Another machine's lock file may be out of reach: what it named when the root was written counts.
             where = f"{root.host}:{where}"
         else:
             continue

@@ -1,4 +1,4 @@
-"""Rebuild stages without the cache and say whether they come out the same; where bytes differ, how far values drift."""
+"""Rebuilds stages without the cache and says whether the bytes are equal; if not, how far the values drift."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _FOR_PEOPLE = (".txt", ".png", ".md", ".html", ".svg")
 
 
 class Rebuilt(NamedTuple):
-    """One rebuild: files by whether their bytes are equal, and how far values drift where they are not.
+    """One rebuild: the files with equal bytes, the files with different bytes, and how far their values drift.
 
     `drift` is the largest difference of two values divided by the largest stored value, 0.0 if all bytes are equal,
-    and None if no data shows it. `measured` says where it was seen.
+    and None if no data shows it. `measured` says which values were compared.
     """
 
     stage: str
@@ -48,14 +48,14 @@ class Rebuilt(NamedTuple):
     details: tuple[str, ...]
 
     def fails(self, bound: float) -> bool:
-        """Tell whether the rebuild drifts past a bound, or by nobody knows how much."""
+        """Tell whether the drift is above a bound, or not known."""
         return self.drift is None or not self.drift <= bound
 
 
 def verify(
     lookup: Lookup, targets: Sequence[str], times: int, tell: Callable[[str], None] = lambda _: None
 ) -> Iterator[Rebuilt]:
-    """Rebuild the targets (none: every stage) so many times in scratch; what is stored stays as it is.
+    """Rebuild the targets (none: every stage) `times` times in scratch; the store stays as it is.
 
     Each stage reads its stored inputs, and no timing cache. A variant that failed, and that a `select` went on without,
     is left out unless it is a target. Raises StageFailed if a stage is not built yet, or fails.
@@ -73,7 +73,7 @@ def verify(
             tell(f"{name}: failed when it last ran, so there is nothing to compare with")
             continue
         if not stage.cacheable:
-            tell(f"{name}: runs each time, so it is not expected to come out the same")
+            tell(f"{name}: runs each time, so a rebuild is not expected to be the same")
             continue
         for number in range(1, times + 1):
             yield _rebuilt(walk, stage, number, tell)
@@ -87,13 +87,13 @@ def _take(walk: Walk, name: str, *, needed: bool) -> None:
     if name in walk.failed and not needed:
         return
     upstream = walk.lookup.pipeline.stages[name].upstream
-    waits = f"waits for {', '.join(u for u in upstream if u not in walk.artifacts)}"
+    waits = f"it needs {', '.join(u for u in upstream if u not in walk.artifacts)}"
     why = waits if assessed is None else "; ".join(assessed.reasons)
     raise errors.StageFailed(f"{name} is not built ({why}), so there is nothing to compare with; run it first")
 
 
 def _given(walk: Walk, name: str, changed: dict[str, Given]) -> dict[str, Given]:
-    """Give what a stage reads: rebuilt artifacts where there are some, else the stored ones."""
+    """Give what a stage reads: rebuilt artifacts if there are any, otherwise the stored ones."""
     given = {}
     lookup = walk.lookup
     now = walk.found[name].now
@@ -152,7 +152,7 @@ def _make(
 def _downstream(
     walk: Walk, stage: Stage, made: Given, stack: contextlib.ExitStack, tell: Callable[[str], None]
 ) -> tuple[float | None, str]:
-    """Run the stages from a rebuilt one to the nearest inference on data, and compare what comes out."""
+    """Run the stages from a rebuilt one to the nearest `infer`, and compare the outputs."""
     lookup = walk.lookup
     stages = lookup.pipeline.stages
     after = [stage.name]
@@ -161,7 +161,7 @@ def _downstream(
             after.append(name)
     target = next((n for n in after if stages[n].type == "infer"), None)
     if target is None:
-        return None, "no stage below it infers on data"
+        return None, "no infer stage reads it, so no data shows the drift"
     needed = lookup.pipeline.closure([target])
     again = [n for n in after[1:] if n in needed]
     for name in again:
@@ -186,7 +186,7 @@ def _downstream(
 def _drift(old: Given, new: Given, names: Sequence[str]) -> float | None:
     """Give the largest drift over files, or None if one cannot be compared by value.
 
-    Texts and pictures for people show what the values beside them say, so they do not count.
+    Texts and pictures for people do not count, because they show the values of other files.
     """
     worst = 0.0
     counted = [name for name in names if not name.endswith(_FOR_PEOPLE)]
@@ -270,7 +270,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _details(old: Given, new: Given, different: Sequence[str]) -> tuple[str, ...]:
-    """Say what differs in manifests and other JSON: tactics, ranges, layers, by name."""
+    """Say what differs in manifests and other JSON files, by name."""
     lines = []
     for name in different:
         if name.endswith(".json") and name != Layers.file and name in old.files and name in new.files:
@@ -283,7 +283,7 @@ def _details(old: Given, new: Given, different: Sequence[str]) -> tuple[str, ...
 
 
 def _layers(old: Given, new: Given) -> tuple[str, ...]:
-    """Say how the layers of two engines differ: other tactics, types, fusions; or why that is not known."""
+    """Say how the layers of two engines differ (tactics, types, fusions), or why that is not known."""
     if old.kind != "engine":
         return ()
     from trtpipe.backends.trt.proof import compared
