@@ -96,9 +96,11 @@ def changed(envelope, how):
 @pytest.mark.parametrize(
     ("how", "why"),
     [
-        ("payload", "in the name of a that does not fit"), ("stripped", "it is not signed"), ("no signatures", "not signed"),
-        ("other key", "not trusted here"), ("claims", "in the name of a that does not fit"), ("type", "expected application"),
-        ("signature", "in the name of a that does not fit"), ("no base64", "in the name of a that does not fit"), ("plain", "it is not signed"),
+        ("payload", "in the name of a that does not fit"), ("stripped", "it is not signed"),
+        ("no signatures", "not signed"), ("other key", "not trusted here"),
+        ("claims", "in the name of a that does not fit"), ("type", "expected application"),
+        ("signature", "in the name of a that does not fit"), ("no base64", "in the name of a that does not fit"),
+        ("plain", "it is not signed"),
     ],
 )  # fmt: skip
 def test_what_a_trusted_key_did_not_sign_is_refused(how, why):

@@ -68,7 +68,7 @@ def test_records_are_found_by_the_first_digits_of_a_key_or_an_artifact(store):
     one, two = commit(store, {"a": b"1"}, a_key("1")), commit(store, {"a": b"2"}, a_key("2"))
     assert [a.artifact for a in actions.find(store.layout, [a_key("2").digest[:6], one.digest[:12]])] == [two, one]
     for unknown in ("0" * 64, a_key("1").digest[:5]):
-        with pytest.raises(UnknownReference, match="no key or artifact in the store starts so"):
+        with pytest.raises(UnknownReference, match="no key or artifact in the store begins with it"):
             actions.find(store.layout, [unknown])
 
 
