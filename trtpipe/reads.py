@@ -5,9 +5,9 @@ files, folders that it listed, paths that did not exist, installed distributions
 names* says where to look; the store keeps it under the digest of the first part. The *reads* in a key say what these
 names hold.
 
-Names are never absolute. A file of the project is named from the project's root. Others begin with what they lie in:
+Names are never absolute. A file of the project is named from the project's root. Other names begin with a place:
 `package:` and a distribution's name, `python:` for other folders on the module search path, `cache:` and the variable
-of a known model cache, or `system:` for the folders that the operating system brings.
+of a known model cache, or `system:` for the folders of the operating system.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KINDS = ("files", "folders", "links", "packages", "variables")
 MAX_LISTS = 16
 """The largest number of lists under one first part."""
 MAX_NAMES = 100_000
-"""Names in one list."""
+"""The largest number of names in one list."""
 PLACES = ("cache:", "package:", "python:", "system:")
 
 Reads = dict[str, dict[str, "str | None"]]

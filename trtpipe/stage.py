@@ -55,7 +55,7 @@ Env = Annotated[
     tuple[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="The name of a variable.")], ...],
     Meta(
         description="Environment variables that the code gets even if their names look like secrets. Records show "
-        "their values."
+        "their values. Other variables that the code reads are in the key as digests."
     ),
 ]
 

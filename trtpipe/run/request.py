@@ -18,12 +18,12 @@ class Given(NamedTuple):
 class Request(NamedTuple):
     """All that a worker needs; it goes to the process as JSON.
 
-    `inputs` are by port, `failed` says why inputs of a tolerant stage are not there. `sources` start from `folder`, the
-    document's; `root` is the project's. `out` and `scratch` are the stage's own folders, `shared` is for state that
-    outlives a run. `env` names the variables that the stage gets even if they look like secrets. A worker that takes
-    more than `timeout` (seconds) or `memory` (bytes) is ended. Users' code is `watched` through the descriptor
-    `watch_fd`; `readable` is what it may read where the kernel offers no better way, `network` lets it connect, and
-    with `allow_outside` it may read anywhere.
+    `inputs` are by port. `failed` says why inputs of a tolerant stage are missing. `sources` start from `folder`, the
+    document's folder; `root` is the project's. `out` and `scratch` are the stage's own folders, `shared` is for state
+    that outlives a run. `env` names the variables that the stage gets even if they look like secrets. A worker that
+    takes more than `timeout` (seconds) or `memory` (bytes) is stopped. Users' code is `watched` through the descriptor
+    `watch_fd`. `readable` is what it may read if the kernel offers no better way. `network` allows connections, and
+    `allow_outside` allows reads anywhere.
     """
 
     stage: str

@@ -33,9 +33,9 @@ class Hit(NamedTuple):
     artifact: Artifact
     seconds: float
     notes: tuple[str, ...]
-    """What the stage said to people when it ran."""
+    """The stage's notes for people from when it ran."""
     gaps: tuple[str, ...] = ()
-    """What it depends on and could not be seen."""
+    """What the stage depended on and trtpipe could not see."""
 
 
 class Miss(NamedTuple):

@@ -56,8 +56,8 @@ class Guard:
                 raise self._layout.error(error) from None
             held = locks.Held(path, None)
         if held is None:
-            what = "other runs use the store all the time" if alone else "cache gc takes very long"
-            raise StoreError(f"{path} cannot be locked within {locks.WAIT_SECONDS:.0f} s: {what}")
+            what = "other runs use the store all the time" if alone else "cache gc is still running"
+            raise StoreError(f"{path} cannot be locked within {locks.WAIT_SECONDS:.0f} s: {what}; try again later")
         self._depth += 1
         try:
             yield
