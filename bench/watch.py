@@ -48,7 +48,7 @@ import numpy, onnx
 for n in range(5000): os.path.exists(f"files/{n // 50}" if n % 2 else f"absent/{n}")
 for n in range(100): open(f"files/{n}", "rb").read()
 a = numpy.ones((400, 400), numpy.float32)
-for _ in range(300): a @ a
+for _ in range(2000): a @ a
 """,
 }
 
