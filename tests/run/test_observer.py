@@ -969,6 +969,26 @@ def test_a_policy_that_the_audit_hook_cannot_enforce_is_told_all_the_same(tmp_pa
     assert refused["where"] == "step.py:1"
 
 
+def test_the_policy_is_told_the_family_of_a_connect_in_whatever_way(tmp_path):
+    asked = {}
+
+    def decide(kind, path, flags):
+        if kind == "connect":
+            asked[path] = flags
+        return 0
+
+    code = """\
+import socket
+for family, address in [(socket.AF_INET, ("127.0.0.1", 9)), (socket.AF_UNIX, "/no/such/socket")]:
+    with socket.socket(family) as s:
+        s.connect_ex(address)
+"""
+    for mode in ("", "audit"):
+        asked.clear()
+        run(code, decide, mode=mode)
+        assert asked == {"inet 127.0.0.1:9": socket.AF_INET, "unix /no/such/socket": socket.AF_UNIX}
+
+
 def interpreters():
     """Give other versions of Python that lie beside this one, oldest and newest."""
     found = sorted(

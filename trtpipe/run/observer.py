@@ -534,6 +534,7 @@ class _Worker:
         """Tell the supervisor what Python is about to look at. Raises PermissionError outside `readable`."""
         flags = int(arguments[2] or 0) if event == "open" else 0
         if event == "socket.connect":
+            flags = int(arguments[0].family)
             facts = [Fact("connect", named, "", "", 0)]
         else:
             lists = event in ("os.listdir", "os.scandir")
