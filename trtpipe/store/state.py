@@ -16,14 +16,18 @@ _TABLES = f"""
 CREATE TABLE files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE resolved (known TEXT PRIMARY KEY, pipeline TEXT NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE derived (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE last (
+CREATE TABLE IF NOT EXISTS last (
     pipeline TEXT, stage TEXT, key TEXT NOT NULL, seconds REAL, PRIMARY KEY (pipeline, stage)
 ) WITHOUT ROWID;
-CREATE TABLE history (pipeline TEXT NOT NULL, stage TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL);
-CREATE INDEX history_of ON history (pipeline, stage);
+CREATE TABLE IF NOT EXISTS history (
+    pipeline TEXT NOT NULL, stage TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS history_of ON history (pipeline, stage);
 CREATE TABLE failed (key TEXT PRIMARY KEY, why TEXT NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 """
+_SAME_SINCE = 3
+"""Since this version the tables `last` and `history` are what they are now, so they outlive a change of the others."""
 _KEEP_RESOLVED = 500
 _KEEP_HISTORY = 100
 _KEEP_FAILED = 500
@@ -71,8 +75,10 @@ class State:
             if version != _VERSION:
                 database.execute("BEGIN IMMEDIATE")
                 if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+                    kept = ("last", "history") if _SAME_SINCE <= version < _VERSION else ()
                     for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-                        database.execute(f'DROP TABLE "{table}"')
+                        if table not in kept:
+                            database.execute(f'DROP TABLE "{table}"')
                     for statement in _TABLES.split(";"):
                         database.execute(statement)
                 database.execute("COMMIT")
