@@ -276,3 +276,67 @@ def test_a_link_to_nothing_is_called_that(tmp_path):
     (tmp_path / "m.onnx").symlink_to("gone.onnx")
     (said,) = inputs.file_problems(str(tmp_path), "m.onnx", "p.yaml:1", str(tmp_path))
     assert said == "p.yaml:1: m.onnx is a link to a file that does not exist"
+
+
+LINKS = "name: p\nstages:\n  a: {type: preprocess, inputs: {images: {file: pics}}, params: {tensor: x, scale: 1}}\n"
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A project with a folder of one picture, and pictures elsewhere in it and outside of it."""
+    from PIL import Image
+
+    for where in ("p/pics", "p/more/deep", "cache"):
+        (tmp_path / where).mkdir(parents=True)
+    for number, where in enumerate(("p/pics/0", "p/more/1", "p/more/deep/2", "cache/3")):
+        Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(tmp_path / f"{where}.png")
+    (tmp_path / "p" / "p.yaml").write_text(LINKS)
+    return tmp_path / "p"
+
+
+def _samples(folder):
+    return (folder / "artifacts/view/p/a/samples.jsonl").read_text().splitlines()
+
+
+def test_links_in_a_folder_are_read(pictures):
+    (pictures / "pics" / "1.png").symlink_to("../more/1.png")
+    (pictures / "pics" / "deep").symlink_to("../more/deep")
+    result = trtpipe("run", "p.yaml", cwd=pictures)
+    assert result.returncode == 0, result.stderr
+    assert len(_samples(pictures)) == 3
+
+
+def test_a_link_in_a_folder_that_leads_out_of_the_project_is_read_only_where_that_is_allowed(pictures):
+    (pictures / "pics" / "3.png").symlink_to("../../cache/3.png")
+    result = trtpipe("run", "p.yaml", cwd=pictures)
+    assert result.returncode == 2
+    assert "pics/3.png leads out of the project through a link; allow it with --allow-outside" in result.stderr
+    allowed = trtpipe("run", "p.yaml", "--allow-outside", cwd=pictures)
+    assert allowed.returncode == 0, allowed.stderr
+    assert len(_samples(pictures)) == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda pics: (pics / "gone.png").symlink_to("nothing"), "gone.png is a link to a file that does not exist"),
+        (lambda pics: (pics / "again").symlink_to("."), "again is a link to a folder in which it lies"),
+        (lambda pics: (pics / "up").symlink_to(".."), "up is a link to a folder in which it lies"),
+        (lambda pics: os.mkfifo(pics / "pipe.png"), "pipe.png is neither a file nor a folder"),
+    ],
+)
+def test_what_cannot_be_read_in_a_folder_is_named_and_not_left_out(pictures, make, why):
+    make(pictures / "pics")
+    result = trtpipe("run", "p.yaml", cwd=pictures)
+    assert result.returncode == 2
+    assert f"pics/{why}" in result.stderr
+
+
+def test_links_that_go_round_in_a_circle_of_two_are_found(pictures):
+    (pictures / "pics" / "b").mkdir()
+    (pictures / "pics" / "a").mkdir()
+    (pictures / "pics" / "a" / "x").symlink_to("../b")
+    (pictures / "pics" / "b" / "y").symlink_to("../a")
+    result = trtpipe("run", "p.yaml", cwd=pictures)
+    assert result.returncode == 2
+    assert "is a link to a folder in which it lies" in result.stderr

@@ -94,8 +94,10 @@ def _package_missing(package: str) -> str:
     return f"the package {top} is installed, but has no file {package}; try another version"
 
 
-def find(source: Source, folder: str, store: Store) -> Found:
-    """Give an input from outside with its digest. Raises StoreError if it changes while it is read."""
+def find(source: Source, folder: str, store: Store, root: str | None = None) -> Found:
+    """Give an input from outside with its digest. Links in a folder lead out of `root` only if that is None.
+
+    Raises StoreError if it changes while it is read."""
     if source.url is not None:
         assert source.sha256 is not None
         blob = store.blob_path(source.sha256)
@@ -113,10 +115,11 @@ def find(source: Source, folder: str, store: Store) -> Found:
         path = found
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise PipelineInvalid(f"{source.place}: {source.label} is neither a file nor a folder")
+    limit = root if source.file is not None else None
     try:
-        return _folder(path, store) if os.path.isdir(path) else _file(path, source.model, store.state)
+        return _folder(path, source, store, limit) if os.path.isdir(path) else _file(path, source.model, store.state)
     except OSError as error:
-        raise PipelineInvalid(f"{source.place}: {source.label} cannot be read: {error.strerror}") from None
+        raise PipelineInvalid(f"{source.place}: {source.label} cannot be read: {_what(error, path)}") from None
 
 
 def _file(path: str, is_model: bool, state: State) -> Found:
@@ -144,24 +147,62 @@ def _external(path: str, sha256: str, state: State) -> list[str]:
     return locations
 
 
-def _folder(path: str, store: Store) -> Found:
-    """Digest a folder: every file but hidden ones and the store's, by name; links are followed only inside it."""
+def _folder(path: str, source: Source, store: Store, root: str | None) -> Found:
+    """Digest a folder: every file but hidden ones and the store's, by name. Links are followed; out of `root` if None.
+
+    Nothing is left out in silence. Raises PipelineInvalid for a link that leads out of `root`, to nothing or in a
+    circle, and for what is neither a file nor a folder; OSError for what cannot be listed or read.
+    """
     top = os.path.abspath(path)
-    real = _below(top)
     state = store.state
     files: dict[str, tuple[str, int]] = {}
-    for folder, names, here in os.walk(top):
+
+    def refused(full: str, why: str) -> PipelineInvalid:
+        return PipelineInvalid(f"{source.place}: {source.label}/{os.path.relpath(full, top)} {why}")
+
+    for folder, names, here in os.walk(top, onerror=_raise, followlinks=True):
         names[:] = sorted(n for n in names if not n.startswith(".") and os.path.join(folder, n) != store.folder)
-        for name in sorted(here):
+        for name in (*names, *sorted(here)):
             full = os.path.join(folder, name)
             if not _is_utf8(full):
                 raise PipelineInvalid(f"{path}: found a file called {os.fsencode(name)!r}, expected names in UTF-8")
-            if name.startswith(".") or not os.path.realpath(full).startswith(real) or not os.path.isfile(full):
+            if name.startswith("."):
                 continue
+            if os.path.islink(full):
+                if root is not None and not project.holds(root, full):
+                    raise refused(full, "leads out of the project through a link; allow it with --allow-outside")
+                if not os.path.exists(full):
+                    raise refused(full, "is a link to a file that does not exist")
+            if os.path.isdir(full):
+                if os.path.islink(full) and _is_circle(full, top):
+                    raise refused(full, "is a link to a folder in which it lies")
+                continue
+            if not os.path.isfile(full):
+                raise refused(full, "is neither a file nor a folder")
             files[os.path.relpath(full, top).replace(os.sep, "/")] = (state.file_digest(full), os.path.getsize(full))
             if len(files) > MAX_FILES:
                 raise StoreError(f"{path}: found more than {MAX_FILES} files, which is the limit of an input")
     return Found(Artifact("folder", dict(sorted(files.items()))), top)
+
+
+def _what(error: OSError, path: str) -> str:
+    name = os.path.relpath(os.fspath(error.filename), path) if isinstance(error.filename, str) else "."
+    return f"{error.strerror}" if name == "." else f"{name}: {error.strerror}"
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _is_circle(link: str, top: str) -> bool:
+    """Tell whether a link leads to one of the folders through which it was reached."""
+    aim, folder = os.path.realpath(link), os.path.dirname(link)
+    while True:
+        if os.path.realpath(folder) == aim:
+            return True
+        if folder == top:
+            return os.path.realpath(top).startswith(os.path.join(aim, ""))
+        folder = os.path.dirname(folder)
 
 
 def _is_utf8(text: str) -> bool:

@@ -93,6 +93,10 @@ class Lookup:
         inputs.check(self.pipeline, order, allow_outside=self.allow_outside)
         run_section.check(self.pipeline, order)
 
+    def _limit(self) -> str | None:
+        """Give the folder that inputs may not lead out of, or None."""
+        return None if self.allow_outside else self.pipeline.root
+
     # --- keys
 
     def now(self, stage: Stage, upstream: Mapping[str, Artifact], like: Key | None = None) -> Now:
@@ -116,7 +120,7 @@ class Lookup:
             if isinstance(source, str):
                 artifact = upstream.get(source)
             elif like is None or self._is_here(source):
-                found[port] = inputs.find(source, self.pipeline.folder, self.store)
+                found[port] = inputs.find(source, self.pipeline.folder, self.store, self._limit())
                 artifact = found[port].artifact
             else:
                 absent[source.label] = None
@@ -156,7 +160,7 @@ class Lookup:
 
     def _refuse_outside(self, stage: Stage) -> None:
         """Raise PipelineInvalid if an existing file must not be read."""
-        folder, root = self.pipeline.folder, None if self.allow_outside else self.pipeline.root
+        folder, root = self.pipeline.folder, self._limit()
         named = [(s.file, s.place) for s in stage.inputs.values() if not isinstance(s, str) and s.file is not None]
         named += [(file, stage.place) for file in stage.sources]
         problems: list[str] = []
