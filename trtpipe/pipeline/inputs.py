@@ -97,7 +97,8 @@ def _package_missing(package: str) -> str:
 def find(source: Source, folder: str, store: Store, root: str | None = None) -> Found:
     """Give an input from outside with its digest. Links in a folder lead out of `root` only if that is None.
 
-    Raises StoreError if it changes while it is read."""
+    Raises StoreError if it changes while it is read.
+    """
     if source.url is not None:
         assert source.sha256 is not None
         blob = store.blob_path(source.sha256)
