@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import re
 import shlex
@@ -68,6 +69,35 @@ def test_the_readme_names_the_targets_that_make_has():
     for path in PAGES:
         for target in re.findall(r"(?:^|`)make (\w+)", path.read_text("utf-8"), re.MULTILINE):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{name(path)}: make {target}"
+
+
+def leaves(parser, before=()):
+    """Give the words of every command: `("run",)`, `("cache", "gc")`."""
+    below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    for group in below:
+        for word, one in group.choices.items():
+            yield from leaves(one, (*before, word))
+    if not below:
+        yield before
+
+
+def test_every_command_is_on_the_page_of_commands():
+    text = (PROJECT / "docs" / "command.md").read_text("utf-8")
+    missing = [
+        " ".join(words)
+        for words in leaves(options.parser())
+        if not re.search(rf"`(trtpipe )?{' '.join(words)}\b", text)
+    ]
+    assert missing == []
+
+
+def test_every_stage_type_and_kind_of_artifact_is_on_the_page_of_concepts():
+    rows = re.findall(
+        r"^\| \[(\w+)\]\(.*?\) \| .*? \| `(\w+)` \|",
+        (PROJECT / "docs" / "concepts.md").read_text("utf-8"),
+        re.MULTILINE,
+    )
+    assert dict(rows) == {name: stage_type.output for name, stage_type in stages.table().items()}
 
 
 def test_the_readmes_pipeline_is_valid(tmp_path):
