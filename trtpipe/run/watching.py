@@ -103,6 +103,9 @@ class Watch:
         if why is not None and verdict["error"] in (None, "StageFailed"):
             # Not a failure of its own: with other flags, or when nobody writes, the same code would not fail.
             verdict = {**verdict, "error": "StageFailed", "text": why, "own": False}
+        elif verdict["error"] == "StageFailed" and (address := _refused_address(seen)):
+            hint = f"a library was not let connect to {address}; params.network: true allows it"
+            verdict = {**verdict, "text": f"{verdict['text']}\n{hint}"}
         return {**verdict, "seen": found.names.record, "gaps": list(found.gaps)}
 
     def _changed(self, seen: Seen) -> list[str]:
@@ -196,6 +199,8 @@ class Watch:
     def _refusal(self, seen: Seen) -> str | None:
         for one in seen.refused:
             where = f"{self._line(str(one['where']))}: " if one["where"] else ""
+            if one["kind"] == "connect" and not one["where"]:
+                continue  # A library tried on its own (onnxruntime does). It got no answer, so nothing depends on one.
             if one["kind"] == "connect":
                 address = str(one["path"]).partition(" ")[2]
                 return (
@@ -213,6 +218,10 @@ class Watch:
         path, _, line = where.rpartition(":")
         name = os.path.relpath(path, self._folder)
         return f"{path if name.startswith('..') else name}:{line}"
+
+
+def _refused_address(seen: Seen) -> str:
+    return next((str(one["path"]).partition(" ")[2] for one in seen.refused if one["kind"] == "connect"), "")
 
 
 def way() -> str:
