@@ -459,7 +459,7 @@ def test_a_lock_knows_what_was_chosen_without_and_frozen_asks_for_no_more(folder
         whole.write_text(whole.read_text().replace(old, new))
         said = run(folder, "--frozen")
         assert said.returncode == 5
-        assert "not what p.lock says" in said.stderr
+        assert "p.lock does not fit, and --frozen builds nothing" in said.stderr
 
 
 def test_what_another_environment_locked_of_a_variant_that_fails_here_stays_unless_pruned(folder):
