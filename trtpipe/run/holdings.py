@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import stat
 import sys
 from typing import TYPE_CHECKING
 
@@ -61,9 +62,15 @@ def _file(path: str | None, state: State) -> str | None:
     if path is None:
         return None
     try:
-        if os.path.isdir(path):
-            return "a folder"
-        return state.file_digest(path) if os.path.isfile(path) else "no plain file" if os.path.exists(path) else None
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        return "a folder"
+    if not stat.S_ISREG(status.st_mode):
+        return "no plain file"
+    try:
+        return state.file_digest(path, status)
     except OSError:
         return "unreadable"
 

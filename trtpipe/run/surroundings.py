@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from trtpipe import environment
@@ -119,6 +120,7 @@ def is_made(name: str) -> bool:
     return name in OWN_FOLDERS or name in FIXED or name in DROPPED or name in ("PATH", "PWD") or _fits(name, NOT_KEYED)
 
 
+@lru_cache(maxsize=4096)
 def is_secret(name: str) -> bool:
     """Tell whether the name of a variable looks like that of a secret."""
     return _fits(name.upper(), SECRETS)
@@ -133,11 +135,11 @@ def cache(name: str) -> str | None:
 
 def passed_on(declared: Collection[str]) -> dict[str, str]:
     """Give the variables of this process that a worker gets; secrets only if the stage declares them."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name not in OWN_FOLDERS and name not in DROPPED and (name in declared or not is_secret(name))
-    }
+    return {name: value for name, value in os.environ.items() if _is_passed_on(name, declared)}
+
+
+def _is_passed_on(name: str, declared: Collection[str]) -> bool:
+    return name not in OWN_FOLDERS and name not in DROPPED and (name in declared or not is_secret(name))
 
 
 def native() -> dict[str, str]:
@@ -156,7 +158,8 @@ def digest(value: str | None) -> str | None:
 
 def held(name: str, declared: Collection[str]) -> str | None:
     """Give what a key holds for a variable that users' code reads: None also if it is withheld."""
-    return digest(passed_on(declared).get(name))
+    # One at a time: code that asks for all variables has hundreds of names here, on each hit.
+    return digest(os.environ.get(name) if _is_passed_on(name, declared) else None)
 
 
 def _python_path() -> list[str]:

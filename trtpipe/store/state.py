@@ -106,9 +106,12 @@ class State:
             with contextlib.suppress(*_BROKEN):
                 self._database.execute("COMMIT")
 
-    def file_digest(self, path: str) -> str:
-        """Give a file's SHA-256; an unchanged file (stamp) is not read again. Raises OSError."""
-        status = os.stat(path)
+    def file_digest(self, path: str, status: os.stat_result | None = None) -> str:
+        """Give a file's SHA-256; an unchanged file (stamp) is not read again. Raises OSError.
+
+        `status` is what `os.stat` has just said of it, if the caller asked already.
+        """
+        status = status or os.stat(path)
         now = stamp(status)
         self.seen[path] = f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
         row = self._row("SELECT stamp, sha256 FROM files WHERE path = ?", (path,))
