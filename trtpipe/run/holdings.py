@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _NOT_CONTENT = ("INSTALLER", "REQUESTED", "direct_url.json", "RECORD")
 """Files of a distribution's metadata that differ between two installations of one wheel."""
+_QUERIES = 100
+"""For more files than this, one query for all digests is cheaper than one each."""
 MANY = 200_000
 """Up to this number of entries, a folder is digested by its names; above, by its modification time."""
 
@@ -32,6 +34,8 @@ def holds(names: Names, root: str, state: State, declared: Collection[str] = ())
     Raises StoreError if a file changes while it is read.
     """
     reads: Reads = {}
+    if len(names.files) > _QUERIES:
+        state.expect_many()
     for kind, found in (
         ("files", {name: _file(path_of(name, root), state) for name in names.files}),
         ("folders", {name: _folder(path_of(name, root)) for name in names.folders}),

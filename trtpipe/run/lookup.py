@@ -17,7 +17,7 @@ from trtpipe.run.standing import Standing
 from trtpipe.store.artifact import Artifact, Hit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from trtpipe.environment import Choice
     from trtpipe.pipeline.graph import Pipeline, Source, Stage
@@ -222,29 +222,40 @@ class Lookup:
         """
         now = self.now(stage, upstream)
         first = now.key.first
-        tries = [now]
-        if stage.watched:
-            tries = [self.with_reads(now, names) for names in self.store.lists(first)]
-        digests = tuple(one.key.digest for one in tries)
-
-        def assessed(one: Now, why: str, *, hit: Hit | None = None, failure: str | None = None) -> Assessed:
-            return Assessed(one, first, one.key.digest, hit, (why,) if why else (), failure, digests)
-
-        usual = tries[0] if tries else now
-        if forced or not (stage.cacheable or latest):
-            return assessed(usual, "forced" if forced else "runs each time")
-        damaged: Assessed | None = None
-        failed: Assessed | None = None
-        for one, digest in zip(tries, digests, strict=True):
+        asks = not forced and (stage.cacheable or latest)
+        looked: list[tuple[Now, str]] = []
+        damaged: tuple[Now, str, str, str | None] | None = None
+        failed = damaged
+        for one in self._as_listed(now, first):
+            digest = one.key.digest
+            looked.append((one, digest))
+            if not asks:
+                continue
             result = self.store.lookup(digest)
             if isinstance(result, Hit):
-                return assessed(one, "", hit=result)
+                return Assessed(one, first, digest, result, (), None, tuple(tried for _, tried in looked))
             if result.damage:
-                damaged = damaged or assessed(one, result.damage)
+                damaged = damaged or (one, digest, result.damage, None)
             failure = self.store.state.failure(digest)
             if failure is not None:
-                failed = failed or assessed(one, f"failed last time: {failure}", failure=failure)
-        return damaged or failed or assessed(usual, "")._replace(reasons=self._reasons(stage, now))
+                failed = failed or (one, digest, f"failed last time: {failure}", failure)
+        tries = tuple(digest for _, digest in looked)
+        usual, digest = looked[0] if looked else (now, now.key.digest)
+        if not asks:
+            why = "forced" if forced else "runs each time"
+            return Assessed(usual, first, digest, None, (why,), None, tries)
+        if found := damaged or failed:
+            one, digest, why, failure = found
+            return Assessed(one, first, digest, None, (why,), failure, tries)
+        return Assessed(usual, first, digest, None, self._reasons(stage, now), None, tries)
+
+    def _as_listed(self, now: Now, first: str) -> Iterator[Now]:
+        """Give a stage with what each of its lists holds here, one after the other: a hit needs no further list."""
+        if not now.stage.watched:
+            yield now
+            return
+        for names in self.store.lists(first):
+            yield self.with_reads(now, names)
 
     def with_reads(self, now: Now, names: Names) -> Now:
         """Give a stage as it is now, with what a list of names holds here. Raises StoreError."""

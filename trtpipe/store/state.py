@@ -28,6 +28,7 @@ PRAGMA user_version = {_VERSION};
 """
 _SAME_SINCE = 3
 """Since this version the tables `last` and `history` are what they are now, so they outlive a change of the others."""
+_KNOWN = 50_000
 _KEEP_RESOLVED = 500
 _KEEP_HISTORY = 100
 _KEEP_FAILED = 500
@@ -50,6 +51,8 @@ class State:
         """Open or make the state below `folder`; if that fails, keep the state in memory."""
         self._path = os.path.join(folder, "state.sqlite")
         self._database = self._open()
+        self._known: dict[str, tuple[str, str]] = {}
+        """Remembered digests that were read all at once, by path."""
         self.seen: dict[str, str] = {}
         """For each requested file, a stamp that changes when it is written (without ctime, which links change)."""
 
@@ -114,7 +117,7 @@ class State:
         status = status or os.stat(path)
         now = stamp(status)
         self.seen[path] = f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
-        row = self._row("SELECT stamp, sha256 FROM files WHERE path = ?", (path,))
+        row = self._known.get(path) or self._row("SELECT stamp, sha256 FROM files WHERE path = ?", (path,))
         if row and row[0] == now:
             return str(row[1])
         sha256 = key.digest_file(path)
@@ -124,7 +127,14 @@ class State:
         # A file that was just written could be written again within one tick of its clock, without a new time.
         if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _RACY_NS:
             self._write("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (path, now, sha256))
+            self._known.pop(path, None)
         return sha256
+
+    def expect_many(self) -> None:
+        """Read the remembered digests at once, so that each of the next thousands of files needs no query."""
+        if not self._known:
+            rows = self._rows("SELECT path, stamp, sha256 FROM files LIMIT ?", (_KNOWN,))
+            self._known = {path: (stamp_then, sha256) for path, stamp_then, sha256 in rows}
 
     def known_good(self, path: str, status: os.stat_result) -> str | None:
         """Give the digest remembered for a stored file whose inode, size and times are the same."""
