@@ -295,6 +295,9 @@ def _standard_library() -> tuple[str, ...]:
     programs = {os.path.realpath(sys.executable), os.path.join(os.path.realpath(sys.prefix), "pyvenv.cfg")}
     links = {os.path.abspath(sys.executable), os.path.dirname(os.path.abspath(sys.executable))}
     libraries = {os.path.join(os.path.realpath(sys.base_prefix), "lib"), os.path.realpath(sys.prefix)}
+    # Python looks for the settings of its own build beside its program.
+    beside = os.path.dirname(os.path.realpath(sys.executable))
+    links |= set() if _below(beside, _SYSTEM) else {beside}
     return tuple(sorted(tops | programs | links | libraries, key=len, reverse=True))
 
 
