@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.helpers import events, project, python_stage, trtpipe
+from tests.helpers import PATHS, events, project, python_stage, trtpipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,6 +101,31 @@ def test_a_link_that_leads_elsewhere_counts(tmp_path):
     (tmp_path / "now").unlink()
     (tmp_path / "now").symlink_to("v2")
     assert "now" in run(tmp_path)
+
+
+ALL = "found = sorted(v for k, v in os.environ.items() if k.startswith('MY_'))"
+
+
+def test_code_that_goes_through_all_variables_depends_on_those_that_are_not_there_yet(tmp_path):
+    project(tmp_path, python_stage("a", "f"), code=f"{HEAD}def f(arrays, samples):\n    {ALL}{END}")
+    run(tmp_path)
+    assert "1 hit" in run(tmp_path)
+    assert "1 hit" in run(tmp_path, COLUMNS="50", CUDA_VISIBLE_DEVICES="0", MY_TOKEN="a secret that it does not get")
+    assert "some variable changed" in run(tmp_path, MY_THING="1")
+    assert "1 hit" in run(tmp_path, MY_THING="1")
+    assert "1 ran" in run(tmp_path, MY_THING="2")
+
+
+def test_a_package_that_goes_through_all_variables_depends_on_its_own(tmp_path):
+    site = tmp_path / "site-packages"
+    change(site, {"acme/__init__.py": f"import os\n{ALL.replace('MY_', 'ACME_')}\n"})
+    code = f"{HEAD}def f(arrays, samples):\n    from acme import found{END}"
+    project(tmp_path / "p", python_stage("a", "f"), code=code)
+    path = {"PYTHONPATH": f"{PATHS}{os.pathsep}{site}"}
+    run(tmp_path / "p", **path)
+    assert "1 hit" in run(tmp_path / "p", **path, MY_THING="1")
+    assert "the variable ACME_* appeared" in run(tmp_path / "p", **path, ACME_THING="1")
+    assert "the variable ACME_* changed" in run(tmp_path / "p", **path, ACME_THING="2")
 
 
 CONNECTS = f"""{HEAD}import socket

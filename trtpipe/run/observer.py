@@ -58,7 +58,7 @@ SECCOMP, INOTIFY, AUDIT = "seccomp", "inotify", "audit"
 SEEN, UNOWNED, UNSEEN = "seen", "seen without owner", "not seen"
 """What may be said of the reads of native code and of children."""
 ALL = "*"
-"""In place of a variable's name: the code asked for the names of all."""
+"""At the end of a variable's name: the code asked for all whose names begin so; alone: for all."""
 
 
 class Seen(NamedTuple):
@@ -614,23 +614,37 @@ else:
 
 
 class _Variables(_Environ):
-    """`os.environ` that remembers what it was asked for. All of its other methods call these."""
+    """`os.environ` that remembers what it was asked for. All of its other methods call these.
+
+    Who goes through all variables takes what fits, so what they hold is not remembered one by one.
+    """
 
     def __getitem__(self, key: Any) -> Any:
         _asked(key)
         return super().__getitem__(key)
 
     def __iter__(self) -> Iterator[Any]:
-        _asked(ALL)
+        _asked(_pattern())
         return super().__iter__()
 
     def __len__(self) -> int:
-        _asked(ALL)
+        _asked(_pattern())
         return super().__len__()
 
     def __repr__(self) -> str:
-        _asked(ALL)
+        _asked(_pattern())
         return super().__repr__()
+
+    def copy(self) -> dict[Any, Any]:
+        _asked(_pattern())
+        names = list(super().__iter__())
+        return {name: super(_Variables, self).__getitem__(name) for name in names}
+
+    def items(self) -> Any:
+        return self.copy().items()
+
+    def values(self) -> Any:
+        return self.copy().values()
 
     def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(key, value)
@@ -668,6 +682,16 @@ def _tell_once(name: str) -> None:
     for kind in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
         if real in kind:
             kind.add(status)
+
+
+def _pattern() -> str:
+    """Give which variables code may want that goes through all of them.
+
+    An installed package looks for its own in this way, and they begin with its name. Anybody else may want any.
+    """
+    _, packages, inner = next(_callers(), "").rpartition("-packages" + os.sep)
+    name = inner.split(os.sep, 1)[0].partition(".")[0]
+    return f"{name.upper()}_{ALL}" if packages and name else ALL
 
 
 def _asked(key: Any) -> None:

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from trtpipe.run.record import Record
 
 
-_WORDS = {"folders": "the list of files in {}", "links": "the link {}", "variables": "the variable {}"}
-
-
 def between(old: Record, new: Record) -> tuple[str, ...]:
     """Say field by field how `new` differs from `old`."""
     lines = []
@@ -43,7 +40,7 @@ def between(old: Record, new: Record) -> tuple[str, ...]:
     before, after = ((side.key.get("environment") or {}).get("variables") or {} for side in (old, new))
     for name in sorted({*before, *after}):
         if before.get(name) != after.get(name):
-            lines.append(_changed("variables", f"the variable {name}", before.get(name), after.get(name)))
+            lines.append(_changed("variables", _named("variables", name), before.get(name), after.get(name)))
     return tuple(lines)
 
 
@@ -52,15 +49,17 @@ def _reads_changed(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mappi
     for kind in dict.fromkeys([*old, *new]):
         before, after = old.get(kind, {}), new.get(kind, {})
         for name in sorted({*before, *after}):
-            what = {
-                "folders": f"the list of files in {name}",
-                "links": f"the link {name}",
-                "variables": f"the variable {name}",
-            }.get(kind, name)
+            what = _named(kind, name)
             if name not in before or name not in after:
                 yield f"{what} is {'no longer' if name in before else 'now'} read"
             elif before[name] != after[name]:
                 yield _changed(kind, what, before[name], after[name])
+
+
+def _named(kind: str, name: str) -> str:
+    if kind == "variables":
+        return "some variable" if name == "*" else f"the variable {name}"
+    return {"folders": f"the list of files in {name}", "links": f"the link {name}"}.get(kind, name)
 
 
 def _changed(kind: str, what: str, before: Any, after: Any) -> str:

@@ -70,6 +70,8 @@ NOT_KEYED = {
     "PYTHONPATH": "where modules are found; they count by content",
     "PYTHONPYCACHEPREFIX": "changes no result",
     "PYTHONUNBUFFERED": "fixed by us",
+    "TF_CLI_*": "Terraform's, not TensorFlow's",
+    "TF_VAR_*": "Terraform's, not TensorFlow's",
     "TORCH_HOME": "a cache; what is read from it counts by content",
 }
 """Those of these variables that are in no key, and why."""
@@ -157,7 +159,14 @@ def digest(value: str | None) -> str | None:
 
 
 def held(name: str, declared: Collection[str]) -> str | None:
-    """Give what a key holds for a variable that users' code reads: None also if it is withheld."""
+    """Give what a key holds for a variable that users' code reads: None also if it is withheld.
+
+    With a `*` at the end of its name, it is what all variables hold whose names begin so; None if there are none.
+    """
+    if name.endswith("*"):
+        every = passed_on(declared).items()
+        found = {n: digest(value) for n, value in every if n.startswith(name[:-1]) and not is_made(n)}
+        return keys.digest(found) if found else None
     # One at a time: code that asks for all variables has hundreds of names here, on each hit.
     return digest(os.environ.get(name) if _is_passed_on(name, declared) else None)
 
