@@ -21,6 +21,8 @@ MAX_LISTS = 16
 """The largest number of lists under one first part."""
 MAX_NAMES = 100_000
 """The largest number of names in one list."""
+METADATA = ".dist-info"
+"""In the name of a package's file: its metadata folder, whose own name has the version in it."""
 PLACES = ("cache:", "package:", "python:", "system:")
 
 Reads = dict[str, dict[str, "str | None"]]

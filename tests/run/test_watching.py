@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import sys
+import threading
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -126,6 +128,88 @@ def test_a_package_that_goes_through_all_variables_depends_on_its_own(tmp_path):
     assert "1 hit" in run(tmp_path / "p", **path, MY_THING="1")
     assert "the variable ACME_* appeared" in run(tmp_path / "p", **path, ACME_THING="1")
     assert "the variable ACME_* changed" in run(tmp_path / "p", **path, ACME_THING="2")
+
+
+USES = f"""{HEAD}import acme, importlib.util
+from importlib.metadata import entry_points
+def f(arrays, samples):
+    found = acme.answer() + len(entry_points(group="none"))
+    try:
+        import fastmath
+        found += fastmath.x
+    except ImportError:
+        pass
+    found += 30 * (importlib.util.find_spec("turbo") is not None){END}"""
+ACME = """import os
+def answer():
+    try:
+        from acme import extra
+        return 500
+    except ImportError:
+        return 1 + os.path.exists(os.path.join(os.path.dirname(__file__), "override.json"))
+"""
+
+
+def install(site, name, version, **files):
+    """Lay a distribution out as an installer does."""
+    for old in site.glob(f"{name}-*.dist-info"):
+        shutil.rmtree(old)
+    folder = f"{name}-{version}.dist-info"
+    text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    change(site, {f"{name}/{file}.py": code for file, code in files.items()})
+    change(site, {f"{folder}/METADATA": text, f"{folder}/entry_points.txt": "[a]\nb = c:d\n"})
+    change(site, {f"{folder}/RECORD": "".join(f"{name}/{file}.py,,\n" for file in files)})
+
+
+@pytest.mark.parametrize(
+    ("added", "told"),
+    [
+        ("acme/override.json", "the list of files in package:acme/acme changed"),
+        ("acme/extra.py", "the list of files in package:acme/acme changed"),
+        ("fastmath.py", "python:fastmath.py appeared"),
+        ("turbo/__init__.py", "python:turbo appeared"),
+    ],
+)
+def test_what_is_added_where_packages_are_installed_counts_if_it_was_looked_for(tmp_path, added, told):
+    site = tmp_path / "site-packages"
+    install(site, "acme", "1.0", __init__=ACME)
+    install(site, "other", "1.0", __init__="")
+    path = {"PYTHONPATH": f"{PATHS}{os.pathsep}{site}"}
+    project(tmp_path / "p", python_stage("a", "f"), code=USES)
+    run(tmp_path / "p", **path)
+    install(site, "other", "2.0", __init__="", more="")
+    install(site, "another", "1.0", __init__="")
+    assert "1 hit" in run(tmp_path / "p", **path)  # nobody imports these
+    change(site, {added: "x = 70\n"})
+    said = run(tmp_path / "p", **path)
+    assert "1 ran" in said
+    assert told in said
+    (site / added).unlink()
+    shutil.rmtree(site / "turbo", ignore_errors=True)
+    assert "1 hit" in run(tmp_path / "p", **path)  # as it was
+    install(site, "acme", "2.0", __init__=ACME)
+    assert "acme 1.0 → 2.0" in run(tmp_path / "p", **path)
+
+
+def test_an_installed_file_that_changes_while_the_stage_runs_makes_it_fail(tmp_path):
+    site = tmp_path / "site-packages"
+    install(site, "acme", "1.0", __init__="x = 1")
+    code = f"{HEAD}def f(arrays, samples):\n    import acme, subprocess\n    found = acme.x\n"
+    code += f"    open({str(tmp_path / 'ready')!r}, 'w').close()\n    import time; time.sleep(2){END}"
+    project(tmp_path / "p", python_stage("a", "f"), code=code)
+
+    def edit():
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.05)
+        (site / "acme" / "__init__.py").write_text("x = 22")
+
+    editor = threading.Thread(target=edit)
+    editor.start()
+    path = {"PYTHONPATH": f"{PATHS}{os.pathsep}{site}"}
+    result = trtpipe("run", "p.yaml", "--allow-outside", cwd=tmp_path / "p", env=path)
+    editor.join()
+    assert result.returncode == 1
+    assert "package:acme/acme/__init__.py changed while the stage ran" in result.stderr
 
 
 CONNECTS = f"""{HEAD}import socket

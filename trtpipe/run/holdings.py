@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from trtpipe import environment
 from trtpipe import key as keys
-from trtpipe.reads import PLACES
+from trtpipe.errors import StoreError
+from trtpipe.reads import METADATA, PLACES
 from trtpipe.run import surroundings
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _NOT_CONTENT = ("INSTALLER", "REQUESTED", "direct_url.json", "RECORD")
 """Files of a distribution's metadata that differ between two installations of one wheel."""
 _QUERIES = 100
-"""For more files than this, one query for all digests is cheaper than one each."""
+"""For more names than this, one query for all digests is cheaper than one each."""
 MANY = 200_000
 """Up to this number of entries, a folder is digested by its names; above, by its modification time."""
 
@@ -34,11 +35,11 @@ def holds(names: Names, root: str, state: State, declared: Collection[str] = ())
     Raises StoreError if a file changes while it is read.
     """
     reads: Reads = {}
-    if len(names.files) > _QUERIES:
+    if names.number > _QUERIES:
         state.expect_many()
     for kind, found in (
         ("files", {name: _file(path_of(name, root), state) for name in names.files}),
-        ("folders", {name: _folder(path_of(name, root)) for name in names.folders}),
+        ("folders", {name: _folder(path_of(name, root), state) for name in names.folders}),
         ("links", {name: _link(path_of(name, root)) for name in names.links}),
         ("packages", {name: package(name, state) for name in names.packages}),
         ("variables", {name: surroundings.held(name, declared) for name in names.variables}),
@@ -58,6 +59,9 @@ def path_of(name: str, root: str) -> str | None:
     if place == "python":
         return next((p for top in surroundings.module_path() if os.path.lexists(p := os.path.join(top, rest))), None)
     first, _, inner = rest.partition("/")
+    if place == "package" and inner.partition("/")[0] == METADATA:
+        folder = environment.metadata_folder(first)
+        return folder + inner[len(METADATA) :] if folder is not None else None
     top = surroundings.cache(first) if place == "cache" else environment.site_of(first)
     return os.path.join(top, inner) if top is not None else None
 
@@ -87,22 +91,32 @@ def _link(path: str | None) -> str | None:
         return None
 
 
-def _folder(path: str | None) -> str | None:
-    """Digest the names in a folder, with hidden ones but without Python's compiled files."""
-    if path is None:
-        return None
+def _folder(path: str | None, state: State) -> str | None:
+    """Digest the names in a folder; they are listed again only when the folder's stamp has changed."""
     try:
-        with os.scandir(path) as entries:
-            found = []
-            for entry in entries:
-                if entry.name != "__pycache__":
-                    found.append(entry.name)
-                if len(found) > MANY:
-                    status = os.stat(path)
-                    return f"more than {MANY} entries, {status.st_mtime_ns}"
-    except OSError:
+        return None if path is None else state.remembered(path, os.stat(path), _entries)
+    except StoreError:
+        assert path is not None
+        return _entries(path)  # somebody writes into it: what is true now is not remembered
+    except (OSError, ValueError):
         return None
-    return keys.digest(sorted(os.fsencode(name).hex() for name in found))
+
+
+def _entries(path: str) -> str:
+    """Digest what a folder holds: names and what each is, hidden ones too but not Python's compiled files.
+
+    Without what two installations of one wheel have different. Raises OSError.
+    """
+    beside = _NOT_CONTENT if path.endswith(".dist-info") else ()
+    found = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name != "__pycache__" and entry.name not in beside:
+                kind = "link" if entry.is_symlink() else "folder" if entry.is_dir() else "file"
+                found.append([os.fsencode(entry.name).hex(), kind])
+            if len(found) > MANY:
+                return f"more than {MANY} entries, {os.stat(path).st_mtime_ns}"
+    return keys.digest(sorted(found))
 
 
 def package(name: str, state: State) -> str | None:

@@ -438,6 +438,7 @@ def begin(fd: int, *, mode: str = "", readable: Iterable[str] = (), ours: Iterab
     if watched == SECCOMP:
         _tell_once("stat")
         _tell_once("lstat")
+    _tell_what_is_sought()
     for environ in (os.environ, getattr(os, "environb", None)):
         if environ is not None:
             environ.__class__ = _Variables
@@ -462,6 +463,8 @@ def end() -> list[Refusal]:
     for refused in found:
         if refused.where:
             _worker.tell({"named": refused.named, "where": refused.where})
+    for path in _worker.not_found():
+        _worker.tell({"fact": Fact("absent", path, "", "", 0), "flags": 0, "named": path, "where": ""})
     _worker.tell({"ended": True})
     return found
 
@@ -484,6 +487,7 @@ class _Worker:
         self.names: set[str] = set()
         self.given: set[str] = set()
         self.told: set[tuple[str, str]] = set()
+        self.sought: set[str] = set()
         self.where: dict[str, str] = {}
         self.walked: dict[str, _Folder] = {}
         self.refused: list[Refusal] = []
@@ -508,6 +512,9 @@ class _Worker:
     def heard(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Remember who asks for a path. Where only this sees Python: tell what it looks at, and refuse it."""
         given = arguments[_EVENTS[event]]
+        if event == "import" and given is None:
+            self.seek(arguments[0])
+            return
         if event == "socket.connect":
             named = _address(given)
         elif isinstance(given, (str, bytes)) and given and given not in (":memory:", b":memory:"):
@@ -551,6 +558,21 @@ class _Worker:
             if each[:2] not in self.told or each.fresh:
                 self.told.add(each[:2])
                 self.tell({"fact": each, "flags": flags, "named": named, "where": self.where.get(named, "")})
+
+    def seek(self, module: Any) -> None:
+        """Remember that a module was looked for: imports list folders, so no call names what is not there."""
+        if isinstance(module, str) and len(self.sought) < _WHERE_LIMIT:
+            self.sought.add(module.partition(".")[0])
+
+    def not_found(self) -> list[str]:
+        """Give the paths at which modules that were looked for in vain would be."""
+        import importlib.machinery
+
+        suffixes = ("", *importlib.machinery.SOURCE_SUFFIXES, *importlib.machinery.EXTENSION_SUFFIXES)
+        names = sorted(name for name in self.sought if name and "/" not in name and sys.modules.get(name) is None)
+        folders = [os.path.realpath(folder) for folder in dict.fromkeys(sys.path) if folder and os.path.isdir(folder)]
+        paths = (os.path.join(folder, name + suffix) for folder in folders for name in names for suffix in suffixes)
+        return [path for path in paths if not os.path.lexists(path)]
 
     def may(self, path: str) -> bool:
         """Tell whether a path lies in what may be read."""
@@ -692,6 +714,22 @@ def _pattern() -> str:
     _, packages, inner = next(_callers(), "").rpartition("-packages" + os.sep)
     name = inner.split(os.sep, 1)[0].partition(".")[0]
     return f"{name.upper()}_{ALL}" if packages and name else ALL
+
+
+def _tell_what_is_sought() -> None:
+    """Let `importlib.util.find_spec` be seen: it looks for modules as an import does, but raises no audit event."""
+    import functools
+    import importlib.util
+
+    real = importlib.util.find_spec
+
+    @functools.wraps(real)
+    def find_spec(name: str, package: Any = None) -> Any:
+        if _worker is not None:
+            _worker.seek(name)
+        return real(name, package)
+
+    importlib.util.find_spec = find_spec
 
 
 def _asked(key: Any) -> None:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import environment, reads
+from trtpipe.reads import METADATA
 from trtpipe.run import observer, surroundings
 
 if TYPE_CHECKING:
@@ -112,9 +113,11 @@ class Watch:
         """Give the names of files that somebody else changed after the code had looked at them."""
         written = set(seen.written)
         changed = []
-        for path, stamp in seen.read.items():
+        # A module that came from its bytecode was looked at, and not read.
+        modules = {path: stamp for path, stamp in seen.stat.items() if path.endswith(".py")}
+        for path, stamp in {**modules, **seen.read}.items():
             name = self._place(path)
-            if name and not name.startswith(("python", "package:")) and path not in written:
+            if name and name != "python" and path not in written and not path.endswith(".pyc"):
                 try:
                     now = os.stat(path)
                 except OSError:
@@ -150,7 +153,10 @@ class Watch:
         inner = os.path.relpath(path, top)
         if inner == ".":
             return ""  # everybody who imports lists it; what was found in it is what counts
-        owner = _owners(top).get(inner.split(os.sep, 1)[0])
+        first = inner.split(os.sep, 1)[0]
+        owner = _owners(top).get(first)
+        if owner and first.endswith(".dist-info"):
+            inner = METADATA + inner[len(first) :]
         return f"package:{owner}/{inner}" if owner else f"python:{inner}"
 
     def names(self, seen: Seen) -> Watched:
@@ -159,16 +165,14 @@ class Watch:
         folders: set[str] = set()
         packages: set[str] = set()
         links: set[str] = set()
-        outside: list[str] = []
         for kind, paths in (
-            ("read", [*seen.read, *seen.run]), ("stat", seen.stat), ("absent", seen.absent), ("listed", seen.listed),
+            ("listed", seen.listed), ("read", [*seen.read, *seen.run]), ("stat", seen.stat), ("absent", seen.absent),
             ("link", seen.links),
         ):  # fmt: skip
             for looked in paths:
                 path = _source_of(looked)
                 name = self._place(path)
                 if name is None:
-                    outside += [path] if kind in ("read", "listed") else []
                     name = os.path.relpath(path, self._root) if self._outside else f"system:{path[1:]}"
                 if name == "python":
                     packages.add("python")
@@ -176,16 +180,20 @@ class Watch:
                     continue
                 elif kind == "stat" and os.path.isdir(path):
                     continue  # that it is one shows in what is found in it
-                elif name.startswith("package:"):
-                    if kind == "read":
-                        packages.add(name[len("package:") :].split("/", 1)[0])
-                        files.add(name)
+                elif name.startswith("package:") and kind in ("stat", "link"):
+                    continue  # what a distribution installs is in its version and digest
                 elif kind == "listed":
                     folders.add(name)
                 elif kind == "link":
                     links.add(name)
+                elif kind == "absent" and name.rpartition("/")[0] in folders:
+                    continue  # the names in that folder count
                 else:
                     files.add(name)
+                    owner, _, inner = name.removeprefix("package:").partition("/")
+                    # Who looks for plugins reads the metadata of all distributions, and uses only some.
+                    if name.startswith("package:") and kind == "read" and not inner.startswith(METADATA):
+                        packages.add(owner)
         variables = {name for name in seen.variables if not surroundings.is_made(name)}
         gaps = list(seen.gaps)
         if seen.watched != observer.SECCOMP:

@@ -6,10 +6,13 @@ import contextlib
 import os
 import sqlite3
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trtpipe import key
 from trtpipe.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _VERSION = 4
 _TABLES = f"""
@@ -115,20 +118,26 @@ class State:
         `status` is what `os.stat` has just said of it, if the caller asked already.
         """
         status = status or os.stat(path)
-        now = stamp(status)
         self.seen[path] = f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+        return self.remembered(path, status, key.digest_file)
+
+    def remembered(self, path: str, status: os.stat_result, make: Callable[[str], str]) -> str:
+        """Give what `make` says of a path, which is not asked again while the path's stamp stays.
+
+        Raises StoreError if the path changes meanwhile, and what `make` raises.
+        """
+        now = stamp(status)
         row = self._known.get(path) or self._row("SELECT stamp, sha256 FROM files WHERE path = ?", (path,))
         if row and row[0] == now:
             return str(row[1])
-        sha256 = key.digest_file(path)
-        after = os.stat(path)
-        if stamp(after) != now:
+        made = make(path)
+        if stamp(os.stat(path)) != now:
             raise StoreError(f"{path} changed while it was read; run again when no program writes to it")
         # A file that was just written could be written again within one tick of its clock, without a new time.
         if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _RACY_NS:
-            self._write("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (path, now, sha256))
+            self._write("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (path, now, made))
             self._known.pop(path, None)
-        return sha256
+        return made
 
     def expect_many(self) -> None:
         """Read the remembered digests at once, so that each of the next thousands of files needs no query."""
