@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from trtpipe.pipeline.graph import Stage
     from trtpipe.run.lookup import Lookup
 
-BOUND = 1e-3
 _LISTED = 5
 _FOR_PEOPLE = (".txt", ".png", ".md", ".html", ".svg")
 
