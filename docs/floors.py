@@ -33,8 +33,8 @@ class Floor(NamedTuple):
 FLOORS = (
     Floor(
         (
-            "copying", "documents", "environment", "errors", "formatting", "gates", "interrupts", "key", "project",
-            "reads", "runtime", "stage", "texts", "typed", "variant", "violations", "words",
+            "copying", "documents", "environment", "errors", "escaping", "formatting", "gates", "interrupts", "key",
+            "project", "reads", "runtime", "stage", "texts", "typed", "variant", "violations", "words",
         ),
         "the ground: errors, keys, what a stage type is, what this machine has, documents between stages",
     ),

@@ -4,21 +4,48 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trtpipe.escaping import inline
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
-def table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), gap: str = "  ") -> list[str]:
-    """Lay rows out in columns; those in `right` are aligned to the right."""
+def width(text: str) -> int:
+    """Give the columns that a text takes on a terminal: wide East Asian characters take two, combining marks none."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def table(
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Iterable[int] = (),
+    gap: str = "  ",
+    room: int | None = None,
+    spare: Iterable[int] = (),
+) -> list[str]:
+    """Lay rows out in columns, each cell in one line; those in `right` are aligned to the right.
+
+    Where the lines are wider than `room`, the columns in `spare` are left out, the first one first, until they fit.
+    """
     if not rows:
         return []
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    cells = [[inline(cell) for cell in row] for row in rows]
+    widths = [max(width(row[i]) for row in cells) for i in range(len(cells[0]))]
+    kept = list(range(len(widths)))
+    for one in spare:
+        if room is None or sum(widths[i] for i in kept) + len(gap) * (len(kept) - 1) <= room:
+            break
+        kept.remove(one)
     on_right = set(right)
-    return [
-        gap.join(c.rjust(w) if i in on_right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        .rstrip()
-        for row in rows
-    ]  # fmt: skip
+    lines = []
+    for row in cells:
+        padded = [(row[i], " " * (widths[i] - width(row[i])), i in on_right) for i in kept]
+        lines.append(gap.join(space + c if to_right else c + space for c, space, to_right in padded).rstrip())
+    return lines
 
 
 def size_text(size: int) -> str:

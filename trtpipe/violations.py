@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from trtpipe.escaping import inline
 from trtpipe.words import suggest
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def dotted(path: Iterable[str | int]) -> str:
     """Write a path in a document: `stages.a.params.steps[0]`."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        text += f"[{part}]" if isinstance(part, int) else f".{inline(part)}" if text else inline(part)
     return text
 
 
@@ -159,10 +160,9 @@ def show(value: Any) -> str:
     """Show a value in a message: short, and with its type if the type may be wrong."""
     if isinstance(value, str):
         text = value if len(value) <= 60 else value[:57] + "…"
-        # A control character could change the terminal, and a newline would end the line.
-        return '"' + re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda m: repr(m[0])[1:-1], text) + '"'
+        return f'"{inline(text)}"'
     if isinstance(value, dict):
-        return f"a mapping ({', '.join(list(map(str, value))[:4])})" if value else "an empty mapping"
+        return f"a mapping ({', '.join([inline(str(key)) for key in value][:4])})" if value else "an empty mapping"
     if isinstance(value, list):
         return f"a list of {len(value)}" if value else "an empty list"
     if value is None:

@@ -80,9 +80,18 @@ def test_a_reader_that_left_before_the_error_came_is_no_bug_of_ours(graph):
     assert result.stderr == "141\n"
 
 
-def test_a_terminal_without_unicode_gets_escapes(graph):
-    result = shell(graph, "t graph g.yaml", PYTHONIOENCODING="ascii")
-    assert result.stdout.startswith("network (parse \\u2192 network)")
+def test_a_terminal_without_unicode_gets_ascii_and_escapes(graph):
+    (graph / "mödel.onnx").write_bytes(b"x")
+    (graph / "g.yaml").write_text((graph / "g.yaml").read_text().replace("my model", "mödel"))
+    for setting in ({"PYTHONIOENCODING": "ascii"}, {"LANG": "C", "PYTHONIOENCODING": "ascii"}):
+        result = shell(graph, "t graph g.yaml", **setting)
+        assert result.stdout.splitlines()[:2] == ["network (parse -> network)", "  `- model <- m\\xf6del.onnx"]
+
+
+def test_a_locale_without_unicode_gets_ascii_for_our_own_signs(graph):
+    assert shell(graph, "t graph g.yaml", LANG="C").stdout.startswith("network (parse -> network)\n")
+    assert shell(graph, "t graph g.yaml", LC_ALL="POSIX").stdout.startswith("network (parse -> network)\n")
+    assert shell(graph, "t graph g.yaml", LANG="de_DE.UTF-8").stdout.startswith("network (parse → network)\n")
 
 
 def test_names_that_are_not_utf_8_and_a_folder_that_is_gone_are_refused(graph):

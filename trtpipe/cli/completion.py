@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe import errors
 from trtpipe.cli import options
+from trtpipe.cli.printing import for_programs
 
 if TYPE_CHECKING:
     import argparse
@@ -19,5 +20,5 @@ def completion(args: argparse.Namespace) -> int:
     except ImportError:
         raise errors.EnvironmentMissing("completion needs shtab: pip install 'trtpipe[completion]'") from None
     script = shtab.complete(options.parser(), shell=args.shell)
-    print(json.dumps({"shell": args.shell, "script": script}) if args.json else script)
+    for_programs(json.dumps({"shell": args.shell, "script": script}) if args.json else script)
     return 0

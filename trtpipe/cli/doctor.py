@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from trtpipe import __version__, environment, errors
+from trtpipe.cli.printing import out
 from trtpipe.run import watching
 from trtpipe.runtime import NAMES
 
@@ -26,9 +27,9 @@ def run(artifacts: str, *, as_json: bool) -> int:
     """Print what was found; give 0 if a runtime can be chosen, else EnvironmentMissing's exit code."""
     found = examine(artifacts)
     if as_json:
-        print(json.dumps(found))
+        out(json.dumps(found))
     else:
-        print("\n".join(_text(found)))
+        out("\n".join(_text(found)))
     return 0 if found["choice"] else errors.EnvironmentMissing.exit_code
 
 
@@ -41,14 +42,14 @@ def plan(given: str, *, as_json: bool) -> int:
     found = preflight.check(path, manifest)
     can = all(c.good is not False for c in found)
     if as_json:
-        print(json.dumps({"plan": str(path), "loads": can, "checks": [c._asdict() for c in found]}))
+        out(json.dumps({"plan": str(path), "loads": can, "checks": [c._asdict() for c in found]}))
     else:
         words = {True: "yes", False: "NO", None: "?"}
-        print("\n".join(table([[words[c.good], c.what, c.found] for c in found])))
+        out("\n".join(table([[words[c.good], c.what, c.found] for c in found])))
         for one in found:
             if one.good is False and one.help:
-                print(f"{one.what}: {one.help}")
-        print(f"{path.name} {'can' if can else 'cannot'} load here")
+                out(f"{one.what}: {one.help}")
+        out(f"{path.name} {'can' if can else 'cannot'} load here")
     return 0 if can else errors.EnvironmentMissing.exit_code
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe import errors
 from trtpipe.cli.opening import open_pipeline
-from trtpipe.cli.printing import answer
+from trtpipe.cli.printing import answer, out
 from trtpipe.pipeline.graph import lock_path
 from trtpipe.run import reasons, record
 from trtpipe.run.lookup import Walk
@@ -42,25 +42,25 @@ def explain(args: argparse.Namespace) -> int:
 
 def _explain(lookup: Lookup, mine: Status, found: dict[str, Status], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"stage": mine.stage, "type": mine.type, "status": mine.state, "reasons": mine.reasons}))
+        out(json.dumps({"stage": mine.stage, "type": mine.type, "status": mine.state, "reasons": mine.reasons}))
         return
-    print(f"{mine.stage} ({mine.type}): {mine.state}")
+    out(f"{mine.stage} ({mine.type}): {mine.state}")
     if mine.state == "hit" and mine.artifact:
         last = lookup.store.state.last(lookup.pipeline.name).get(mine.stage)
         action = lookup.store.action(last[0]) if last else None
-        print("  nothing in its key has changed")
+        out("  nothing in its key has changed")
         if action:
             about = action.about
-            print(f"  made {about.finished} in {about.seconds} s on {about.environment.get('host', 'another machine')}")
+            out(f"  made {about.finished} in {about.seconds} s on {about.environment.get('host', 'another machine')}")
             for name, version in sorted(action.key["environment"].items()):
-                print(f"  {name}: {version}")
+                out(f"  {name}: {version}")
     for reason in mine.reasons:
-        print(f"  {reason}")
+        out(f"  {reason}")
     if mine.state == "unknown":
         needs = lookup.pipeline.closure([mine.stage])
         for other in found.values():
             if other.state == "run" and other.stage in needs:
-                print(f"  {other.stage} ({other.type}) would run: {'; '.join(other.reasons)}")
+                out(f"  {other.stage} ({other.type}) would run: {'; '.join(other.reasons)}")
 
 
 def _compare(args: argparse.Namespace, stage: str, lookup: Lookup) -> None:

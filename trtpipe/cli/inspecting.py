@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
-from trtpipe import errors
+from trtpipe import errors, escaping
 from trtpipe.cli.opening import WOULD_RUN, forced, open_pipeline
+from trtpipe.cli.printing import err, for_programs, out
+from trtpipe.cli.printing import path as show_path
 from trtpipe.pipeline import loading
 from trtpipe.store.files import write_file
 from trtpipe.store.state import State
@@ -27,7 +28,7 @@ def status(args: argparse.Namespace) -> int:
     lookup = open_pipeline(args).lookup
     found = lookup.statuses(args.target, forced=forced(args, lookup.pipeline))
     if args.json:
-        print(
+        out(
             json.dumps(
                 {
                     "pipeline": lookup.pipeline.name,
@@ -44,7 +45,7 @@ def status(args: argparse.Namespace) -> int:
             )
         )  # fmt: skip
     else:
-        print(f"{lookup.pipeline.name} · {lookup.choice.backend} {lookup.choice.version} ({lookup.choice.reason})")
+        out(f"{lookup.pipeline.name} · {lookup.choice.backend} {lookup.choice.version} ({lookup.choice.reason})")
         rows = [
             [
                 s.state, s.stage, s.type,
@@ -52,7 +53,7 @@ def status(args: argparse.Namespace) -> int:
             ]
             for s in found
         ]  # fmt: skip
-        print("\n".join(table(rows)))
+        out("\n".join(table(rows)))
     return 0 if all(s.state == "hit" for s in found) else WOULD_RUN
 
 
@@ -85,7 +86,7 @@ def _show(args: argparse.Namespace, lookup: Lookup, stage: str, file: str, asses
         path = lookup.store.action_path(assessed.digest)
         if not os.path.exists(path):
             raise errors.StageFailed(f"{stage} is not built ({'; '.join(assessed.reasons)}), so it has no record")
-        print(json.dumps({"stage": stage, "record": path}) if args.json else path)
+        (for_programs(json.dumps({"stage": stage, "record": path})) if args.json else show_path(path))
         return
     if args.log:
         path = lookup.store.action_path(assessed.digest, ".log")
@@ -95,11 +96,11 @@ def _show(args: argparse.Namespace, lookup: Lookup, stage: str, file: str, asses
                 f"run it: trtpipe run {args.pipeline} --force {stage}"
             )
         if args.json:
-            print(json.dumps({"stage": stage, "log": os.path.abspath(path)}))
+            out(json.dumps({"stage": stage, "log": os.path.abspath(path)}))
         else:
-            with open(path, "rb") as stream:
-                while chunk := stream.read(1 << 16):
-                    sys.stdout.buffer.write(chunk)
+            with open(path, encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
+                for line in stream:
+                    out(escaping.log(line.removesuffix("\n")))
         return
     if assessed.hit is None:
         raise errors.StageFailed(f"{stage} is not built ({'; '.join(assessed.reasons)}); "
@@ -107,7 +108,7 @@ def _show(args: argparse.Namespace, lookup: Lookup, stage: str, file: str, asses
     artifact = assessed.hit.artifact
     folder = lookup.store.tree(artifact)
     for told in lookup.store.told:
-        print(told, file=sys.stderr)
+        err(told)
     lookup.store.told.clear()
     if file and file not in artifact.files:
         from trtpipe.words import suggest
@@ -115,10 +116,10 @@ def _show(args: argparse.Namespace, lookup: Lookup, stage: str, file: str, asses
         raise errors.UnknownReference(f"{stage} made no file {file}{suggest(file, artifact.files)}")
     if args.json:
         files = {n: {"sha256": sha, "size": size} for n, (sha, size) in artifact.files.items()}
-        print(json.dumps({"stage": stage, "kind": artifact.kind, "digest": artifact.digest, "folder": folder,
+        out(json.dumps({"stage": stage, "kind": artifact.kind, "digest": artifact.digest, "folder": folder,
                           "files": files}))  # fmt: skip
     else:
-        print(os.path.join(folder, file) if file else folder)
+        show_path(os.path.join(folder, file) if file else folder)
 
 
 def graph(args: argparse.Namespace) -> int:
@@ -131,31 +132,33 @@ def graph(args: argparse.Namespace) -> int:
     if args.json:
         nodes = [{"stage": s.name, "type": s.type, "makes": s.output} for s in stages]
         links = [{"from": a, "to": b, "input": port, "outside": o} for a, b, port, o in edges]
-        print(json.dumps({"pipeline": loaded.name, "stages": nodes, "edges": links}))
+        for_programs(json.dumps({"pipeline": loaded.name, "stages": nodes, "edges": links}))
     elif args.format == "text":
         for stage in stages:
-            reads = [f"{port} ← {up}" for up, user, port, _ in edges if user == stage.name]
-            print(f"{stage.name} ({stage.type} → {stage.output})")
+            reads = [f"{port} ← {escaping.inline(up)}" for up, user, port, _ in edges if user == stage.name]
+            out(f"{stage.name} ({stage.type} → {stage.output})")
             for index, line in enumerate(reads):
-                print(f"  {'└─' if index == len(reads) - 1 else '├─'} {line}")
+                out(f"  {'└─' if index == len(reads) - 1 else '├─'} {line}")
     elif args.format == "mermaid":
-        print("flowchart TD")
+        text = escaping.mermaid
+        out("flowchart TD")
         for stage in stages:
-            print(f'  {_id(stage.name)}["{stage.name}<br/>{stage.type}"]')
+            out(f'  {_id(stage.name)}["{text(stage.name)}<br/>{stage.type}"]')
         for source, target, port, outside in edges:
-            text = source.replace("#", "#35;").replace('"', "#quot;")
-            start = f'{_id("file " + source)}(["{text}"])' if outside else _id(source)
-            print(f"  {start} -- {port} --> {_id(target)}")
+            start = f'{_id("file " + source)}(["{text(source)}"])' if outside else _id(source)
+            out(f"  {start} -- {port} --> {_id(target)}")
     else:
-        print(f'digraph "{loaded.name}" {{\n  node [shape=box];')
+        dot = escaping.dot
+        out(f"digraph {dot(loaded.name)} {{\n  node [shape=box];")
         for stage in stages:
-            print(f'  "{stage.name}" [label="{stage.name}\\n{stage.type}"];')
+            # Two lines: within a label, and only there, Graphviz reads `\\n` as a new one.
+            out(f'  {dot(stage.name)} [label={dot(stage.name)[:-1]}\\n{stage.type}"];')
         for source, target, port, outside in edges:
-            name = json.dumps(f"./{source}" if outside and source in loaded.stages else source, ensure_ascii=False)
+            name = dot(f"./{source}" if outside and source in loaded.stages else source)
             if outside:
-                print(f"  {name} [shape=note];")
-            print(f'  {name} -> "{target}" [label="{port}"];')
-        print("}")
+                out(f"  {name} [shape=note];")
+            out(f"  {name} -> {dot(target)} [label={dot(port)}];")
+        out("}")
     return 0
 
 
@@ -188,13 +191,13 @@ def validate(args: argparse.Namespace) -> int:
             problems = getattr(error, "problems", (str(error),))
             results.append({"pipeline": file, "valid": False, "error": type(error).__name__, "problems": problems})
             if not args.json:
-                sys.stderr.write("\n".join(problems) + "\n")
+                err("\n".join(map(escaping.inline, problems)))
         else:
             results.append({"pipeline": file, "valid": True, "stages": list(loaded.stages)})
             if not args.json:
-                print(f"{file}: valid, {len(loaded.stages)} stages")
+                out(f"{file}: valid, {len(loaded.stages)} stages")
     if args.json:
-        print(json.dumps(results))
+        out(json.dumps(results))
     return worst.exit_code if worst else 0
 
 
@@ -207,11 +210,11 @@ def stages(args: argparse.Namespace) -> int:
     if args.type is not None and args.type not in known.NAMES:
         raise errors.UnknownReference(f"unknown stage type {args.type}{suggest(args.type, known.NAMES)}")
     if args.json:
-        print(json.dumps(reference.as_json(args.type), ensure_ascii=False))
+        out(json.dumps(reference.as_json(args.type)))
     elif args.type is None:
-        print("\n".join(reference.overview()))
+        out("\n".join(reference.overview()))
     else:
-        print("\n".join(reference.text(args.type)))
+        out("\n".join(reference.text(args.type)))
     return 0
 
 
@@ -220,7 +223,7 @@ def schema(args: argparse.Namespace) -> int:
     from trtpipe.pipeline import schema as made
 
     if not (args.check or args.write):
-        print(_schema_text(made.pipeline_schema()), end="")
+        for_programs(_schema_text(made.pipeline_schema()).removesuffix("\n"))
         return 0
     every_fresh = True
     for name, one in made.every().items():
@@ -234,11 +237,11 @@ def schema(args: argparse.Namespace) -> int:
         fresh = args.write or _holds(path, text)
         every_fresh = every_fresh and fresh
         if args.json:
-            print(json.dumps({"file": path, "fresh": fresh}))
+            out(json.dumps({"file": path, "fresh": fresh}))
         elif args.write:
-            print(path)
+            show_path(path)
         elif not fresh:
-            sys.stderr.write(f"{path} is stale; write it again: trtpipe schema --write\n")
+            err(f"{path} is stale; write it again: trtpipe schema --write")
     return 0 if every_fresh else 1
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from trtpipe import errors
 from trtpipe.cli.opening import open_pipeline
-from trtpipe.cli.printing import answer
+from trtpipe.cli.printing import answer, for_programs, message, out
 from trtpipe.pipeline.graph import lock_path
 
 if TYPE_CHECKING:
@@ -26,14 +25,14 @@ def lock(args: argparse.Namespace) -> int:
         found = lockfile.compare(lookup, lockfile.read(path), args.target)
         if args.json:
             drifts = [{"stage": d.stage, "reasons": d.reasons} for d in found.drifts]
-            print(json.dumps({"lock": path, "fits": not drifts, "drifts": drifts, "absent": found.absent}))
+            out(json.dumps({"lock": path, "fits": not drifts, "drifts": drifts, "absent": found.absent}))
             return errors.GateFailed.exit_code if drifts else 0
         if found.drifts:
             lines = [f"  {d.stage}: {why}" for d in found.drifts for why in d.reasons]
             help_text = f"if the change is intended: trtpipe run {args.pipeline} && trtpipe lock {args.pipeline}"
             raise errors.GateFailed("\n".join([f"{path} does not fit:", *lines, help_text]))
         unseen = f"; not here, taken as locked: {', '.join(found.absent)}" if found.absent else ""
-        print(f"{path} fits: {len(found.entries)} stages{unseen}")
+        out(f"{path} fits: {len(found.entries)} stages{unseen}")
         return 0
     old = lockfile.read(path) if os.path.exists(path) and not args.prune else None
     new = lockfile.locked(lookup, old, args.target, prune=args.prune)
@@ -62,7 +61,7 @@ def _rebuild(args: argparse.Namespace) -> int:
 
     lookup = open_pipeline(args).lookup
     rows, failed = [], []
-    tell = (lambda _: None) if args.json else (lambda text: print(f"    {text}", flush=True))
+    tell = (lambda _: None) if args.json else (lambda text: out(f"    {text}"))
     for one in verify.verify(lookup, args.stage, args.times, tell):
         past = one.fails(args.bound)
         rows.append({**one._asdict(), "passed": not past})
@@ -71,22 +70,19 @@ def _rebuild(args: argparse.Namespace) -> int:
         if args.json:
             continue
         if not one.different:
-            print(f"{one.stage} ({one.type}), rebuild {one.number}: all {len(one.equal)} files are byte-equal")
+            out(f"{one.stage} ({one.type}), rebuild {one.number}: all {len(one.equal)} files are byte-equal")
             continue
         drift = "the drift is not known" if one.drift is None else f"the drift is {one.drift:.3g} of the largest value"
-        print(f"{one.stage} ({one.type}), rebuild {one.number}: {', '.join(one.different)} differ; {drift} "
+        out(f"{one.stage} ({one.type}), rebuild {one.number}: {', '.join(one.different)} differ; {drift} "
               f"({one.measured}; bound {args.bound:g})")  # fmt: skip
         for line in one.details:
-            print(f"    {line}")
-        sys.stdout.flush()
+            out(f"    {line}")
     if args.json:
-        print(json.dumps({"bound": args.bound, "rebuilds": _finite(rows)}))
+        out(json.dumps({"bound": args.bound, "rebuilds": _finite(rows)}))
     if failed:
         names = ", ".join(dict.fromkeys(failed))
         if not args.json:
-            sys.stderr.write(
-                f"error: {names}: the drift of a rebuild is above the bound of {args.bound:g}, or not known\n"
-            )
+            message("error", f"{names}: the drift of a rebuild is above the bound of {args.bound:g}, or not known")
         return errors.GateFailed.exit_code
     return 0
 
@@ -111,7 +107,7 @@ def _check_attestation(args: argparse.Namespace) -> int:
     if differences:
         raise errors.GateFailed("\n".join([f"{args.attestation} does not fit the stage {name} here:", *differences]))
     what = f"{name} is what {found.signer} attested"
-    print(json.dumps({"stage": name, "signer": found.signer}) if args.json else what)
+    out(json.dumps({"stage": name, "signer": found.signer}) if args.json else what)
     return 0
 
 
@@ -125,12 +121,12 @@ def attest(args: argparse.Namespace) -> int:
     signer = signing.own_signer()
     text = provenance.sign(provenance.statement(lookup, args.stage, args.builder or provenance.BUILDER), signer)
     if args.output is None:
-        sys.stdout.write(text)
+        for_programs(text.removesuffix("\n"))
         return 0
     try:
         with open(args.output, "w", encoding="utf-8") as stream:
             stream.write(text)
     except OSError as error:
         raise errors.StoreError(f"{args.output} cannot be written: {error.strerror}") from None
-    print(json.dumps({"stage": args.stage, "file": args.output}) if args.json else args.output)
+    out(json.dumps({"stage": args.stage, "file": args.output}) if args.json else args.output)
     return 0

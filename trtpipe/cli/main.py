@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from trtpipe import __version__, errors, interrupts
+from trtpipe import __version__, errors, escaping, interrupts
 from trtpipe.cli import options
 
 if TYPE_CHECKING:
@@ -39,12 +39,14 @@ def main(arguments: Sequence[str]) -> int:
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             # An error without a file name comes from the output stream.
             with contextlib.suppress(OSError):
-                sys.stderr.write(f"error: {error.filename or 'the output'} cannot be written: {error.strerror}\n")
+                _error(f"{error.filename or 'the output'} cannot be written: {error.strerror}")
             return errors.StoreError.exit_code
         import traceback
 
-        traceback.print_exc()
-        sys.stderr.write(f"\nthis is a bug in trtpipe {__version__}; please report the lines above: {_ISSUES}\n")
+        from trtpipe.cli import printing
+
+        printing.err(traceback.format_exc())
+        printing.err(f"this is a bug in trtpipe {__version__}; please report the lines above: {_ISSUES}")
         return INTERNAL
     return code
 
@@ -96,19 +98,25 @@ def _check_surroundings(arguments: Sequence[str]) -> None:
 
 def _farewell(how: str) -> None:
     with contextlib.suppress(OSError):  # the terminal may be gone
-        sys.stderr.write(f"\n{how}: nothing half-written is left\n")
-        sys.stderr.flush()
-        sys.stdout.flush()
+        from trtpipe.cli import printing
+
+        printing.err(f"\n{how}: nothing half-written is left")
 
 
 def _report(error: errors.TrtpipeError, *, as_json: bool) -> int:
-    if as_json:
-        problems = getattr(error, "problems", (str(error),))
-        print(json.dumps({"event": "Error", "error": type(error).__name__, "problems": problems}))
-    else:
-        from trtpipe.cli.printing import has_colour
+    from trtpipe.cli import printing
 
-        colour = "\033[1;31merror\033[0m" if has_colour(sys.stderr) else "error"
-        text = str(error)
-        sys.stderr.write(f"{colour}: {text}\n" if "\n" not in text else f"{colour}:\n{text}\n")
+    problems = getattr(error, "problems", (str(error),))
+    if as_json:
+        printing.for_programs(json.dumps({"event": "Error", "error": type(error).__name__, "problems": problems}))
+        return error.exit_code
+    if isinstance(error, errors.PipelineInvalid):
+        problems = map(escaping.inline, problems)  # a line for each, whatever a name in it holds
+    _error("\n".join(problems))
     return error.exit_code
+
+
+def _error(text: str) -> None:
+    from trtpipe.cli import printing
+
+    printing.message("error", text)

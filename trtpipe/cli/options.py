@@ -11,7 +11,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from trtpipe import __version__
+from trtpipe import __version__, escaping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,9 +35,16 @@ exit codes: 0 done · 1 a stage failed · 2 the document or the command is wrong
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages pass the door, because they repeat what was typed."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(escaping.block(message) if message else message, file)
+
+
 def parser() -> argparse.ArgumentParser:
     """Make the command line's parser. Its result has `function`, the name of the command's function."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="trtpipe",
         description="Declared, cached pipelines from a model to a TensorRT engine and its predictions.",
         epilog=_EPILOG,

@@ -8,11 +8,10 @@ import os
 import sys
 from typing import Any, TextIO
 
-from trtpipe.cli.printing import has_colour
+from trtpipe.cli.printing import Ink, Screen, err
+from trtpipe.escaping import indented, inline
 from trtpipe.formatting import seconds_text, size_text, table
 from trtpipe.run import events
-
-_COLOURS = {"hit": "2", "ran": "32", "FAILED": "1;31", "skipped": "33", "bold": "1", "dim": "2"}
 
 
 def far(event: events.StageProgress) -> str:
@@ -40,9 +39,8 @@ class Console:
     """Plain lines for events and a closing table; on a terminal also a live display of the running stages."""
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
-        self._stream, self._quiet = stream, quiet
-        self._colour = has_colour(stream)
-        self._live = _Live() if stream is sys.stdout and self._colour and not quiet else None
+        self._screen, self._quiet = Screen(stream), quiet
+        self._live = _Live() if stream is sys.stdout and self._screen.has_colour and not quiet else None
         self._rows: dict[str, list[str]] = {}
         self._notes: list[tuple[str, str]] = []
         self._failures: list[events.StageFailed] = []
@@ -61,22 +59,17 @@ class Console:
             with contextlib.suppress(OSError):  # a terminal that is gone must not hide why this ends
                 self._live.close()
 
-    def _paint(self, text: str, how: str) -> str:
-        return f"\033[{_COLOURS[how]}m{text}\033[0m" if self._colour and how in _COLOURS else text
-
-    def _line(self, text: str) -> None:
+    def _line(self, *pieces: str | Ink, hang: int = 6) -> None:
         if self._quiet:
             return
         if self._live and self._live.shown:
-            self._live.line(text)
+            self._live.line(self._screen.line(*pieces, hang=hang))
         else:
-            self._stream.write(text + "\n")
-            self._stream.flush()
+            self._screen.write(*pieces, hang=hang)
 
     def _PipelineStarted(self, event: events.PipelineStarted) -> None:  # noqa: N802 — named after the event
-        name = self._paint(event.pipeline, "bold")
         count = f"{len(event.stages)} stage{'s' if len(event.stages) != 1 else ''}"
-        self._line(f"{name} · {event.backend} ({event.backend_reason}) · {count}")
+        self._line(Ink(event.pipeline, "bold"), f" · {event.backend} ({event.backend_reason}) · {count}", hang=2)
 
     def _StageCached(self, event: events.StageCached) -> None:  # noqa: N802
         self._rows[event.stage] = [event.stage, event.type, "hit", "", size_text(event.size), event.artifact[:12]]
@@ -85,7 +78,7 @@ class Console:
     def _StageStarted(self, event: events.StageStarted) -> None:  # noqa: N802
         why = "; ".join(event.reasons)
         last = f", took {seconds_text(event.expected_seconds)} last time" if event.expected_seconds is not None else ""
-        self._line(f"  {self._paint('run', 'bold')} {event.stage} ({event.type}): {why}{self._paint(last, 'dim')}")
+        self._line("  ", Ink("run", "bold"), f" {event.stage} ({event.type}): {inline(why)}", Ink(last, "dim"))
         if self._live:
             self._live.started(event)
 
@@ -100,16 +93,14 @@ class Console:
             self._line(f"      {event.stage}: still running, {seconds_text(event.seconds)}{how_far}")
 
     def _StageNote(self, event: events.StageNote) -> None:  # noqa: N802
-        self._line(f"      {event.stage}: {event.message}")
+        self._line(f"      {event.stage}: {inline(event.message)}")
 
     def _Warned(self, event: events.Warned) -> None:  # noqa: N802
-        text = f"{self._paint('warning', 'skipped')}: {event.message}"
+        text = indented(event.message, "  ")
         if self._live and self._live.shown:
-            self._live.line(text)
+            self._live.line(self._screen.line(Ink("warning", "skipped"), f": {text}", hang=2))
         else:
-            self._stream.flush()
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            err(Ink("warning", "skipped"), f": {text}", hang=2)
 
     def _StageFinished(self, event: events.StageFinished) -> None:  # noqa: N802
         self._rows[event.stage] = [
@@ -123,7 +114,7 @@ class Console:
         self._failures.append(event)
         if self._live:
             self._live.finished(event.stage)
-        self._line(f"  {self._paint('FAILED', 'FAILED')} {event.stage} ({event.type})")
+        self._line("  ", Ink("FAILED", "FAILED"), f" {event.stage} ({event.type})")
 
     def _StageSkipped(self, event: events.StageSkipped) -> None:  # noqa: N802
         self._rows[event.stage] = [event.stage, event.type, "skipped", "", "", f"because {event.because} failed"]
@@ -133,9 +124,9 @@ class Console:
         rows = [["stage", "type", "result", "time", "size", "artifact"], *self._rows.values()]
         lines = table(rows, right=(3, 4))
         self._line("")
-        self._line(self._paint(lines[0], "dim"))
+        self._line(Ink(lines[0], "dim"))
         for line, row in zip(lines[1:], rows[1:], strict=True):
-            self._line(self._paint(line, row[2]) if row[2] != "ran" else line)
+            self._line(Ink(line, row[2]) if row[2] != "ran" else line)
         shown = dict.fromkeys(f"  {stage}: {note}" for stage, note in self._notes)
         if shown:
             self._line("")
@@ -147,14 +138,13 @@ class Console:
         self._line(f"\n{', '.join(counts)} in {seconds_text(event.seconds)}")
         for failure in self._failures:
             if failure.stage in event.lost:
-                text = f"{failure.stage} failed, and the run went on without it: {failure.message}"
-                sys.stderr.write(f"\n{self._paint('note', 'skipped')}: {text}\n")
+                text = f"{failure.stage} failed, and the run went on without it: {indented(failure.message, '  ')}"
+                err("\n", Ink("note", "skipped"), f": {text}", hang=2)
                 continue
-            sys.stderr.write(f"\n{self._paint('error', 'FAILED')}: stage {failure.stage}: {failure.message}\n")
-            sys.stderr.write(f"  the stage: {failure.place}\n")
+            err("\n", Ink("error", "FAILED"), f": stage {failure.stage}: {indented(failure.message, '  ')}", hang=2)
+            err(f"  the stage: {inline(failure.place)}", hang=4)
             if failure.log:
-                sys.stderr.write(f"  its whole log: {os.path.relpath(failure.log)}\n")
-        sys.stderr.flush()
+                err(f"  its whole log: {inline(os.path.relpath(failure.log))}", hang=4)
 
 
 class _Live:

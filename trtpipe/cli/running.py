@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe import errors
 from trtpipe.cli.opening import forced, open_pipeline
+from trtpipe.cli.printing import out
 from trtpipe.pipeline.graph import lock_path
 from trtpipe.run import runner
 
@@ -64,5 +65,5 @@ def bench(args: argparse.Namespace) -> int:
         watcher.close()
     text = measuring.report(lookup.store, outcome.artifacts, names, as_json=args.json)
     if text:
-        print(text)
+        out(text)
     return outcome.exit_code

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.cli.opening import WOULD_RUN, open_pipeline
+from trtpipe.cli.printing import err, message, out
 
 if TYPE_CHECKING:
     import argparse
@@ -28,7 +28,7 @@ def _share(args: argparse.Namespace, *, pushes: bool) -> int:
 
     def emit(event: Any) -> None:
         if isinstance(event, events.Warned):
-            sys.stderr.write(f"warning: {event.message}\n")
+            message("warning", event.message, "skipped")
 
     sharing = open_pipeline(args, emit=emit, make=not pushes, write=args.remote is not None).sharing
     assert sharing is not None
@@ -36,13 +36,13 @@ def _share(args: argparse.Namespace, *, pushes: bool) -> int:
     lines = sharing.push(args.target, force=args.force) if pushes else sharing.pull(args.target)
     missing = [line for line in lines if line.how in ("not built", "not there")]
     if args.json:
-        print(json.dumps({"remote": name, "stages": [line._asdict() for line in lines]}))
+        out(json.dumps({"remote": name, "stages": [line._asdict() for line in lines]}))
     else:
         rows = [
             [one.how, one.stage, one.type, size_text(one.bytes) if one.bytes else "", (one.artifact or "")[:12]]
             for one in lines
         ]
-        print("\n".join([name, *table(rows, right=(3,))]))
+        out("\n".join([name, *table(rows, right=(3,))]))
     return WOULD_RUN if missing else 0
 
 
@@ -52,10 +52,10 @@ def new_key(args: argparse.Namespace) -> int:
 
     public = signing.new_key()
     if args.json:
-        print(json.dumps({"public": public, "file": signing.key_path()}))
+        out(json.dumps({"public": public, "file": signing.key_path()}))
     else:
-        print(public)
-        sys.stderr.write(f"the private key is in {signing.key_path()}; everyone who can read it can sign as you\n")
+        out(public)
+        err(f"the private key is in {signing.key_path()}; everyone who can read it can sign as you")
     return 0
 
 
@@ -64,7 +64,7 @@ def trust(args: argparse.Namespace) -> int:
     from trtpipe.remote import signing
 
     path = signing.trust(args.name, args.key)
-    print(json.dumps({"name": args.name, "public": args.key, "file": path}) if args.json else f"{args.name} is trusted")
+    out(json.dumps({"name": args.name, "public": args.key, "file": path}) if args.json else f"{args.name} is trusted")
     return 0
 
 
@@ -74,7 +74,7 @@ def list_keys(args: argparse.Namespace) -> int:
 
     found = signing.trusted()
     if args.json:
-        print(json.dumps([{"name": n, "public": p, "id": signing.keyid(p)} for n, p in found.items()]))
+        out(json.dumps([{"name": n, "public": p, "id": signing.keyid(p)} for n, p in found.items()]))
     else:
-        print("\n".join(f"{name} {public}" for name, public in found.items()) or "no key is trusted")
+        out("\n".join(f"{name} {public}" for name, public in found.items()) or "no key is trusted")
     return 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING, Any
+
+from trtpipe.escaping import inline
+from trtpipe.formatting import width
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +23,7 @@ def text(value: Any) -> str:
     if isinstance(value, float):
         return number(value)
     if isinstance(value, str):
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
+        return inline(value)
     if isinstance(value, dict):
         return entry(value)
     if isinstance(value, list):
@@ -48,7 +50,7 @@ def number(value: float) -> str:
 def entry(value: Mapping[str, Any]) -> str:
     """Give one decision, such as `cat 0.98 [10 20 30 40]`, or `name=value` pairs of any other mapping."""
     if "score" not in value and "class" not in value:
-        return " ".join(f"{name}={text(item)}" for name, item in value.items())
+        return " ".join(f"{inline(name)}={text(item)}" for name, item in value.items())
     known = [value.get("label", value.get("class")), value.get("score"), value.get("box")]
     return " ".join(text(item) for item in known if item is not None)
 
@@ -60,14 +62,14 @@ def table(records: Sequence[Mapping[str, Any]], *, total: int) -> str:
     numeric = [
         all(isinstance(r.get(c), int | float) and not isinstance(r.get(c), bool) for r in records) for c in columns
     ]
-    rows = [columns, *([_cut(cell) for cell in row] for row in cells)]
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
+    rows = [[inline(name) for name in columns], *([_cut(cell) for cell in row] for row in cells)]
+    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * wide for wide in widths])
     lines = []
     for row in rows:
         padded = [
-            " " * (width - _width(cell)) + cell if right else cell + " " * (width - _width(cell))
-            for cell, width, right in zip(row, widths, numeric, strict=True)
+            " " * (wide - width(cell)) + cell if right else cell + " " * (wide - width(cell))
+            for cell, wide, right in zip(row, widths, numeric, strict=True)
         ]
         lines.append("  ".join(padded).rstrip())
     if total > len(records):
@@ -75,14 +77,9 @@ def table(records: Sequence[Mapping[str, Any]], *, total: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _width(line: str) -> int:
-    """Columns on a terminal: East Asian wide characters take two, marks that combine none."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line)
-
-
 def _cut(cell: str) -> str:
-    if _width(cell) <= WIDTH:
+    if width(cell) <= WIDTH:
         return cell
-    while _width(cell) >= WIDTH:
+    while width(cell) >= WIDTH:
         cell = cell[:-1]
     return cell + "…"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import itertools
 import math
 from typing import TYPE_CHECKING, NamedTuple
+
+from trtpipe.escaping import markup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -143,7 +144,7 @@ def svg(title: str, subtitle: str, points: Sequence[Point], x: Axis, y: Axis) ->
     up = _Scale(y, [p.y for p in points], bottom, TOP)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" {_FONT}>',
-        f"<title>{_escaped(title)}</title>",
+        f"<title>{markup(title)}</title>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
         _text(LEFT, 32, title, size=17, weight=600),
         _text(LEFT, 54, subtitle, fill=QUIET, size=13),
@@ -164,7 +165,7 @@ def svg(title: str, subtitle: str, points: Sequence[Point], x: Axis, y: Axis) ->
     middle = (TOP + bottom) / 2
     parts.append(
         f'<text transform="translate(24 {middle:.1f}) rotate(-90)" text-anchor="middle" fill="{INK}">'
-        f"{_escaped(_axis_title(y, up))}</text>"
+        f"{markup(_axis_title(y, up))}</text>"
     )
     best_known = front(points, x, y)
     if len(best_known) > 1:
@@ -245,7 +246,7 @@ def _staircase(points: Sequence[Point], x: Axis, across: _Scale, up: _Scale) -> 
 
 def _mark(x: float, y: float, state: str, why: str) -> list[str]:
     """Draw a point: a disc, with a ring around the best; a cross for what broke a rule."""
-    hover = f"<title>{_escaped(why)}</title>"
+    hover = f"<title>{markup(why)}</title>"
     if state == "lost":
         cross = f"M {x - 5:.1f} {y - 5:.1f} l 10 10 M {x - 5:.1f} {y + 5:.1f} l 10 -10"
         return [f'<path d="{cross}" stroke="{BAD}" stroke-width="2.2" stroke-linecap="round">{hover}</path>']
@@ -300,8 +301,4 @@ def _text(
     extra += f' font-weight="{weight}"' if weight != 400 else ""
     extra += f' text-anchor="{anchor}"' if anchor != "start" else ""
     extra += ' paint-order="stroke" stroke="#ffffff" stroke-width="3"' if halo else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}"{extra}>{_escaped(text)}</text>'
-
-
-def _escaped(text: str) -> str:
-    return html.escape(text, quote=False)
+    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}"{extra}>{markup(text)}</text>'

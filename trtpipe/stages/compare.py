@@ -259,7 +259,7 @@ def _aligned(rows: list[list[str]], names: int) -> list[str]:
 
 STAGE = StageType(
     name="compare",
-    version=5,
+    version=6,
     Params=CompareParams,
     inputs={
         "candidate": Port(kinds=("tensors",), doc="The outputs in question.", outside=True),

@@ -143,7 +143,7 @@ def _sources(ctx: Context) -> tuple[dict[str, Source], list[str]]:
 
 STAGE = StageType(
     name="postprocess",
-    version=3,
+    version=4,
     Params=PostprocessParams,
     inputs={
         "tensors": Port(kinds=("tensors",), doc="What the steps read: a model's outputs.", outside=True),

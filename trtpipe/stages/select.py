@@ -267,7 +267,7 @@ def _picture(stage: str, rows: Sequence[Row], params: SelectParams, margin: floa
 
 STAGE = StageType(
     name="select",
-    version=4,
+    version=5,
     Params=SelectParams,
     inputs={
         "engines": Port(kinds=("engine",), doc="The engines to choose from.", many=True),
