@@ -124,3 +124,13 @@ def branching(kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
         helper.make_node("MatMul", ["i", "m"], ["y"], name="outer"),
     ]
     return model(nodes, [value("x", ["n", 6], kind)], [value("y", ["n", 6], kind)], weights)
+
+
+def reading(rows: Any = 1, name: str = "n") -> onnx.ModelProto:
+    """y [rows, 8] = the sum of the first n lines of cache [rows, 64, 8]: what n [1] holds is a size."""
+    nodes = [
+        helper.make_node("Slice", ["cache", "zero", name, "axis"], ["used"]),
+        helper.make_node("ReduceSum", ["used", "axis"], ["y"], keepdims=0),
+    ]
+    inputs = [value("cache", [rows, 64, 8]), value(name, [1], TensorProto.INT64)]
+    return model(nodes, inputs, [value("y", [rows, 8])], {"zero": np.array([0]), "axis": np.array([1])})

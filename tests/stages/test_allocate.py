@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from tests import made
 from tests.helpers import run_stage
 from tests.made import binding
+from trtpipe.documents.config import Values
 from trtpipe.errors import StageFailed
 
 IMAGE = binding("image", "input", ["batch", 3, "height", "width"])
@@ -113,3 +115,23 @@ def test_a_scalar_input_has_no_batch(tmp_path):
     found = allocate(tmp_path, (rate, IMAGE, LOGITS), shapes={"image": [2, 3, 32, 32]})
     assert [b["batch_axis"] for b in found["bindings"]] == [None, 0, 0]
     assert (found["bindings"][0]["bytes"], found["batch"]) == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"m": [5]}, "values: found m, expected one of the engine's shape inputs; they are n"),
+        ({"n": [5, 5]}, r"values.n: found 2 values, expected 1: [1]"),
+        ({"n": [65]}, "values.n: found the values [65], outside those of profile 0: min [1], opt [5], max [64]"),
+    ],
+)
+def test_values_of_shape_inputs_that_cannot_be_are_refused(tmp_path, values, message):
+    n = msgspec.structs.replace(binding("n", "input", [1], "int64"), shape_input=True)
+    known = ({"n": Values(min=(1,), opt=(5,), max=(64,))},)
+    manifest = made.manifest(bindings=(n,), profiles=({},), profile_values=known)
+    engine = made.put(tmp_path / "engine", manifest)
+    with pytest.raises(StageFailed) as caught:
+        run_stage("allocate", {"values": values}, {"engine": engine}, tmp_path)
+    assert str(caught.value) == message
+    out = run_stage("allocate", {"values": {"n": [64]}}, {"engine": engine}, tmp_path)
+    assert json.loads((out / "buffers.json").read_text())["values"] == {"n": [64]}

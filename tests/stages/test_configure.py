@@ -9,18 +9,19 @@ import re
 import msgspec
 import numpy as np
 import pytest
+import yaml
 from onnx import TensorProto, helper
 
 from tests import made
 from tests import onnx_models as models
-from tests.helpers import apart, run_stage
+from tests.helpers import PROJECT, apart, run_stage, trtpipe
 from tests.made import shapes
 from trtpipe import backends
 from trtpipe.backends.trt import rules
 from trtpipe.documents.network import Tensor
 from trtpipe.errors import EnvironmentMissing, GateFailed, PipelineInvalid, StageFailed
 from trtpipe.models import dtypes, external_data, onnxfile
-from trtpipe.stages.configure import ConfigureParams, check_profiles
+from trtpipe.stages.configure import ConfigureParams, Range, check_profiles
 
 RTX = any(importlib.util.find_spec(m) for m in ("tensorrt_rtx", "tensorrt_rtx_bindings"))
 needs_rtx = pytest.mark.skipif(not RTX, reason="TensorRT-RTX is not installed: pip install 'trtpipe[rtx]'")
@@ -58,6 +59,49 @@ def test_the_config_names_the_runtime_that_it_was_checked_for(tmp_path, backend)
     assert config["rewrite"] is None
     assert (out / "model.onnx").read_bytes() == (tmp_path / "network" / "model.onnx").read_bytes()
     assert json.loads((out / "network.json").read_text())["inputs"][0]["name"] == "image"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_values_of_a_shape_input_are_written_as_shapes_are_on_every_runtime(tmp_path, backend):
+    document = tmp_path / "p.yaml"
+    models.save(models.reading("rows"), tmp_path / "m.onnx")
+    page = (PROJECT / "docs" / "engines.md").read_text("utf-8")
+    config = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["config"]
+    (profile,) = config["params"]["profiles"]
+    profile["n"]["min"] = [-3]
+    stages = {
+        "network": {"type": "parse", "inputs": {"model": {"file": "m.onnx"}}},
+        "config": config,
+        "engine": {"type": "build", "inputs": {"config": "config"}},
+    }
+    document.write_text(json.dumps({"name": "p", "backend": backend, "stages": stages}))
+    done = trtpipe("run", document, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "artifacts/view/p/engine/manifest.json").read_text())
+    assert manifest["profiles"] == [{"cache": profile["cache"]}]
+    assert manifest["profile_values"] == [{"n": {"min": [-3], "opt": [5], "max": [64]}}]
+    assert [b["name"] for b in manifest["bindings"] if b.get("shape_input")] == ["n"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"min": [1, 1], "opt": [5, 5], "max": [9, 9]},
+            r"n: found min \[1, 1\].*expected 1 values: the values",
+        ),
+        ({"min": [6], "opt": [5], "max": [9]}, r"n: value 0: found min 6, opt 5, max 9; expected min ≤ opt ≤ max"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(given, message):
+    described = made.network(inputs=(Tensor(name="n", dtype="int64", dims=(1,), shape_input=True),))
+    assert re.search(message, "\n".join(check_profiles([{"n": Range(**given)}], described)))
+
+
+def test_a_negative_size_is_refused():
+    described = made.network(inputs=(Tensor(name="x", dtype="int64", dims=("n",)),))
+    found = check_profiles([{"x": Range(min=(-1,), opt=(2,), max=(3,))}], described)
+    assert found == ["profiles[0].x: axis 0: found min -1, opt 2, max 3; expected sizes from 0 on"]
 
 
 @needs_rtx

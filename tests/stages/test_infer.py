@@ -16,6 +16,7 @@ from tests import onnx_models as models
 from tests.helpers import PROJECT, as_input, run_stage
 from trtpipe import backends
 from trtpipe.data import parts, tensors
+from trtpipe.documents.config import Values
 from trtpipe.errors import StageFailed
 
 
@@ -133,6 +134,45 @@ def test_a_batch_that_has_two_names_is_explained_and_one_name_helps(tmp_path):
         infer(engine(summing("n", "rows"), tmp_path, name="two"), shapes, data, tmp_path)
     out = infer(engine(summing("n", "n"), tmp_path, name="one"), shapes, data, tmp_path)
     np.testing.assert_array_equal(read(out, "sum"), x + x)
+
+
+def reading(tmp_path, rows=1):
+    """An engine that takes n from 1 to 9, and what it is fed."""
+    path = models.save(models.reading(rows), tmp_path / "reading.onnx")
+    built = backends.load("onnxruntime").build(path, made.config(), tmp_path / "engine.onnx", tmp_path, lambda _: None)
+    values = ({"n": Values(min=(1,), opt=(5,), max=(9,))},)
+    folder = tmp_path / "reading"
+    folder.mkdir()
+    shutil.copy(tmp_path / "engine.onnx", folder)
+    profiles = (made.profile({"cache": {"min": [1, 64, 8], "opt": [1, 64, 8], "max": [4, 64, 8]}}),)
+    manifest = made.manifest(built, profiles=profiles, profile_values=values)
+    return made.put(folder, manifest), np.random.default_rng(0).standard_normal((3, 64, 8)).astype(np.float32)
+
+
+def test_the_values_of_a_shape_input_come_from_the_data(tmp_path):
+    built, cache = reading(tmp_path)
+    n = np.array([[2], [9], [5]])
+    out = infer(built, {}, save(tmp_path, cache=cache[:, None], n=n), tmp_path)
+    expected = [[one[: int(k[0])].sum(0)] for one, k in zip(cache, n, strict=True)]
+    np.testing.assert_allclose(read(out, "y"), np.array(expected), atol=1e-5)
+
+
+def test_the_values_of_a_shape_input_may_stand_in_the_document(tmp_path):
+    built, cache = reading(tmp_path)
+    buffers = run_stage("allocate", {"values": {"n": [7]}}, {"engine": built}, tmp_path)
+    inputs = {"engine": built, "buffers": buffers, "data": save(tmp_path, cache=cache)}
+    out = run_stage("infer", {}, inputs, tmp_path)
+    np.testing.assert_allclose(read(out, "y"), cache[:, :7].sum(1), atol=1e-5)
+
+
+def test_values_outside_the_profile_are_refused_with_the_sample(tmp_path):
+    built, cache = reading(tmp_path)
+    data = save(tmp_path, cache=cache[:, None], n=np.array([[2], [64], [5]]))
+    with pytest.raises(StageFailed) as told:
+        infer(built, {}, data, tmp_path)
+    assert str(told.value) == (
+        "data.npz[n], sample 1: found the values [64], outside those of profile 0: min [1], opt [5], max [9]"
+    )
 
 
 def test_nan_names_the_tensor_and_the_sample(tmp_path):

@@ -20,7 +20,7 @@ from trtpipe.backends.trt.rules import half_types
 from trtpipe.documents.benchmark import RuntimeInfo
 from trtpipe.documents.manifest import Binding, Proof, Target
 from trtpipe.errors import EnvironmentMissing, StageFailed
-from trtpipe.models import dtypes, external_data, onnxfile, onnxgraph, ort_cpu, signature
+from trtpipe.models import dtypes, external_data, onnxfile, onnxgraph, ort_cpu, shape_inputs, signature
 from trtpipe.runtime import Built, Measured, Parsed, Pending, Query, Settled
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def _dtype(kind: str) -> str:
 def _signature(model: onnx.ModelProto, session: Any) -> list[Binding]:
     """Join what the runtime says of inputs and outputs with the names that the ONNX file gives their axes."""
     inputs, outputs = signature.of(model)
+    sizes = shape_inputs.find(model)
 
     def binding(arg: Any, mode: Literal["input", "output"]) -> Binding:
         known = next((t.dims for t in (inputs if mode == "input" else outputs) if t.name == arg.name), None)
@@ -117,7 +118,8 @@ def _signature(model: onnx.ModelProto, session: Any) -> list[Binding]:
             # ONNX Runtime shows an unknown rank as no axes at all, which would be a scalar.
             known = known or (f"{arg.name}_0",)
         shape = tuple(d if isinstance(d, int) else -1 for d in known)
-        return Binding(name=arg.name, mode=mode, dtype=_dtype(arg.type), shape=shape, dims=known)
+        decides = mode == "input" and arg.name in sizes
+        return Binding(name=arg.name, mode=mode, dtype=_dtype(arg.type), shape=shape, dims=known, shape_input=decides)
 
     return [
         *(binding(arg, "input") for arg in session.get_inputs()),

@@ -2,6 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
+import msgspec
 from msgspec import Meta
 
 from trtpipe.documents.base import Count, Document, Part
@@ -42,6 +43,10 @@ class Buffers(Document, frozen=True, kw_only=True):
     totals: Annotated[Totals, Meta(description="What all of them take.")]
     unknown: Annotated[tuple[str, ...], Meta(description="Bindings whose size the data decides.")]
     profile: Annotated[int, Meta(ge=0, description="The optimisation profile that is used, from 0.")]
+    values: Annotated[
+        dict[str, tuple[int, ...]],
+        Meta(description="Values of shape inputs, flat, which are fed where the data has no tensor for them."),
+    ] = msgspec.field(default_factory=dict)
     batch: Annotated[int, Meta(ge=0, description="Samples in a batch; 1 where there is no batch axis.")]
 
     def side(self, mode: Literal["input", "output"]) -> list[Buffer]:

@@ -19,7 +19,16 @@ class Shapes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max: Annotated[Shape, Meta(description="The largest shape that the engine takes; memory is reserved for it.")]
 
 
+class Values(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The values of one shape input within one profile: one number for each of its elements, in order."""
+
+    min: Annotated[tuple[int, ...], Meta(description="The smallest values that the engine takes.")]
+    opt: Annotated[tuple[int, ...], Meta(description="The values that the engine is made fast for.")]
+    max: Annotated[tuple[int, ...], Meta(description="The largest values that the engine takes.")]
+
+
 Profile = dict[str, Shapes]
+ProfileValues = dict[str, Values]
 
 
 class Kept(Part, frozen=True, kw_only=True):
@@ -77,6 +86,10 @@ class BuildSettings(Part, frozen=True, kw_only=True):
     profiles: Annotated[
         tuple[Profile, ...], Meta(description="Optimisation profiles: the range of shapes of each dynamic input.")
     ]
+    profile_values: Annotated[
+        tuple[ProfileValues, ...],
+        Meta(description="Of the same profiles: the range of values of each shape input. Empty where none has any."),
+    ] = msgspec.field(default_factory=tuple)
     optimization_level: Annotated[
         Annotated[int, Meta(ge=0, le=5)] | None,
         Meta(description="How long the builder searches, 0 to 5; null: the runtime's own choice."),

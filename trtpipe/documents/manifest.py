@@ -1,11 +1,13 @@
 """manifest.json: what an engine is. A contract with every program that loads the plan beside it."""
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
+import msgspec
 from msgspec import Meta
 
 from trtpipe.documents.base import Count, Document, Part, Precision, Runtime
-from trtpipe.documents.config import Profile
+from trtpipe.documents.config import Profile, ProfileValues
 
 
 class Binding(Part, frozen=True, kw_only=True):
@@ -31,6 +33,13 @@ class Binding(Part, frozen=True, kw_only=True):
             "Source: the ONNX model; where that has no name, one made of the tensor's name and the axis's number."
         ),
     ]
+    shape_input: Annotated[
+        bool,
+        Meta(
+            description="Of an input: whether its values say how large other tensors are, so that a profile holds a "
+            "range of values for it. Source: TensorRT's parser; with ONNX Runtime, the model's graph."
+        ),
+    ] = False
 
 
 class Proof(Part, frozen=True, kw_only=True):
@@ -122,6 +131,14 @@ class Manifest(Document, frozen=True, kw_only=True):
             "of each dynamic input, in elements. Empty where all shapes are fixed. Source: the config."
         ),
     ]
+    profile_values: Annotated[
+        tuple[ProfileValues, ...],
+        Meta(
+            description="For each profile, the smallest, best and largest values of each shape input, one number an "
+            "element. A value outside is an error of the runtime, or a wrong answer. Empty where no input is a shape "
+            "input with a range. Source: the config."
+        ),
+    ] = msgspec.field(default_factory=tuple)
     precision: Annotated[
         Precision, Meta(description="The precision that was asked for; precision_proof says what came of it.")
     ]
@@ -145,3 +162,15 @@ class Manifest(Document, frozen=True, kw_only=True):
     def side(self, mode: Literal["input", "output"]) -> list[Binding]:
         """Give the inputs or the outputs."""
         return [b for b in self.bindings if b.mode == mode]
+
+    def values_outside(self, profile: int, name: str, values: Sequence[int]) -> str | None:
+        """Say why a profile does not take these values of a shape input (flat, one an element); None if it does."""
+        known = self.profile_values[profile].get(name) if profile < len(self.profile_values) else None
+        if known is None or all(
+            low <= value <= high for low, value, high in zip(known.min, values, known.max, strict=True)
+        ):
+            return None
+        return (
+            f"found the values {list(values)}, outside those of profile {profile}: "
+            f"min {list(known.min)}, opt {list(known.opt)}, max {list(known.max)}"
+        )

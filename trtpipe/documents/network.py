@@ -1,5 +1,6 @@
 """network.json: what `parse` found in an ONNX model."""
 
+import math
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
@@ -19,6 +20,18 @@ class Tensor(Part, frozen=True, kw_only=True):
             "size. null where neither the model nor the runtime knows how many axes there are."
         ),
     ]
+    shape_input: Annotated[
+        bool,
+        Meta(
+            description="Of an input: whether its values say how large other tensors are. TensorRT's parser says it; "
+            "for ONNX Runtime, which does not ask, the model's graph does."
+        ),
+    ] = False
+
+    def count(self) -> int | None:
+        """Give how many elements it has; None where that is dynamic or unknown."""
+        sizes = [d for d in self.dims or () if isinstance(d, int)]
+        return math.prod(sizes) if self.dims is not None and len(sizes) == len(self.dims) else None
 
 
 class Network(Document, frozen=True, kw_only=True):

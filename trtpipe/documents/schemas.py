@@ -57,8 +57,8 @@ def every() -> dict[str, dict[str, Any]]:
 
 
 def _readable(schema: Any) -> Any:
-    """Take the line ends of the source code out of descriptions."""
-    if isinstance(schema, list):
+    """Take the line ends of the source code out of descriptions; what is a tuple here is a list in JSON."""
+    if isinstance(schema, list | tuple):
         return [_readable(item) for item in schema]
     if not isinstance(schema, dict):
         return schema

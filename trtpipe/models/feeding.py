@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from trtpipe.documents.config import Profile
+    from trtpipe.documents.config import Shapes, Values
     from trtpipe.documents.network import Tensor
     from trtpipe.stage import Input
 
@@ -32,12 +32,13 @@ Feed = dict[str, Any]
 def random_feeds(
     model: onnx.ModelProto,
     inputs: Sequence[Tensor],
-    profiles: Sequence[Profile] = (),
+    profiles: Sequence[Mapping[str, Shapes | Values]] = (),
 ) -> list[Feed]:
     """Make two feeds of seeded random inputs: floats normal, then uniform in [0, 1); integers 0 or 1.
 
-    Dynamic axes take the first profile's `opt`, with a batch (axis 0) of at most 2; without a profile, the first of
-    GUESSES with which the model runs. Raises StageFailed if none does.
+    `profiles` are as configure's params have them: a shape input takes the first one's best values. Dynamic
+    axes take the first profile's `opt`, with a batch (axis 0) of at most 2; without a profile, the first of GUESSES
+    with which the model runs. Raises StageFailed if none does.
     """
     unknown = [entry.name for entry in inputs if entry.dims is None]
     if unknown:
@@ -54,12 +55,12 @@ def random_feeds(
                 named.setdefault(dim, size)
     missing = [d for e in inputs for d in e.dims or () if isinstance(d, str) and d not in named]
     if not missing:
-        return _random(inputs, named)
+        return _random(inputs, named, profile)
     batches = {e.dims[0] for e in inputs if e.dims and isinstance(e.dims[0], str)}
     said = ""
     for guess in GUESSES:
         sizes = {d: 1 if d in batches else guess for d in missing} | named
-        feeds = _random(inputs, sizes)
+        feeds = _random(inputs, sizes, profile)
         try:
             ort_cpu.run(model.SerializeToString(), feeds[0])
         except Exception as error:  # noqa: BLE001 - each guess may fail in any way; the last one is told
@@ -72,7 +73,7 @@ def random_feeds(
     )
 
 
-def _random(inputs: Sequence[Tensor], named: Mapping[str, int]) -> list[Feed]:
+def _random(inputs: Sequence[Tensor], named: Mapping[str, int], profile: Mapping[str, Shapes | Values]) -> list[Feed]:
     feeds = []
     for uniform in (False, True):
         random = np.random.default_rng(SEED)
@@ -81,7 +82,9 @@ def _random(inputs: Sequence[Tensor], named: Mapping[str, int]) -> list[Feed]:
             shape = [named[d] if isinstance(d, str) else d for d in entry.dims or ()]
             dtype = np.dtype(entry.dtype)
             values: NDArray[Any]
-            if dtype.kind == "f":
+            if entry.shape_input and entry.name in profile and entry.count() is not None:
+                values = np.reshape(profile[entry.name].opt, shape)
+            elif dtype.kind == "f":
                 values = random.random(shape) if uniform else random.standard_normal(shape)
             else:
                 values = random.integers(0, 2, shape)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trtpipe.documents.checks import Difference
-    from trtpipe.documents.config import Profile
+    from trtpipe.documents.config import Shapes, Values
     from trtpipe.documents.network import Tensor
 
 HALF_SCALES = 19
@@ -63,7 +63,7 @@ def rewrite(
     precision: Literal["fp16", "bf16"],
     *,
     inputs: Sequence[Tensor],
-    profiles: Sequence[Profile] = (),
+    profiles: Sequence[Mapping[str, Shapes | Values]] = (),
     keep: Sequence[str] = (),
     tolerance: float | None = None,
     samples: feeding.Samples | None = None,

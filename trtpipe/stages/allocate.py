@@ -35,6 +35,13 @@ class AllocateParams(Params, frozen=True, kw_only=True):
         dict[str, list[Annotated[int, Meta(ge=1)]]],
         Meta(description="The shape of each input, by name; an input without dynamic axes may be left out."),
     ] = msgspec.field(default_factory=dict)
+    values: Annotated[
+        dict[str, list[int]],
+        Meta(
+            description="Values of shape inputs, one number an element, that are fed where the data has no tensor "
+            "for them."
+        ),
+    ] = msgspec.field(default_factory=dict)
     profile: Annotated[int, Meta(ge=0, description="Which of the engine's optimisation profiles is used, from 0.")] = 0
     slots: Annotated[
         Annotated[int, Meta(ge=1, le=16)] | None,
@@ -90,6 +97,7 @@ def plan_buffers(manifest: Manifest, params: AllocateParams) -> Buffers:
         totals=Totals(host=one_slot * slots, device=one_slot * slots if on_gpu else 0),
         unknown=tuple(b.name for b in buffers if b.bytes is None),
         profile=params.profile,
+        values={name: tuple(given) for name, given in params.values.items()},
         batch=sizes[batch] if isinstance(batch, str) else 1 if batch is None else batch,
     )
 
@@ -141,9 +149,28 @@ def _input_shapes(manifest: Manifest, params: AllocateParams) -> tuple[dict[str,
                         f"but {sizes[dim]} in input {owner[dim]}: it is one axis"
                     )
                 owner.setdefault(dim, name)
+    problems += _value_problems(manifest, params)
     if problems:
         raise StageFailed("\n".join(problems))
     return shapes, sizes
+
+
+def _value_problems(manifest: Manifest, params: AllocateParams) -> list[str]:
+    """Give what is wrong with the values of shape inputs."""
+    problems = []
+    deciding = {b.name: b for b in manifest.side("input") if b.shape_input}
+    for name, given in params.values.items():
+        if name not in deciding:
+            known = f"they are {', '.join(deciding)}" if deciding else "it has none"
+            problems.append(f"values: found {name}, expected one of the engine's shape inputs; {known}")
+            continue
+        dims = deciding[name].dims
+        count = math.prod(d if isinstance(d, int) else -1 for d in dims)
+        if count != len(given):
+            problems.append(f"values.{name}: found {len(given)} values, expected {count}: {_text(dims)}")
+        elif problem := manifest.values_outside(params.profile, name, given):
+            problems.append(f"values.{name}: {problem}")
+    return problems
 
 
 def _bytes(shape: Sequence[int | None], dtype: str) -> int | None:

@@ -132,11 +132,13 @@ def _feed(ctx: Context, manifest: Manifest, buffers: Buffers) -> dict[str, NDArr
 
     if "data" in ctx.inputs:
         from trtpipe.data import tensors
-        from trtpipe.stages.infer import match
+        from trtpipe.stages.infer import check_values, match
 
         given = ctx.inputs["data"]
         feed = {}
-        for one in match(buffers, manifest, tensors.open_input(given), ctx.params.names, given.label):
+        feeds = match(buffers, manifest, tensors.open_input(given), ctx.params.names, given.label)
+        check_values(feeds, manifest, buffers.profile)
+        for one in feeds:
             if one.how == "constant":
                 feed[one.name] = one.source.read()
                 continue
@@ -147,13 +149,15 @@ def _feed(ctx: Context, manifest: Manifest, buffers: Buffers) -> dict[str, NDArr
             feed[one.name] = whole[0] if one.how == "run" else whole
         return feed
     random = np.random.default_rng(0)
+    best = manifest.profile_values[buffers.profile] if manifest.profile_values else {}
     feed = {}
     for b in buffers.side("input"):
         dtype = np.dtype("float32" if b.dtype == "bfloat16" else b.dtype)
         shape = tuple(size for size in b.shape if size is not None)  # an input has all sizes
         # Integers are often indices or lengths, of which only the smallest are safe.
         values = random.uniform(-1, 1, shape) if dtype.kind == "f" else random.integers(0, 2, shape)
-        feed[b.name] = np.asarray(values).astype(dtype)
+        known = buffers.values.get(b.name) or (best[b.name].opt if b.name in best else None)
+        feed[b.name] = np.asarray(values if known is None else known).astype(dtype).reshape(shape)
     return feed
 
 

@@ -73,6 +73,7 @@ def run(ctx: Context) -> None:
         plan_bytes=sum(entry.stat().st_size for entry in os.scandir(ctx.out)),
         bindings=tuple(_named(binding, network) for binding in built.bindings),
         profiles=config.profiles,
+        profile_values=config.profile_values,
         precision=config.precision,
         precision_proof=built.proof,
         version_compatible=config.version_compatible,
@@ -122,7 +123,7 @@ def _named(binding: Binding, network: Network) -> Binding:
 
 STAGE = StageType(
     name="build",
-    version=2,
+    version=3,
     Params=BuildParams,
     inputs={
         "config": Port(kinds=("config",), doc="The configured network."),

@@ -8,17 +8,27 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import asdict, replace
 
-from trtpipe.documents.config import Asked, Config, Hold, Profile, Rewrite, Shapes
+from trtpipe.documents.config import Asked, Config, Hold, Profile, ProfileValues, Rewrite, Shapes, Values
 from trtpipe.documents.network import Network
 from trtpipe.errors import StageFailed
 from trtpipe.stage import Context, Params, Port, Size, StageType
 from trtpipe.texts import size_in_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from trtpipe.documents.network import Tensor
 
 FEW = 0.5
 """Below this share of weights in half precision, configure tells how few they are."""
+
+
+class Range(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an engine takes of one input: shapes, or the values of a shape input, one number an element."""
+
+    min: Annotated[tuple[int, ...], Meta(description="The smallest shape or values that the engine takes.")]
+    opt: Annotated[tuple[int, ...], Meta(description="The shape or values that the engine is made fast for.")]
+    max: Annotated[tuple[int, ...], Meta(description="The largest shape or values that the engine takes.")]
 
 
 class ConfigureParams(Params, frozen=True, kw_only=True):
@@ -69,8 +79,11 @@ class ConfigureParams(Params, frozen=True, kw_only=True):
         Size | None, Meta(description="Scratch memory that a layer may use; without it, the runtime's own limit.")
     ] = None
     profiles: Annotated[
-        list[Annotated[dict[str, Shapes], Meta(min_length=1)]],
-        Meta(description="Ranges of shapes: a map from each dynamic input to its min, opt and max."),
+        list[Annotated[dict[str, Range], Meta(min_length=1)]],
+        Meta(
+            description="Ranges: a map from each dynamic input to its smallest, best and largest shape (min, opt, "
+            "max), and from each shape input, whose values are sizes, to its smallest, best and largest values."
+        ),
     ] = msgspec.field(default_factory=list)
     optimization_level: Annotated[
         Annotated[int, Meta(ge=0, le=5)] | None,
@@ -136,13 +149,20 @@ class ConfigureParams(Params, frozen=True, kw_only=True):
         return ("onnx", "onnxruntime", *(["nvidia-modelopt"] if self.method == "autocast" else []))
 
 
-def check_profiles(profiles: Sequence[Profile], network: Network) -> list[str]:
+def valued(network: Network) -> dict[str, Tensor]:
+    """Give the inputs for which a profile holds values: shape inputs of fixed length."""
+    return {entry.name: entry for entry in network.inputs if entry.shape_input and entry.count() is not None}
+
+
+def check_profiles(profiles: Sequence[Mapping[str, Range]], network: Network) -> list[str]:
     """Give what is wrong with profiles for a network, each with its numbers.
 
     Names must be inputs, ranks must agree, fixed axes must be the model's own, min ≤ opt ≤ max, every dynamic
-    input must be there, and axes that share a name must have the same range everywhere.
+    input must be there, and axes that share a name must have the same range everywhere. Of a shape input there must
+    be a value for each element.
     """
     inputs = {entry.name: entry.dims for entry in network.inputs}
+    by_value = valued(network)
     problems = []
     for index, profile in enumerate(profiles):
         where = f"profiles[{index}]"
@@ -157,6 +177,9 @@ def check_profiles(profiles: Sequence[Profile], network: Network) -> list[str]:
                 problems.append(f"{at}: the model does not say how many axes {name} has; fix its shape in the model")
                 continue
             text = f"[{', '.join(map(str, dims))}]"
+            if name in by_value:
+                problems += _check_values(at, text, shapes, by_value[name].count() or 0)
+                continue
             named = (("min", shapes.min), ("opt", shapes.opt), ("max", shapes.max))
             wrong = [f"{which} {list(shape)}" for which, shape in named if len(shape) != len(dims)]
             if wrong:
@@ -167,6 +190,8 @@ def check_profiles(profiles: Sequence[Profile], network: Network) -> list[str]:
                 given = f"found min {low}, opt {best}, max {high}"
                 if not low <= best <= high:
                     problems.append(f"{at}: axis {axis}: {given}; expected min ≤ opt ≤ max")
+                elif low < 0:
+                    problems.append(f"{at}: axis {axis}: {given}; expected sizes from 0 on")
                 elif isinstance(dim, int):
                     if (low, high) != (dim, dim):
                         problems.append(f"{at}: axis {axis}: {given}; the model fixes it at {dim}")
@@ -183,6 +208,25 @@ def check_profiles(profiles: Sequence[Profile], network: Network) -> list[str]:
             if entry.name not in profile and any(isinstance(d, str) for d in own):
                 problems.append(f"{where}: the dynamic input {entry.name} [{', '.join(map(str, own))}] is missing")
     return problems
+
+
+def _check_values(at: str, text: str, given: Range, count: int) -> list[str]:
+    named = (("min", given.min), ("opt", given.opt), ("max", given.max))
+    if wrong := [f"{which} {list(values)}" for which, values in named if len(values) != count]:
+        return [f"{at}: found {', '.join(wrong)}, expected {count} values: the values of {text} are sizes"]
+    return [
+        f"{at}: value {place}: found min {low}, opt {best}, max {high}; expected min ≤ opt ≤ max"
+        for place, (low, best, high) in enumerate(zip(given.min, given.opt, given.max, strict=True))
+        if not low <= best <= high
+    ]
+
+
+def split(profiles: Sequence[Mapping[str, Range]], network: Network) -> tuple[list[Profile], list[ProfileValues]]:
+    """Part checked profiles into shapes and into the values of shape inputs; none of these if no profile has any."""
+    by_value = valued(network)
+    shapes = [{n: Shapes(min=g.min, opt=g.opt, max=g.max) for n, g in p.items() if n not in by_value} for p in profiles]
+    values = [{n: Values(min=g.min, opt=g.opt, max=g.max) for n, g in p.items() if n in by_value} for p in profiles]
+    return shapes, values if any(values) else []
 
 
 def _verbosity(params: ConfigureParams, runtime: str) -> Literal["none", "names_only", "detailed"]:
@@ -204,12 +248,14 @@ def run(ctx: Context) -> None:
     problems = check_profiles(params.profiles, network)
     if problems:
         raise StageFailed("params.profiles do not fit the network:\n  " + "\n  ".join(problems))
+    shapes, values = split(params.profiles, network)
     backend = ctx.backend()
     asked = Asked(
         precision=params.precision,
         keep_fp32=tuple(params.keep_fp32),
         workspace=None if params.workspace is None else size_in_bytes(params.workspace),
-        profiles=tuple(params.profiles),
+        profiles=tuple(shapes),
+        profile_values=tuple(values),
         optimization_level=params.optimization_level,
         timing_cache=params.timing_cache,
         version_compatible=params.version_compatible,
@@ -246,8 +292,9 @@ def run(ctx: Context) -> None:
         if "calibration" in ctx.inputs:
             samples = feeding.samples(ctx.inputs["calibration"], network.inputs, names=params.names)
             calibration.check_values(samples)  # with NaN, the check would look away
+        ranges = [{**shape, **(values[number] if values else {})} for number, shape in enumerate(shapes)]
         how: dict[str, Any] = {
-            "inputs": network.inputs, "profiles": params.profiles, "keep": params.keep_fp32,
+            "inputs": network.inputs, "profiles": ranges, "keep": params.keep_fp32,
             "tolerance": params.tolerance, "samples": samples, "meet_tolerance": params.meet_tolerance,
         }  # fmt: skip
         change: Hold
@@ -286,7 +333,7 @@ def run(ctx: Context) -> None:
 
 STAGE = StageType(
     name="configure",
-    version=7,
+    version=8,
     Params=ConfigureParams,
     inputs={
         "network": Port(kinds=("network",), doc="The parsed network."),

@@ -57,6 +57,7 @@ def run(ctx: Context) -> None:
     plan, manifest, buffers = preflight.engine(ctx)
     sources = tensors.open_input(data)
     feeds = match(buffers, manifest, sources, params.names, data.label)
+    check_values(feeds, manifest, buffers.profile)
     ignored = sorted(sources.keys() - {f.source.name for f in feeds})
     if ignored:
         ctx.note(f"{data.label} also holds {', '.join(ignored)}, which the engine does not read")
@@ -96,6 +97,9 @@ def match(
     feeds: list[Feed] = []
     for name, b in shapes.items():
         wanted = names.get(name, name)
+        if wanted not in sources and name in buffers.values:
+            feeds.append(Feed(name, "constant", _values(name, b.dtype, b.shape, buffers.values[name])))
+            continue
         if wanted not in sources:
             problems.append(f"{label}: found tensors {', '.join(sources) or 'none'}, expected {wanted}")
             continue
@@ -139,6 +143,42 @@ def match(
     if 0 in rows.values():
         raise StageFailed(f"{label} holds no samples; expected at least one")
     return feeds
+
+
+def _values(name: str, dtype: str, shape: Sequence[int | None], values: Sequence[int]) -> Source:
+    """Give the values that `allocate` was given for a shape input, as if the data had them."""
+    import numpy as np
+
+    from trtpipe.data.arrays import Source
+    from trtpipe.data.stored import Memory
+
+    array = np.asarray(values, np.dtype(dtype)).reshape([size or 0 for size in shape])
+    return Source(
+        name=name, element=dtype, shape=array.shape, label=f"allocate's values.{name}",
+        data=Memory(data=memoryview(array.tobytes())),
+    )  # fmt: skip
+
+
+def check_values(feeds: Sequence[Feed], manifest: Manifest, profile: int) -> None:
+    """Hold the values of shape inputs against the engine's profile before anything runs.
+
+    Raises StageFailed with the sample, what was found and what the profile takes.
+    """
+    if not manifest.profile_values:
+        return
+    problems = []
+    for feed in feeds:
+        known = manifest.profile_values[profile].get(feed.name)
+        if known is None:
+            continue
+        rows = feed.source.read().reshape(-1, len(known.min))
+        for number, row in enumerate(rows):
+            if problem := manifest.values_outside(profile, feed.name, [int(v) for v in row]):
+                where = f", sample {number}" if feed.how == "run" else ""
+                problems.append(f"{feed.source.label}{where}: {problem}")
+                break
+    if problems:
+        raise StageFailed("\n".join(problems))
 
 
 class Batches:

@@ -95,7 +95,10 @@ def run(ctx: Context) -> None:
 
 
 def _joined(ours: Sequence[Tensor], theirs: Sequence[Binding], side: str, runtime: str) -> tuple[Tensor, ...]:
-    """Fill in ranks that only the runtime knows; both must name the same inputs and outputs."""
+    """Fill in ranks that only the runtime knows, and which inputs decide sizes.
+
+    Both must name the same inputs and outputs.
+    """
     known = {b.name: b for b in theirs}
     if {one.name for one in ours} != set(known):
         raise StageFailed(
@@ -103,7 +106,11 @@ def _joined(ours: Sequence[Tensor], theirs: Sequence[Binding], side: str, runtim
             f"but {', '.join(known) or 'none'} to {runtime}"
         )
     return tuple(
-        msgspec.structs.replace(one, dims=known[one.name].dims) if one.dims is None and known[one.name].shape else one
+        msgspec.structs.replace(
+            one,
+            dims=known[one.name].dims if one.dims is None and known[one.name].shape else one.dims,
+            shape_input=known[one.name].shape_input,
+        )
         for one in ours
     )
 
@@ -168,7 +175,7 @@ def _text(dims: Sequence[Any]) -> str:
 
 STAGE = StageType(
     name="parse",
-    version=3,
+    version=4,
     Params=ParseParams,
     inputs={"model": Port(kinds=("model",), doc="An ONNX model, with its external data.", outside=True)},
     output="network",

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from trtpipe import environment
 from trtpipe.backends import plan_header
-from trtpipe.backends.trt import builder, library, parser, rules
+from trtpipe.backends.trt import builder, library, parser, profiles, rules
 from trtpipe.backends.trt.session import TrtSession
-from trtpipe.errors import EnvironmentMissing, StageFailed
+from trtpipe.errors import EnvironmentMissing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,18 +60,7 @@ class TrtBackend:
     def configure(self, asked: Asked, network: Network, hold: Hold | None = None) -> Settled:
         """Decide how this TensorRT honours what is asked; see rules.settle. Raises StageFailed for what it cannot."""
         part = rules.settle(self.name, self.version, asked, network, self.library.has, hold=hold)
-        if not asked.profiles:
-            dynamic = [
-                f"{i.name} [{', '.join(map(str, i.dims or ()))}]"
-                for i in network.inputs
-                if any(isinstance(d, str) for d in i.dims or ())
-            ]
-            if dynamic:
-                # Polygraphy would make a profile itself, with 1 for every dynamic axis, and the engine takes no other.
-                raise StageFailed(
-                    f"{self.library.title} needs a profile for dynamic inputs, and params.profiles is empty: "
-                    f"{', '.join(dynamic)}; give min, opt and max for each"
-                )
+        profiles.check(self.library.title, asked, network)
         return part
 
     def build(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trtpipe import environment
-from trtpipe.backends.trt import networks, proof, rules, timing_cache
+from trtpipe.backends.trt import networks, profiles, proof, rules, timing_cache
 from trtpipe.backends.trt.rules import OBEY
 from trtpipe.backends.trt.timing_cache import TimingCache
 from trtpipe.documents.manifest import Proof, Target
@@ -13,11 +13,11 @@ from trtpipe.errors import StageFailed
 from trtpipe.runtime import Built
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from trtpipe.backends.trt.library import Library
-    from trtpipe.documents.config import Config
+    from trtpipe.documents.config import Config, Shapes, Values
     from trtpipe.documents.layers import Layers
 
 VERBOSITY = {"names_only": "LAYER_NAMES_ONLY", "none": "NONE", "detailed": "DETAILED"}
@@ -58,7 +58,6 @@ def build(
         if OBEY in config.flags:
             networks.keep_fp32(library, network, config.keep_fp32, rules.held_nodes(config))
         bindings = networks.describe(network)
-        networks.check_shape_tensors(library, network)
     with library.calls(_failed_build(library, model, config, network)):
         builder_config = _builder_config(library, config)(parts[0], network)
         if cache is not None:
@@ -80,7 +79,8 @@ def _check_reproducible(library: Library, config: Config, pinned: Path | None, *
     """Refuse what TensorRT-RTX cannot do: take a timing cache, and repeat a build with ranges of shapes."""
     if pinned is not None:
         raise StageFailed(f"{library.title} takes no timing cache: it compiles for the GPU when it loads; leave it out")
-    ranges = [name for profile in config.profiles for name, shapes in profile.items() if shapes.min != shapes.max]
+    every: list[Mapping[str, Shapes | Values]] = [*config.profiles, *config.profile_values]
+    ranges = [name for profile in every for name, given in profile.items() if given.min != given.max]
     if reproducible and ranges:
         raise StageFailed(
             f"{library.title} builds the same plan again for fixed shapes only, and {', '.join(sorted(set(ranges)))} "
@@ -110,18 +110,12 @@ def _asks_for_half(config: Config) -> bool:
 
 def _builder_config(library: Library, config: Config) -> Callable[[Any, Any], Any]:
     """Give a function (builder, network) → IBuilderConfig for a config."""
-    from polygraphy.backend.trt import CreateConfig, Profile
+    from polygraphy.backend.trt import CreateConfig
 
     trt = library.trt
     flags = set(config.flags)
-    profiles = []
-    for shapes in config.profiles:
-        profile = Profile()
-        for name, s in shapes.items():
-            profile.add(name, min=s.min, opt=s.opt, max=s.max)
-        profiles.append(profile)
     common: dict[str, Any] = {
-        "profiles": profiles or None,
+        "profiles": [],  # they are added below
         "sparse_weights": "SPARSE_WEIGHTS" in flags,
         "refittable": "REFIT" in flags,
         "strip_plan": "STRIP_PLAN" in flags,
@@ -165,6 +159,7 @@ def _builder_config(library: Library, config: Config) -> Callable[[Any, Any], An
         if library.rtx:
             # CreateConfigRTX leaves TF32 as the library's default, which is on.
             (built.set_flag if "TF32" in flags else built.clear_flag)(trt.BuilderFlag.TF32)
+        profiles.add(library, builder, network, built, config)
         return built
 
     return configured

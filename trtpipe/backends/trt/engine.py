@@ -40,6 +40,7 @@ class Engine:
     ) -> None:
         self.library = library
         self.profile = profile
+        self._manifest = manifest
         self._profiles = manifest.profiles
         self._runtime: Any = None
         self._native: Any = None
@@ -112,6 +113,11 @@ class Engine:
                 f"{b.name}: the shape {list(shape)} lies outside profile {self.profile}, "
                 f"min {list(profile.min)} to max {list(profile.max)}"
             )
+
+    def check_values(self, b: Binding, values: Sequence[int]) -> None:
+        """Raise StageFailed for values of a shape input that lie outside the profile: the engine would be wrong."""
+        if problem := self._manifest.values_outside(self.profile, b.name, values):
+            raise StageFailed(f"{b.name}: {problem}")
 
     def create_context(self, *, runtime_graphs: bool) -> Any:
         """Create an execution context, which takes the memory of activations; None if TensorRT refuses.

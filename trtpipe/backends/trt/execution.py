@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trtpipe.backends.trt.library import Library
     from trtpipe.backends.trt.slots import Feed, Shapes
     from trtpipe.documents.buffers import Buffer, Buffers
+    from trtpipe.documents.manifest import Binding
 
 
 class Execution:
@@ -136,17 +137,22 @@ class Execution:
                     f"{b.name}: a batch of shape {list(shape)} takes {size} bytes, the buffers hold {capacity}; "
                     "allocate for this shape"
                 )
-            if isinstance(given, Pending) and given.dtype == dtypes.numpy_dtype(b.dtype):
-                given.fill(host[:size].view(given.dtype).reshape(shape))
-                continue
+            self._fill_one(b, host[:size], given, shape)
+        return Loaded(slot, tuple(shapes))
+
+    def _fill_one(self, b: Binding, host: Array, given: Array | Pending, shape: tuple[int, ...]) -> None:
+        if isinstance(given, Pending) and given.dtype == dtypes.numpy_dtype(b.dtype):
+            given.fill(host.view(given.dtype).reshape(shape))
+        else:
             if isinstance(given, Pending):
                 array = np.empty(shape, given.dtype)
                 given.fill(array)
             else:
                 array = np.asarray(given)
             whole = np.ascontiguousarray(dtypes.to_engine(b, array))
-            parallel.copy(host[:size], whole.reshape(-1).view(np.uint8))
-        return Loaded(slot, tuple(shapes))
+            parallel.copy(host, whole.reshape(-1).view(np.uint8))
+        if b.name in self.engine.on_host:
+            self.engine.check_values(b, host.view(np.dtype(b.dtype)).tolist())
 
     def send(self, loaded: Loaded) -> None:
         """Start the copy to the device; it waits on the stream until the slot's last batch was computed there."""

@@ -22,27 +22,13 @@ def describe(network: Any) -> list[Binding]:
         shape = _shape(tensor.shape)
         dims = tuple(_dim(tensor, axis) if size < 0 else size for axis, size in enumerate(shape))
         dtype = dtypes.dtype_name(tensor.dtype)
-        return Binding(name=tensor.name, mode=mode, dtype=dtype, shape=shape, dims=dims)
+        decides = mode == "input" and bool(tensor.is_shape_tensor)
+        return Binding(name=tensor.name, mode=mode, dtype=dtype, shape=shape, dims=dims, shape_input=decides)
 
     return [
         *(binding(network.get_input(i), "input") for i in range(network.num_inputs)),
         *(binding(network.get_output(i), "output") for i in range(network.num_outputs)),
     ]
-
-
-def check_shape_tensors(library: Library, network: Any) -> None:
-    """Refuse an input whose values are used as shapes and whose own length is dynamic. Raises StageFailed."""
-    shapes = [network.get_input(i).name for i in range(network.num_inputs) if network.get_input(i).is_shape_tensor]
-    dynamic = [
-        network.get_input(i).name
-        for i in range(network.num_inputs)
-        if network.get_input(i).name in shapes and -1 in _shape(network.get_input(i).shape)
-    ]
-    if dynamic:
-        raise StageFailed(
-            f"{library.title} takes the values of {', '.join(dynamic)} as shapes, and its length is dynamic; "
-            "fix its length in the model"
-        )
 
 
 def ask_for_half(library: Library, network: Any, precision: str, *, obeyed: bool) -> None:
