@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
+    from trtpipe.environment import Choice
     from trtpipe.pipeline.graph import Pipeline
     from trtpipe.run.events import Event
 
@@ -30,17 +31,24 @@ class Opened(NamedTuple):
 
 
 def open_pipeline(
-    args: argparse.Namespace, *, emit: Callable[[Event], None] = lambda _: None, make: bool = False, write: bool = False
+    args: argparse.Namespace,
+    *,
+    emit: Callable[[Event], None] = lambda _: None,
+    make: bool = False,
+    write: bool = False,
+    text: str | None = None,
+    choice: Choice | None = None,
 ) -> Opened:
     """Load the document and open its store; the backend is chosen here.
 
     `make` makes the store if it does not exist. `write` allows writing to the remote store, whatever the document says.
+    With `text`, that is the document, and nothing needs to be at its path. `choice` is a backend that was chosen.
     """
     if make:
         Store.make(args.artifacts)
     state = args.cleanup.enter_context(State(args.artifacts))
-    loaded = loading.load(args.pipeline, args.set, state)
-    choice = environment.choose(args.backend or loaded.backend)
+    loaded = loading.load(args.pipeline, args.set, state, text)
+    choice = choice or environment.choose(args.backend or loaded.backend)
     lookup = Lookup(loaded, Store(args.artifacts, state), choice, allow_outside=args.allow_outside)
     if not hasattr(args, "remote"):
         return Opened(lookup, None)

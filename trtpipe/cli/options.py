@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 _AGES = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 """Seconds in each unit of an age."""
 
+_PRECISIONS = ("model", "fp32", "tf32", "fp16", "bf16")
+
 _EPILOG = """\
 examples:
+  trtpipe build model.onnx --fp16                         from an ONNX model to a checked engine
   trtpipe run pipelines/digits.yaml                       bring everything up to date
   trtpipe run pipelines/digits.yaml --target engine       only what the stage engine needs
   trtpipe run pipelines/digits.yaml --set vars.batch=8    with another value in the document
@@ -59,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--json", action="store_true", help="print JSON for programs")
         return one
 
+    _add_build(add)
     _add_running(add)
     _add_status_and_explain(add)
     _add_lock_and_verify(add)
@@ -72,6 +76,30 @@ def parser() -> argparse.ArgumentParser:
               "Print the completion script for a shell.")  # fmt: skip
     one.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell")
     return top
+
+
+def _add_build(add: Add) -> None:
+    one = add("build", "building.build", "build a checked engine of an ONNX model, without a document",
+              "Build an engine of an ONNX model with the same stages, cache and checks as a pipeline, and say how far "
+              "it is from float32.")  # fmt: skip
+    one.add_argument("model", metavar="MODEL", help="an ONNX file")
+    half = one.add_mutually_exclusive_group()
+    for name, what in (("fp16", "float16"), ("bf16", "bfloat16")):
+        half.add_argument(f"--{name}", dest="shorthand", action="store_const", const=name,
+                          help=f"{what}, checked against float32")  # fmt: skip
+    one.add_argument("--int8", metavar="DATA", help="8-bit products, with ranges from these samples (.npz or a folder)")
+    one.add_argument("--precision", type=_precision, metavar="P",
+                     help="model, fp32, tf32, fp16 or bf16 (default: model, the model's own types)")  # fmt: skip
+    one.add_argument("--shapes", action="append", default=[], metavar="NAME=DIMS",
+                     help="the smallest, best and largest sizes of an input, such as images=1..8..16x3x640x640; may be "
+                          "repeated (default: sensible ones, which are told)")  # fmt: skip
+    one.add_argument("--data", metavar="DATA", help="samples (.npz or a folder) on which everything is checked")
+    one.add_argument("--output", "-o", metavar="FILE", help="copy the plan there")
+    one.add_argument("--emit-yaml", metavar="FILE", help="write the pipeline that is run")
+    one.add_argument("--quiet", "-q", action="store_true", help="print errors only")
+    _backend_option(one)
+    _store_option(one)
+    _remote_option(one)
 
 
 def _add_running(add: Add) -> None:
@@ -300,6 +328,15 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of at least 1")
     return int(text)
+
+
+def _precision(text: str) -> str:
+    if text in ("int8", "fp8", "int4"):
+        more = "with samples: --int8 DATA" if text == "int8" else "in a pipeline with a stage `quantize`"
+        raise argparse.ArgumentTypeError(f"found {text}, which is made {more}")
+    if text not in _PRECISIONS:
+        raise argparse.ArgumentTypeError(f"found {text}, expected {', '.join(_PRECISIONS[:-1])} or {_PRECISIONS[-1]}")
+    return text
 
 
 def _bound(text: str) -> float:

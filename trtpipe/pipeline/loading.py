@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from trtpipe.store.state import State
 
 
-def load(file: str, settings: Sequence[str], state: State | None) -> Pipeline:
+def load(file: str, settings: Sequence[str], state: State | None, text: str | None = None) -> Pipeline:
     """Read, check and resolve a document; if nothing has changed, the result comes from `state`.
+
+    With `text`, that is the document, and nothing needs to be at `file`, from whose folder its paths start.
 
     Raises PipelineInvalid or one of its kinds with everything that is wrong.
     """
     known = key.digest([code_stamp(), os.path.abspath(file), file, *settings])
-    reading = Reading()
+    reading = Reading() if text is None else Reading({os.path.abspath(file): text.encode()})
     if state is not None and (found := state.resolved(known)):
         remembered = json.loads(found)
         if reading.holds(remembered["read"]):

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 _MOST = 2**24  # bytes: more than any file that is read is allowed to have
 
@@ -15,8 +15,9 @@ _MOST = 2**24  # bytes: more than any file that is read is allowed to have
 class Reading:
     """The reads of one resolution. Each file is read once, because a document may be a pipe."""
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, str], bytes] = {}
+    def __init__(self, given: Mapping[str, bytes] | None = None) -> None:
+        """Begin; `given` are contents by absolute path that count as read: a document that was never written."""
+        self._known: dict[tuple[str, str], bytes] = {("file", path): text for path, text in (given or {}).items()}
         self._taken: dict[tuple[str, str], None] = {}
 
     def file(self, path: str) -> bytes:

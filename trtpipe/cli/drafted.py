@@ -1,0 +1,90 @@
+"""What `build` and `init` have in common: the ranges of a model's inputs, and the backend that builds it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from trtpipe import environment, key
+from trtpipe.pipeline import ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from trtpipe.environment import Choice
+    from trtpipe.models.outline import Outline
+    from trtpipe.pipeline.ranges import Range, Ranges
+    from trtpipe.store.state import State
+
+PLANS = (".plan", ".engine", ".trt")
+"""How people end the names of plans."""
+
+
+def choose(asked: str | None, output: str | None) -> Choice:
+    """Choose the runtime that builds: the one asked for, or one that makes plans, if there is one here.
+
+    Without a GPU, TensorRT-RTX builds plans that run elsewhere, so it comes before ONNX Runtime here, unless the output
+    is to be an ONNX file. Raises EnvironmentMissing.
+    """
+    choice = environment.choose(asked or "auto")
+    if asked in (None, "auto") and choice.backend == "onnxruntime" and not environment.gpus():
+        version = environment.runtime_version("tensorrt_rtx")
+        if version is not None and not (output or "").endswith(".onnx"):
+            return environment.Choice("tensorrt_rtx", version, "it builds plans without a GPU")
+    return choice
+
+
+def runs_here(choice: Choice) -> bool:
+    """Tell whether an engine of this runtime can run on this machine."""
+    gpus = environment.gpus()
+    if choice.backend == "onnxruntime" or not gpus:
+        return choice.backend == "onnxruntime"
+    return choice.backend == "tensorrt" or environment.rtx_supports(choice.version, gpus[0].compute_capability)
+
+
+def settle(path: str, found: Outline, given: Mapping[str, tuple[Range, ...]], state: State) -> Ranges:
+    """Give the ranges of a model's inputs, of which guessed ones are tried in onnxruntime; trials are remembered.
+
+    Raises PipelineInvalid if something does not fit.
+    """
+    trial = _Trial(path, found, state)
+    return ranges.settle(found.inputs, given, runs=trial)
+
+
+class _Trial:
+    """Runs a model with given shapes; the model is loaded once, and only if a trial is not remembered."""
+
+    def __init__(self, path: str, found: Outline, state: State) -> None:
+        self._path, self._found, self._state = path, found, state
+        self._loaded: tuple[object, object] | None = None
+
+    def __call__(self, shapes: Mapping[str, Sequence[int]]) -> bool | None:
+        """Tell whether the model runs with these shapes; None if onnxruntime is not here."""
+        if environment.runtime_version("onnxruntime") is None:
+            return None
+        name = f"runs {key.digest(dict(shapes))}"
+        known = self._state.derived(name, self._found.sha256)
+        if known is None:
+            known = json.dumps(self._run(shapes))
+            self._state.remember_derived(name, self._found.sha256, known)
+        answer: bool | None = json.loads(known)
+        return answer
+
+    def _run(self, shapes: Mapping[str, Sequence[int]]) -> bool | None:
+        from pathlib import Path
+
+        from trtpipe.models import onnxfile, ort_cpu, trial_data
+
+        if self._loaded is None:
+            try:
+                self._loaded = onnxfile.load(Path(self._path)), ort_cpu.Session(self._path)
+            except Exception:  # noqa: BLE001 — a model that onnxruntime does not load is told by the stage that parses it
+                return None
+        model, session = self._loaded
+        try:
+            session(trial_data.make(model, self._found.inputs, shapes))  # type: ignore[operator]
+        except TypeError:
+            return None  # NumPy has no such type
+        except Exception:  # noqa: BLE001 — however it fails, it does not run with these shapes
+            return False
+        return True

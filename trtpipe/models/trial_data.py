@@ -1,0 +1,61 @@
+"""Seeded data with which a model runs, made for its inputs: what a scaffold checks with until there are real samples.
+
+Whole numbers are within the tables that the model looks them up in, and masks are ones, so that a language model gets
+tokens that it knows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trtpipe.models import onnxgraph
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import onnx
+    from numpy.typing import NDArray
+
+    from trtpipe.models.outline import Side
+
+SEED = 20240229
+_MOST = 1000
+_PASSES = ("Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+
+
+def make(
+    model: onnx.ModelProto, inputs: Sequence[Side], shapes: Mapping[str, Sequence[int]]
+) -> dict[str, NDArray[Any]]:
+    """Make an array of the given shape for each input: floats normal, whole numbers small, masks ones, types zeros."""
+    random = np.random.default_rng(SEED)
+    bounds = table_sizes(model)
+    made = {}
+    for one in inputs:
+        shape = tuple(shapes[one.name])
+        values: NDArray[Any]
+        dtype = np.dtype(one.dtype)
+        if dtype.kind == "f":
+            values = random.standard_normal(shape)
+        elif "mask" in one.name.lower() or dtype.kind == "b":
+            values = np.ones(shape)
+        else:
+            values = random.integers(0, min(bounds.get(one.name, 2), _MOST), shape)
+        made[one.name] = np.ascontiguousarray(values.astype(dtype))
+    return made
+
+
+def table_sizes(model: onnx.ModelProto) -> dict[str, int]:
+    """Give, for each input that is looked up in a table of weights, the number of the table's rows (the smallest)."""
+    rows = {tensor.name: tensor.dims[0] for _, tensor in onnxgraph.constants(model) if tensor.dims and tensor.name}
+    origin = {value.name: value.name for value in model.graph.input}
+    found: dict[str, int] = {}
+    for node in model.graph.node:
+        if node.op_type in _PASSES and node.input and node.input[0] in origin:
+            origin.update(dict.fromkeys(node.output, origin[node.input[0]]))
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        if node.op_type == "Gather" and axis == 0 and node.input[0] in rows and node.input[1] in origin:
+            name = origin[node.input[1]]
+            found[name] = min(found.get(name, rows[node.input[0]]), rows[node.input[0]])
+    return found
