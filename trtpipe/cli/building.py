@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trtpipe import errors, project
 from trtpipe.cli import drafted
 from trtpipe.cli.opening import open_pipeline
+from trtpipe.cli.printing import for_programs, wrapped
 from trtpipe.formatting import size_text
 from trtpipe.pipeline import drafting, ranges
 
@@ -58,7 +59,8 @@ def build(args: argparse.Namespace) -> int:
     watcher = JsonLines(sys.stdout) if args.json else Console(sys.stdout, quiet=args.quiet)
     lookup, sharing = open_pipeline(args, emit=watcher, make=True, text=document.text, choice=choice)
     if not args.json and not args.quiet:
-        print("\n".join(document.told), end="\n" if document.told else "", flush=True)
+        for line in document.told:
+            wrapped(line, hang=2)
     try:
         outcome = runner.run(lookup, emit=watcher, exchange=sharing)
     finally:
@@ -170,7 +172,7 @@ def _tell(args: argparse.Namespace, document: Drafted, store: Store, outcome: Ou
             "float32": [{"node": one.node, "op": one.op, "why": one.why} for one in kept],
             "told": document.told, "output": copies, "document": args.emit_yaml,
         }  # fmt: skip
-        print(json.dumps(answer))
+        for_programs(json.dumps(answer))
         return
     if args.quiet:
         return
@@ -186,7 +188,9 @@ def _tell(args: argparse.Namespace, document: Drafted, store: Store, outcome: Ou
     lines.append(f"engine  {plan}  {size_text(manifest.plan_bytes)}{took}")
     lines += [f"copied to {one}" for one in copies]
     lines += [f"the pipeline is in {args.emit_yaml}"] if args.emit_yaml else []
-    print("\n".join(line for index, line in enumerate(lines) if line or not index))
+    for index, line in enumerate(lines):
+        if line or not index:
+            wrapped(line, hang=2)
 
 
 def _checked(store: Store, outcome: Outcome) -> tuple[list[Checked], Sequence[Kept]]:

@@ -11,6 +11,8 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trtpipe.escaping import inline
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -87,7 +89,7 @@ def _dims(wish: Wish) -> dict[str, Any]:
 
 def text(name: str, backend: str, made: Mapping[str, Any], comments: Sequence[str] = ()) -> str:
     """Write a document. `comments` stand at its top, without their `#`."""
-    lines = [f"# {line}".rstrip() for line in comments]
+    lines = [f"# {inline(line)}".rstrip() for line in comments]
     lines += [f"name: {scalar(name)}", f"backend: {backend}", "stages:"]
     for stage, one in made.items():
         lines += _stage(stage, one)
