@@ -214,3 +214,34 @@ def test_onnxruntime_takes_a_model_whose_external_data_has_several_links(tmp_pat
         np.testing.assert_array_equal(after[name], values)
     with pytest.raises(onnx.checker.ValidationError):  # what onnx does, and why it is not asked
         onnx.load_model(str(path))
+
+
+@pytest.mark.parametrize(
+    ("fields", "held"),
+    [
+        ({"raw_data": b""}, 0),
+        ({}, 0),
+        ({"raw_data": bytes(8)}, 8),
+        ({"float_data": [1, 2]}, 8),
+        ({"raw_data": bytes(16)}, 16),
+    ],
+)
+def test_a_weight_in_the_file_that_does_not_fit_its_shape_is_named_with_both_sizes(tmp_path, fields, held):
+    proto = models.doubling([3])
+    proto.graph.initializer.append(onnx.TensorProto(name="w", data_type=1, dims=[3], **fields))
+    message = rf"m.onnx: tensor w: its shape needs 12 bytes \(float32 \[3\]\), the ONNX file holds {held} for it"
+    with pytest.raises(StageFailed, match=message):
+        external_data.external_files(proto, tmp_path, label="m.onnx")
+
+
+@pytest.mark.parametrize(
+    "kind", ["FLOAT16", "BFLOAT16", "FLOAT8E4M3FN", "INT4", "UINT64", "DOUBLE", "BOOL", "COMPLEX64"]
+)
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_weight_of_any_type_that_fits_passes(tmp_path, kind, raw):
+    number = getattr(TensorProto, kind)
+    values = np.ones(3, helper.tensor_dtype_to_np_dtype(number))
+    proto = models.doubling([3])
+    tensor = numpy_helper.from_array(values, "w") if raw else helper.make_tensor("w", number, [3], values.tolist())
+    proto.graph.initializer.append(tensor)
+    assert external_data.external_files(proto, tmp_path, label="m.onnx") == ()

@@ -340,3 +340,34 @@ def test_memory_does_not_grow_with_the_data(tmp_path, save_as):
     seen = json.loads(run.stdout.splitlines()[-1])
     assert seen["written"] > 300e6
     assert seen["grown"] < 100e6
+
+
+def test_an_output_that_is_an_input_holds_what_was_fed(tmp_path):
+    proto = models.model(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        [models.value("x", ["n", 4]), models.value("ids", ["n"], TensorProto.INT64)],
+        [models.value("y", ["n", 4]), models.value("ids", ["n"], TensorProto.INT64)],
+    )
+    ids, x = np.arange(101, 107), np.ones((6, 4), np.float32)
+    out = infer(engine(proto, tmp_path), {"x": [3, 4], "ids": [3]}, save(tmp_path, x=x, ids=ids), tmp_path)
+    np.testing.assert_array_equal(read(out, "ids"), ids)
+
+
+def test_bfloat16_is_fed_from_float32_with_a_note_and_written_as_it_is(tmp_path):
+    ends = [models.value(name, ["n", 2], TensorProto.BFLOAT16) for name in "xy"]
+    proto = models.model([helper.make_node("Identity", ["x"], ["y"])], ends[:1], ends[1:])
+    x = np.array([[1.5, 1.0009765625], [3, 4], [5, 6]], np.float32)
+    notes = []
+    out = infer(engine(proto, tmp_path), {"x": [2, 2]}, save(tmp_path, x=x), tmp_path, notes)
+    np.testing.assert_array_equal(read(out, "y"), x.astype(ml_dtypes.bfloat16))
+    assert notes == ["data.npz[x] is float32 and is fed as bfloat16, rounded"]
+
+
+def test_an_axis_of_no_length_is_a_shape_too(tmp_path):
+    nodes = [helper.make_node("Concat", ["past", "x"], ["all"], axis=1)]
+    proto = models.model(nodes, [models.value("past", ["n", "steps", 4]), models.value("x", ["n", 1, 4])],
+                         [models.value("all", ["n", "now", 4])])  # fmt: skip
+    x = np.ones((2, 1, 4), np.float32)
+    data = save(tmp_path, x=x, past=np.zeros((2, 0, 4), np.float32))
+    out = infer(engine(proto, tmp_path), {"past": [2, 0, 4], "x": [2, 1, 4]}, data, tmp_path)
+    np.testing.assert_array_equal(read(out, "all"), x)

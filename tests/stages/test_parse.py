@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests import onnx_models as models
+from tests.backends.trt.rtx import needs_rtx
 from tests.helpers import run_stage
 from trtpipe.errors import StageFailed
 from trtpipe.stage import Input
@@ -146,3 +147,52 @@ def test_dims_with_odd_names_are_refused_before_anything_runs(tmp_path):
     path = models.save(models.doubling([None]), tmp_path / "m.onnx")
     with pytest.raises(ValueError, match=r"dims\.x\[0\]"):
         parse(path, tmp_path, dims={"x": ["?"]})
+
+
+def test_outputs_that_nobody_wants_are_left_out_with_their_inputs(tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Gather", ["names", "label"], ["text"])]
+    proto = models.model(
+        nodes, [models.value("x", ["n"]), models.value("label", [1], TensorProto.INT64)],
+        [models.value("y", ["n"]), models.value("text", [1], TensorProto.STRING)],
+        {"names": np.array(["a", "b"], object)},
+    )  # fmt: skip
+    path = models.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(
+        StageFailed, match=r"output text is of type string; .*; leave it out with params: {outputs: \[y\]}"
+    ):
+        parse(path, tmp_path)
+    notes = []
+    out = parse(path, tmp_path, notes, outputs=["y"])
+    assert [t["name"] for t in network(out)["outputs"]] == ["y"]
+    assert [t["name"] for t in network(out)["inputs"]] == ["x"]
+    assert notes == ["the inputs label go too: only outputs that are left out need them"]
+
+
+def test_an_input_without_a_shape_is_refused_and_dims_give_it_one(tmp_path):
+    proto = models.model([helper.make_node("Relu", ["x"], ["y"])], [models.value("x", None)], [models.value("y", None)])
+    path = models.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(
+        StageFailed, match=r"input x has no shape in the model.*params\.dims, such as {x: \[batch, 3\]}"
+    ):
+        parse(path, tmp_path)
+    assert network(parse(path, tmp_path, dims={"x": ["n", 4]}))["outputs"][0]["dims"] == ["n", 4]
+
+
+@needs_rtx
+def test_an_output_that_is_an_input_is_refused_on_tensorrt_with_the_way_out(tmp_path):
+    proto = models.model([helper.make_node("Relu", ["x"], ["y"])], [models.value("x", [2]), models.value("ids", [2])],
+                         [models.value("y", [2]), models.value("ids", [2])])  # fmt: skip
+    path = models.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(StageFailed, match=r"ids is both an input and an output.*{outputs: \[y\]}"):
+        run_stage("parse", {}, {"model": path}, tmp_path, backend="tensorrt_rtx")
+
+
+@needs_rtx
+def test_float64_is_float32_to_tensorrt_and_that_is_told(tmp_path):
+    path = models.save(models.doubling([2], TensorProto.DOUBLE), tmp_path / "m.onnx")
+    notes = []
+    run_stage("parse", {}, {"model": path}, tmp_path, backend="tensorrt_rtx", notes=notes)
+    assert notes == [
+        f"{mode} is float64 in the model and float32 to tensorrt_rtx, with fewer digits"
+        for mode in ("input x", "output y")
+    ]

@@ -66,6 +66,31 @@ def residual():
 # -- what comes out ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_samples_that_leave_a_tensor_empty_are_passed_over(tmp_path, first):
+    random = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["h"], name="one"),
+        helper.make_node("ReduceSum", ["h", "one"], ["s"], keepdims=0),
+        helper.make_node("Greater", ["s", "zero"], ["c"]),
+        helper.make_node("Compress", ["h", "c"], ["k"], axis=0),
+        helper.make_node("Gemm", ["k", "v"], ["y"], name="two"),
+    ]
+    weights = {
+        "w": np.abs(random.normal(size=(16, 8))).astype(np.float32), "zero": np.float32(0), "one": np.array([1]),
+        "v": random.normal(size=(8, 4)).astype(np.float32),
+    }  # fmt: skip
+    proto = models.model(nodes, [models.value("x", [10, 16])], [models.value("y", ["k", 4])], weights)
+    x = np.abs(random.normal(size=(4, 10, 16))).astype(np.float32)
+    x[0 if first else 2] *= -1
+    np.savez(tmp_path / "x.npz", x=x)
+    inputs = {"model": models.save(proto, tmp_path / "m.onnx"), "calibration": tmp_path / "x.npz"}
+    out = run_stage("quantize", {"method": "percentile"}, inputs, tmp_path)
+    record = json.loads((out / "quantize.json").read_text())
+    assert record["nodes"] == ["one", "two"]
+    assert record["check"]["outputs"]["y"]["relative_l2"] < 0.1
+
+
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
 def test_an_int8_model_stays_close_to_the_original(tmp_path, method):
     model, record = quantize(tmp_path, method=method)

@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from trtpipe.backends.trt.rules import half_types
 from trtpipe.documents.benchmark import RuntimeInfo
 from trtpipe.documents.manifest import Binding, Proof, Target
 from trtpipe.errors import EnvironmentMissing, StageFailed
-from trtpipe.models import dtypes, external_data, onnxfile, onnxgraph, ort_cpu, shape_inputs, signature
+from trtpipe.models import dtypes, external_data, onnxfile, onnxgraph, ort_cpu, ort_values, shape_inputs, signature
 from trtpipe.runtime import Built, Measured, Parsed, Pending, Query, Settled
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ _ORT_LEVEL = {
 }
 PROFILED = 25
 """Runs of a profile; the first fifth warms up."""
-_DTYPES = {"float": "float32", "double": "float64"}
 _ONNX_NAME = {"float": "FLOAT", "double": "DOUBLE"}
 _ALTERNATIVES = "tensorrt or tensorrt_rtx"
 
@@ -100,12 +100,6 @@ def _reason(error: BaseException) -> str:
     return " ".join(words)
 
 
-def _dtype(kind: str) -> str:
-    """Give NumPy's name for ONNX Runtime's `tensor(float)`."""
-    inner = kind[kind.find("(") + 1 : kind.rfind(")")] if kind.startswith("tensor(") else kind
-    return _DTYPES.get(inner, inner)
-
-
 def _signature(model: onnx.ModelProto, session: Any) -> list[Binding]:
     """Join what the runtime says of inputs and outputs with the names that the ONNX file gives their axes."""
     inputs, outputs = signature.of(model)
@@ -119,7 +113,8 @@ def _signature(model: onnx.ModelProto, session: Any) -> list[Binding]:
             known = known or (f"{arg.name}_0",)
         shape = tuple(d if isinstance(d, int) else -1 for d in known)
         decides = mode == "input" and arg.name in sizes
-        return Binding(name=arg.name, mode=mode, dtype=_dtype(arg.type), shape=shape, dims=known, shape_input=decides)
+        dtype = ort_values.element(arg.type)
+        return Binding(name=arg.name, mode=mode, dtype=dtype, shape=shape, dims=known, shape_input=decides)
 
     return [
         *(binding(arg, "input") for arg in session.get_inputs()),
@@ -272,8 +267,10 @@ class OrtSession:
         self._outputs = [a.name for a in session.get_outputs()]
         self._shapes = {b.name: b.shape for b in buffers.side("input")}
         self._fixed: dict[str, NDArray[Any]] = {}
+        self._lost = bool(ort_values.lost(session))
         for b in buffers.side("output"):
-            if b.bytes is not None and b.dtype != "bfloat16":
+            # An output that is an input, which no node makes, ONNX Runtime does not write into a buffer of ours.
+            if b.bytes is not None and not self._lost and b.name not in self._inputs:
                 self._fixed[b.name] = np.empty(tuple(size or 0 for size in b.shape), np.dtype(b.dtype))
         self._binding: Any = None
         if set(self._fixed) == set(self._outputs) and all(a.size for a in self._fixed.values()):
@@ -296,7 +293,8 @@ class OrtSession:
                 # itself is at fault, it fails again and says why.
                 self._binding = None
         try:
-            return dict(zip(self._outputs, self._session.run(self._outputs, dict(feed)), strict=True))
+            run = partial(ort_values.run, self._session) if self._lost else self._session.run
+            return dict(zip(self._outputs, run(self._outputs, dict(feed)), strict=True))
         except Exception as error:
             version = onnxruntime.__version__
             raise StageFailed(f"onnxruntime {version} fails to run the batch: {_reason(error)}") from error
@@ -353,7 +351,10 @@ class OrtSession:
             options.profile_file_prefix = os.path.join(folder, "profile")
             session = ort_cpu.load(self._plan, options)
             for _ in range(PROFILED):
-                session.run(self._outputs, dict(feed))
+                if self._lost:
+                    ort_values.run(session, self._outputs, feed)
+                else:
+                    session.run(self._outputs, dict(feed))
             with open(session.end_profiling(), encoding="utf-8") as stream:
                 events = json.load(stream)
         layers: dict[str, list[float]] = {}

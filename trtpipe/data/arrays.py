@@ -80,6 +80,11 @@ class Reader:
         return self._source.shape
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its elements in memory."""
+        return self._source.dtype
+
+    @property
     def anywhere(self) -> bool:
         """Whether `fill_from` can be called from several threads, and costs no more than reading along."""
         return self._opened.anywhere

@@ -22,6 +22,14 @@ class Binding(Part, frozen=True, kw_only=True):
             "`int4` and the like, which NumPy lacks, by ONNX's names. Source: the runtime."
         ),
     ]
+    model_dtype: Annotated[
+        str | None,
+        Meta(
+            description="The type of its elements in the ONNX model, where the runtime has another one: TensorRT "
+            "computes float64 in float32, and 8.6 int64 in int32. Data of this type may be fed; what comes out is of "
+            "`dtype`."
+        ),
+    ] = None
     shape: Annotated[
         tuple[Annotated[int, Meta(ge=-1)], ...],
         Meta(description="The size of each axis in elements, -1 where it is dynamic. Source: the runtime."),

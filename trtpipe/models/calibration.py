@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from trtpipe.errors import PipelineInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -79,6 +80,28 @@ def check_values(samples: feeding.Samples) -> bool:
             "data like what the model will see"
         )
     return moved
+
+
+@contextmanager
+def without_empty() -> Iterator[None]:
+    """Let onnxruntime's calibrator pass over tensors without values, such as those of no detections.
+
+    Its own percentile method ends at the second one (fmax of nothing), and a first one spoils a histogram's bins.
+    """
+    from onnxruntime.quantization.calibrate import HistogramCollector
+
+    collect = HistogramCollector.collect
+
+    def with_values(self: Any, found: Mapping[str, Any]) -> Any:
+        lists = {name: arrays if isinstance(arrays, list) else [arrays] for name, arrays in found.items()}
+        kept = {name: [array for array in arrays if array.size] for name, arrays in lists.items()}
+        return collect(self, {name: arrays for name, arrays in kept.items() if arrays})
+
+    HistogramCollector.collect = with_values
+    try:
+        yield
+    finally:
+        HistogramCollector.collect = collect
 
 
 class Reader:

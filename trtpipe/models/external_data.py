@@ -45,7 +45,7 @@ def place(tensor: onnx.TensorProto) -> tuple[str, int, int]:
 def external_files(
     model: onnx.ModelProto, folder: Path, *, label: str, known: Collection[str] | None = None
 ) -> tuple[str, ...]:
-    """List the external data files of a model (sorted, relative to its folder), after checking every reference.
+    """List the external data files of a model (sorted, relative to its folder), after checking every tensor's size.
 
     `known` are the files that the input is declared to hold, relative to the folder: a file outside them is not
     in the stage's key. Raises StageFailed listing each tensor whose length is not that of its shape and type, and each
@@ -56,6 +56,8 @@ def external_files(
     problems: list[str] = []
     for name, tensor in onnxgraph.constants(model):
         if not is_external(tensor):
+            if problem := _inside(tensor):
+                problems.append(f"tensor {name}: {problem}")
             continue
         if problem := _problem(tensor):
             problems.append(f"tensor {name}: {problem}")
@@ -98,6 +100,24 @@ def _problem(tensor: onnx.TensorProto) -> str | None:
     if length != dtypes.tensor_bytes(tensor):
         return f"its shape needs {dtypes.tensor_bytes(tensor)} bytes ({dtype} {dims}), it points to {length}"
     return None
+
+
+def _inside(tensor: onnx.TensorProto) -> str | None:
+    """Say how the values in the file itself do not fit their shape; None if they do, or if the type has no size."""
+    dtype, dims = dtypes.dtype_name(tensor.data_type), list(tensor.dims)
+    bits = dtypes.BITS.get(dtype)
+    if bits is None or min(dims, default=0) < 0:
+        return None
+    needed = dtypes.tensor_bytes(tensor)
+    if tensor.HasField("raw_data") or not needed:
+        found = len(tensor.raw_data)
+    else:
+        fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
+        # A number a value; of complex types two, of those below a byte a byte's worth.
+        found = sum(map(len, fields)) * max(8, bits // 2 if dtype.startswith("complex") else bits) // 8
+    if found == needed or (not needed and not found):
+        return None
+    return f"its shape needs {needed} bytes ({dtype} {dims}), the ONNX file holds {found} for it"
 
 
 def _leaves(location: str) -> bool:

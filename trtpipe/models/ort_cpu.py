@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from trtpipe.errors import EnvironmentMissing
-from trtpipe.models import onnxfile, onnxgraph
+from trtpipe.models import onnxfile, onnxgraph, ort_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,10 +71,13 @@ class Session:
             options.graph_optimization_level = module.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = load(model, options)
         self.outputs = [value.name for value in self._session.get_outputs()]
+        self._lost = bool(ort_values.lost(self._session))
 
     def __call__(self, feed: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """Run one feed; give its outputs by name (all, or those in `outputs`)."""
         names = list(self.outputs if outputs is None else outputs)
+        if self._lost:
+            return dict(zip(names, ort_values.run(self._session, names, feed), strict=True))
         return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 BITS = {
     "float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "int64": 64, "int32": 32, "int16": 16, "int8": 8,
-    "uint64": 64, "uint32": 32, "uint16": 16, "uint8": 8, "bool": 8, "int4": 4, "uint4": 4, "float8e4m3fn": 8,
-    "float4e2m1": 4,
+    "uint64": 64, "uint32": 32, "uint16": 16, "uint8": 8, "bool": 8, "int4": 4, "uint4": 4, "int2": 2, "uint2": 2,
+    "float8e4m3fn": 8, "float8e4m3fnuz": 8, "float8e5m2": 8, "float8e5m2fnuz": 8, "float8e8m0": 8, "float4e2m1": 4,
 }  # fmt: skip
 
 
@@ -32,7 +32,7 @@ class AllocateParams(Params, frozen=True, kw_only=True):
     """Params of `allocate`."""
 
     shapes: Annotated[
-        dict[str, list[Annotated[int, Meta(ge=1)]]],
+        dict[str, list[Annotated[int, Meta(ge=0)]]],
         Meta(description="The shape of each input, by name; an input without dynamic axes may be left out."),
     ] = msgspec.field(default_factory=dict)
     values: Annotated[

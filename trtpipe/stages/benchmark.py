@@ -130,32 +130,37 @@ def _feed(ctx: Context, manifest: Manifest, buffers: Buffers) -> dict[str, NDArr
     """Give one batch: the data's first, or random values (seeded) of the buffers' shapes."""
     import numpy as np
 
+    from trtpipe.data import elements
+
     if "data" in ctx.inputs:
-        from trtpipe.data import tensors
-        from trtpipe.stages.infer import check_values, match
+        from trtpipe.data import conversion, tensors
+        from trtpipe.stages.infer import check_values, match, tell_conversions
 
         given = ctx.inputs["data"]
         feed = {}
         feeds = match(buffers, manifest, tensors.open_input(given), ctx.params.names, given.label)
         check_values(feeds, manifest, buffers.profile)
+        tell_conversions(feeds, buffers, ctx.note)
+        kinds = {b.name: b.dtype for b in buffers.side("input")}
         for one in feeds:
             if one.how == "constant":
-                feed[one.name] = one.source.read()
+                feed[one.name] = conversion.converted(one.source.read(), kinds[one.name], one.source.label)
                 continue
             rows = buffers.batch if one.how == "batch" else 1
             first = next(iter(tensors.batches({one.name: one.source}, rows)))[one.name]
             # A small file is repeated to fill the batch.
             whole = np.resize(first, (rows, *first.shape[1:]))
+            whole = conversion.converted(whole, kinds[one.name], one.source.label)
             feed[one.name] = whole[0] if one.how == "run" else whole
         return feed
     random = np.random.default_rng(0)
     best = manifest.profile_values[buffers.profile] if manifest.profile_values else {}
     feed = {}
     for b in buffers.side("input"):
-        dtype = np.dtype("float32" if b.dtype == "bfloat16" else b.dtype)
+        dtype = elements.in_memory(b.dtype)
         shape = tuple(size for size in b.shape if size is not None)  # an input has all sizes
         # Integers are often indices or lengths, of which only the smallest are safe.
-        values = random.uniform(-1, 1, shape) if dtype.kind == "f" else random.integers(0, 2, shape)
+        values = random.uniform(-1, 1, shape) if elements.is_float(dtype) else random.integers(0, 2, shape)
         known = buffers.values.get(b.name) or (best[b.name].opt if b.name in best else None)
         feed[b.name] = np.asarray(values if known is None else known).astype(dtype).reshape(shape)
     return feed

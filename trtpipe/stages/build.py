@@ -109,8 +109,12 @@ def check_precision(proof: Proof, config: Config) -> None:
 
 
 def _named(binding: Binding, network: Network) -> Binding:
-    """Give a binding the dim names of network.json: a runtime may know fewer of them."""
-    dims = next((t.dims for t in (*network.inputs, *network.outputs) if t.name == binding.name), None)
+    """Give a binding the dim names of network.json: a runtime may know fewer of them; and the model's own type."""
+    side = network.inputs if binding.mode == "input" else network.outputs
+    known = next((t for t in side if t.name == binding.name), None)
+    if known is not None and known.dtype != binding.dtype:
+        binding = msgspec.structs.replace(binding, model_dtype=known.dtype)
+    dims = known.dims if known else None
     if dims is None or len(dims) != len(binding.shape):
         return binding
     # A dim that the model fixes and the runtime calls dynamic stays what the runtime says.

@@ -17,7 +17,7 @@ from trtpipe.runtime import batch_dim
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -58,6 +58,7 @@ def run(ctx: Context) -> None:
     sources = tensors.open_input(data)
     feeds = match(buffers, manifest, sources, params.names, data.label)
     check_values(feeds, manifest, buffers.profile)
+    tell_conversions(feeds, buffers, ctx.note)
     ignored = sorted(sources.keys() - {f.source.name for f in feeds})
     if ignored:
         ctx.note(f"{data.label} also holds {', '.join(ignored)}, which the engine does not read")
@@ -87,7 +88,7 @@ def match(
     label: str,
 ) -> list[Feed]:
     """Match the data with the engine's inputs. Raises StageFailed that lists every mismatch: found, expected."""
-    from trtpipe.data import tensors
+    from trtpipe.data import conversion, tensors
 
     shapes = {b.name: b for b in buffers.side("input")}
     inputs = {b.name: b for b in manifest.side("input")}
@@ -104,7 +105,8 @@ def match(
             problems.append(f"{label}: found tensors {', '.join(sources) or 'none'}, expected {wanted}")
             continue
         source = tensors.fixed(sources[wanted])
-        if source.element != b.dtype:
+        other = inputs[name].model_dtype
+        if source.element != b.dtype and not conversion.possible(source.element, b.dtype, other):
             problems.append(f"{source.label}: found dtype {source.element}, expected {b.dtype}")
             continue
         shape = b.shape
@@ -181,6 +183,15 @@ def check_values(feeds: Sequence[Feed], manifest: Manifest, profile: int) -> Non
         raise StageFailed("\n".join(problems))
 
 
+def tell_conversions(feeds: Sequence[Feed], buffers: Buffers, note: Callable[[str], None]) -> None:
+    """Say which inputs are fed in another type than their data has."""
+    kinds = {b.name: b.dtype for b in buffers.side("input")}
+    for feed in feeds:
+        if feed.source.element != kinds[feed.name]:
+            how = "rounded" if "float" in feed.source.element else "as whole numbers that fit"
+            note(f"{feed.source.label} is {feed.source.element} and is fed as {kinds[feed.name]}, {how}")
+
+
 class Batches:
     """The feeds of an engine in order, each with the number of its true rows; the rest of it is padding."""
 
@@ -188,6 +199,7 @@ class Batches:
         from trtpipe.data import elements
 
         self._feeds = feeds
+        self._kinds = {b.name: b.dtype for b in buffers.side("input")}
         self._floats = {f.name for f in feeds if elements.is_float(f.source.dtype)}
         self._allow_nan = allow_nan
         self.batched = any(f.how == "batch" for f in feeds)
@@ -204,12 +216,14 @@ class Batches:
         """Give the feeds, to be read by whoever runs them. Filling raises StageFailed where NaN is found."""
         import numpy as np
 
+        from trtpipe.data import elements
         from trtpipe.runtime import Pending
 
         moving = {f.name: f for f in self._feeds if f.how != "constant"}
         still = {f.name: f.source.read() for f in self._feeds if f.how == "constant"}
         for name, array in still.items():
             self._check(name, array, None, np)
+        still = {f.name: self._converted(f, still[f.name]) for f in self._feeds if f.how == "constant"}
         if not moving:
             self.counts.append((1, 1))
             yield dict(still)
@@ -226,7 +240,10 @@ class Batches:
                     shape = rest if one.how == "run" else (fed, *rest)
                     fill = partial(self._fill, name, readers[name], count, start)
                     feed[name] = Pending(
-                        shape=shape, dtype=one.source.dtype, fill=fill, ordered=not readers[name].anywhere
+                        shape=shape,
+                        dtype=elements.in_memory(self._kinds[name]),
+                        fill=fill,
+                        ordered=not readers[name].anywhere,
                     )
                 self.counts.append((fed, count))
                 yield feed
@@ -236,6 +253,12 @@ class Batches:
         import numpy as np
 
         rows = into[None] if into.ndim < len(reader.shape) else into
+        if reader.dtype != into.dtype:
+            given = np.empty(rows.shape, reader.dtype)
+            self._fill(name, reader, count, start, given)
+            feed = next(f for f in self._feeds if f.name == name)
+            rows[...] = self._converted(feed, given)
+            return
         found: list[bool] = []
         checked = not self._allow_nan and name in self._floats
 
@@ -252,6 +275,12 @@ class Batches:
             self._check(name, rows[:count], start, np)
         if count < rows.shape[0]:
             rows[count:] = rows[count - 1]
+
+    def _converted(self, feed: Feed, values: NDArray[Any]) -> NDArray[Any]:
+        from trtpipe.data import conversion
+
+        wanted = self._kinds[feed.name]
+        return values if feed.source.element == wanted else conversion.converted(values, wanted, feed.source.label)
 
     def _check(self, name: str, array: NDArray[Any], start: int | None, np: Any) -> None:
         if self._allow_nan or name not in self._floats or not array.size:
@@ -309,7 +338,7 @@ def _rows(name: str, array: NDArray[Any], fed: int, count: int, *, batched: bool
 
 STAGE = StageType(
     name="infer",
-    version=3,
+    version=4,
     Params=InferParams,
     inputs={
         "engine": Port(kinds=("engine",), doc="The engine that runs."),

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     import onnx
 
     from trtpipe.documents.manifest import Binding
-    from trtpipe.documents.network import Tensor
+    from trtpipe.documents.network import Network, Tensor
 
 Dim = Annotated[int, Meta(ge=0)] | Annotated[str, Meta(min_length=1)]
 
 UNFEEDABLE = {"string", "complex64", "complex128", "sequence", "map", "optional", "sparse_tensor", "opaque"}
 TENSORRT_IO = {
     "float32", "float16", "bfloat16", "int8", "int32", "int64", "uint8", "bool", "int4", "uint4", "float4e2m1",
-    "float8e4m3fn",
+    "float8e4m3fn", "float64",
 }  # fmt: skip
 
 
@@ -40,14 +40,24 @@ class ParseParams(Params, frozen=True, kw_only=True):
             "nothing (`?`), one name to two axes, or a fixed size to an axis that is not fixed."
         ),
     ] = msgspec.field(default_factory=dict)
+    outputs: Annotated[
+        list[Annotated[str, Meta(min_length=1)]],
+        Meta(
+            description="The outputs to keep, in this order; the others are left out, with all that only they need. "
+            "By default all are kept."
+        ),
+    ] = msgspec.field(default_factory=list)
     strict_lints: Annotated[
         bool,
         Meta(description="What the lints find fails the stage. If false, NaN, infinities and shared names are notes."),
     ] = True
 
     def problems(self) -> Iterable[tuple[str, str]]:
-        """Say which dims cannot be."""
+        """Say which dims and outputs cannot be."""
         yield from dim_problems(self.dims)
+        for name, count in Counter(self.outputs).items():
+            if count > 1:
+                yield "outputs", f"found {name} {count} times, expected it once"
 
 
 def dim_problems(declared: Mapping[str, Sequence[int | str]]) -> Iterable[tuple[str, str]]:
@@ -60,13 +70,19 @@ def dim_problems(declared: Mapping[str, Sequence[int | str]]) -> Iterable[tuple[
 
 def run(ctx: Context) -> None:
     """Lint, parse, and write `network.json` beside the model."""
-    from trtpipe.models import onnxfile, signature
+    from trtpipe.models import external_data, onnxfile, onnxgraph, pruning, signature
 
     params: ParseParams = ctx.params
     given = ctx.inputs["model"]
     source, label, model, files = onnxfile.open_input(given)
 
-    stop, doubtful = _lint_types(model, ctx.backend_name), _lint_weights(model, source.parent)
+    gone = pruning.keep_outputs(model, params.outputs, label=label) if params.outputs else []
+    if gone:
+        ctx.note(f"the inputs {', '.join(gone)} go too: only outputs that are left out need them")
+    if params.outputs:
+        needed = {external_data.place(t)[0] for _, t in onnxgraph.constants(model) if external_data.is_external(t)}
+        files = tuple(name for name in files if name in needed)
+    stop, doubtful = _lint_types(model, ctx.backend_name, params.dims), _lint_weights(model, source.parent)
     doubtful += _lint_dims(model, params.dims)
     if params.strict_lints:
         stop += doubtful
@@ -80,11 +96,13 @@ def run(ctx: Context) -> None:
     target = ctx.out / onnxfile.MODEL
     if params.dims:
         signature.set_dims(model, params.dims, label=label)
+    if params.dims or params.outputs:
         target.unlink()  # it may be a hard link to the input's own bytes
         onnxfile.save(model, target)
     backend = ctx.backend()
     seen = backend.parse(target)
     network = signature.describe(model, layers=seen.layers, runtime=backend.name, runtime_version=backend.version)
+    _tell_types(ctx, network, seen.bindings)
     ctx.write(
         msgspec.structs.replace(
             network,
@@ -92,6 +110,16 @@ def run(ctx: Context) -> None:
             outputs=_joined(network.outputs, seen.side("output"), "outputs", backend.name),
         )
     )
+
+
+def _tell_types(ctx: Context, network: Network, bindings: Sequence[Binding]) -> None:
+    """Say which inputs and outputs the runtime has in another type than the model."""
+    own = {("input", t.name): t.dtype for t in network.inputs} | {("output", t.name): t.dtype for t in network.outputs}
+    for b in bindings:
+        kind = own.get((b.mode, b.name), b.dtype)
+        if kind != b.dtype:
+            less = ", with fewer digits" if kind == "float64" else ""
+            ctx.note(f"{b.mode} {b.name} is {kind} in the model and {b.dtype} to {ctx.backend_name}{less}")
 
 
 def _joined(ours: Sequence[Tensor], theirs: Sequence[Binding], side: str, runtime: str) -> tuple[Tensor, ...]:
@@ -115,20 +143,39 @@ def _joined(ours: Sequence[Tensor], theirs: Sequence[Binding], side: str, runtim
     )
 
 
-def _lint_types(model: onnx.ModelProto, runtime: str) -> list[str]:
+def _lint_types(model: onnx.ModelProto, runtime: str, declared: Mapping[str, Sequence[Dim]]) -> list[str]:
     from trtpipe.models import dtypes, signature
 
     found = []
-    values = [("input", v) for v in signature.graph_inputs(model)] + [("output", v) for v in model.graph.output]
+    inputs = signature.graph_inputs(model)
+    values = [("input", v) for v in inputs] + [("output", v) for v in model.graph.output]
+    good = [v.name for v in model.graph.output if dtypes.value_dtype(v) not in UNFEEDABLE]
     for mode, value in values:
         dtype = dtypes.value_dtype(value)
         if dtype in UNFEEDABLE:
-            found.append(f"{mode} {value.name} is of type {dtype}; expected a tensor of numbers or booleans")
+            way = f"; leave it out with params: {{outputs: [{', '.join(good)}]}}" if mode == "output" and good else ""
+            found.append(f"{mode} {value.name} is of type {dtype}; expected a tensor of numbers or booleans{way}")
         elif runtime != "onnxruntime" and dtype not in TENSORRT_IO:
             found.append(
                 f"{mode} {value.name} is of type {dtype}, which {runtime} cannot read or write; "
                 f"cast it in the model, or use --backend onnxruntime"
             )
+    tensors = [v for v in inputs if dtypes.value_dtype(v) in dtypes.BITS and v.name not in declared]
+    found += [
+        f"input {value.name} has no shape in the model, so that nothing says how many axes it has; say it with "
+        f"params.dims, such as {{{value.name}: [batch, 3]}}"
+        for value in tensors
+        if signature.input_dims(value) is None
+    ]
+    both = {v.name for v in inputs} & {v.name for v in model.graph.output}
+    if both and runtime != "onnxruntime":
+        others = ", ".join(v.name for v in model.graph.output if v.name not in both)
+        way = f"leave it out with params: {{outputs: [{others}]}}, or " if others else ""
+        found += [
+            f"{name} is both an input and an output, and {runtime}'s parser gives one of the two another name; {way}"
+            "export the model with an Identity between them"
+            for name in sorted(both)
+        ]
     return found
 
 

@@ -175,7 +175,7 @@ def _check(
 
 STAGE = StageType(
     name="quantize",
-    version=3,
+    version=4,
     Params=QuantizeParams,
     inputs={
         "model": Port(kinds=("model",), doc="A float32 ONNX model.", outside=True),

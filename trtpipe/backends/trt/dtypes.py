@@ -1,6 +1,6 @@
 """Data types: TensorRT's names for them, NumPy's, and how values pass from one to the other.
 
-NumPy has no bfloat16: such a tensor is float32 on our side, and two bytes an element on the engine's.
+Types that NumPy lacks, such as bfloat16, are ml_dtypes' on our side.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trtpipe.data import elements
 from trtpipe.errors import StageFailed
-from trtpipe.models.bfloat16 import from_bfloat16, round_bfloat16
+from trtpipe.models.bfloat16 import round_bfloat16
 
 if TYPE_CHECKING:
     from trtpipe.documents.manifest import Binding
@@ -31,14 +32,14 @@ def dtype_name(native: Any) -> str:
     return DTYPES.get(name, name.lower())
 
 
-def numpy_dtype(dtype: str) -> np.dtype[Any] | None:
-    """Give NumPy's type of that name; None for bfloat16, which it does not have."""
-    return None if dtype == "bfloat16" else np.dtype(dtype)
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """Give the type of that name in memory. Raises EnvironmentMissing if it is of ml_dtypes, and that is not here."""
+    return elements.in_memory(dtype)
 
 
 def itemsize(dtype: str) -> int:
     """Give the bytes of one element in the engine's type."""
-    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+    return elements.itemsize(dtype)
 
 
 def to_engine(b: Binding, array: Array) -> Array:
@@ -47,11 +48,11 @@ def to_engine(b: Binding, array: Array) -> Array:
     Raises StageFailed unless they have that type already or fit it exactly (int64 into int32); float32 is rounded
     to bfloat16.
     """
+    if array.dtype == numpy_dtype(b.dtype):
+        return array
     if b.dtype == "bfloat16":
         if array.dtype == np.float32:
             return round_bfloat16(array)
-    elif array.dtype == np.dtype(b.dtype):
-        return array
     elif b.dtype == "int32" and array.dtype == np.int64:
         # TensorRT before 10 has no int64: its parser makes such inputs int32.
         limits = np.iinfo(np.int32)
@@ -63,8 +64,6 @@ def to_engine(b: Binding, array: Array) -> Array:
 
 
 def from_engine(b: Binding, host: Array, shape: tuple[int, ...]) -> Array:
-    """View an output's bytes (uint8, at the start of `host`) as an array of that shape; bfloat16 becomes float32."""
+    """View an output's bytes (uint8, at the start of `host`) as an array of that shape."""
     data = host[: math.prod(shape) * itemsize(b.dtype)]
-    if b.dtype == "bfloat16":
-        return from_bfloat16(data.view(np.uint16)).reshape(shape)
-    return data.view(np.dtype(b.dtype)).reshape(shape)
+    return data.view(numpy_dtype(b.dtype)).reshape(shape)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from trtpipe.backends.trt import dtypes
 from trtpipe.backends.trt.runtime_cache import RuntimeCache
+from trtpipe.data import elements
 from trtpipe.documents.manifest import Binding
 from trtpipe.errors import StageFailed
 
@@ -72,13 +71,11 @@ class Engine:
             name = engine.get_tensor_name(index)
             dtype = dtypes.dtype_name(engine.get_tensor_dtype(name))
             shape = tuple(int(d) for d in engine.get_tensor_shape(name))
-            if dtype != "bfloat16":
-                try:
-                    np.dtype(dtype)
-                except TypeError as error:
-                    raise StageFailed(
-                        f"{name} is {dtype}, which NumPy does not know; end the model with a Cast to float32"
-                    ) from error
+            if dtype in elements.LOST and elements.per_byte(dtype) > 1:
+                raise StageFailed(
+                    f"{name} is {dtype}, of which several are in a byte: trtpipe cannot feed or read it on TensorRT; "
+                    "put a Cast to int8 or float32 at this end of the model"
+                )
             mode: Literal["input", "output"] = (
                 "input" if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else "output"
             )

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class TrtSession:
-    """See trtpipe.runtime.Session. A bfloat16 tensor is float32 on this side; int64 feeds fit int32 inputs."""
+    """See trtpipe.runtime.Session. float32 and bfloat16 feed bfloat16 inputs; int64 feeds fit int32 inputs."""
 
     def __init__(
         self,
