@@ -173,17 +173,40 @@ def test_a_model_outside_the_project_is_built_and_the_document_says_what_it_need
     assert trtpipe("status", "p.yaml", "--allow-outside", cwd=folder / "elsewhere").returncode == 0
 
 
+def test_a_line_for_trtexec_builds_what_it_asks_for_and_tells_the_rest(folder):
+    line = "trtexec --onnx=m.onnx --fp16 --shapes=image:2x3x8x8 --verbose --iterations=20 --noDataTransfers"
+    result = trtpipe("build", "--from", line, "--emit-yaml", "p.yaml", *ORT, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("--fp16: TensorRT 11 dropped it; here it is configure: precision: fp16\n")
+    assert "--verbose: a stage's whole log is kept" in result.stdout
+    assert "trtpipe bench p.yaml --iterations 20 --no-transfers" in result.stdout
+    assert "{min: [2, 3, 8, 8], opt: [2, 3, 8, 8], max: [2, 3, 8, 8]}" in (folder / "p.yaml").read_text()
+    bench = trtpipe("bench", "p.yaml", "--iterations", "20", "--no-transfers", "--duration", "0", *ORT, cwd=folder)
+    assert bench.returncode == 0, bench.stderr
+
+
+def test_options_beside_a_line_come_first(folder, capsys):
+    assert main.main(["build", "--from", "trtexec --onnx=none.onnx --fp16", "text.onnx", *ORT]) == 2
+    assert "text.onnx is no ONNX model" in capsys.readouterr().err
+    assert main.main(["build", "--from", "trtexec --fp16", *ORT]) == 2
+    assert "found no model, expected an ONNX file: --onnx=model.onnx" in capsys.readouterr().err
+    assert main.main(["build", *ORT]) == 2
+    assert "found no model, expected an ONNX file: trtpipe build model.onnx" in capsys.readouterr().err
+
+
 def test_the_lines_of_the_page_run(tmp_path):
     model = onnx_models.conv(side=64)
     model.graph.node[0].input[0] = model.graph.input[0].name = "images"
     onnx_models.save(model, tmp_path / "model.onnx")
     np.savez(tmp_path / "samples.npz", images=np.random.default_rng(0).random((16, 3, 64, 64), np.float32))
-    lines = [line for line in commands(PROJECT / "docs" / "build.md") if line[0] == "build"]
-    assert len(lines) > 3
+    (tmp_path / "build.sh").write_text("M=model.onnx\ntrtexec --onnx=$M --fp16 --shapes=images:1x3x64x64\n")
+    pages = [PROJECT / "docs" / "build.md", PROJECT / "docs" / "trtexec.md"]
+    lines = [line for page in pages for line in commands(page) if line[0] == "build"]
+    assert len(lines) > 5
     for line in lines:
         if "--bf16" in line and importlib.util.find_spec("tensorrt_rtx_bindings") is None:
             continue  # ONNX Runtime has no bfloat16
-        if "--output" in line and importlib.util.find_spec("tensorrt_rtx_bindings") is None:
+        if any(w in ("--output", "--from") for w in line) and importlib.util.find_spec("tensorrt_rtx_bindings") is None:
             continue  # ONNX Runtime makes no plan
         result = trtpipe(*line, cwd=tmp_path)
         assert result.returncode == 0, f"trtpipe {line}\n{result.stdout}{result.stderr}"

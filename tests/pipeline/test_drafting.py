@@ -48,6 +48,7 @@ def resolved(one):
         ({"int8": "data.npz"}, ["quantized", "network", "config", "engine"]),
         ({"data": "data.npz"}, ["network", "config", "engine"]),
         ({"data": "data.npz", "runs": True}, ["network", "config", "engine", "buffers", "outputs", "closeness"]),
+        ({"measured": {"image": (2, 3, 8, 8)}}, ["network", "config", "engine", "buffers"]),
         ({"optimize": {"opset": 17}}, ["optimized", "network", "config", "engine"]),
     ],
 )

@@ -12,7 +12,7 @@ from trtpipe.cli import drafted
 from trtpipe.cli.opening import open_pipeline
 from trtpipe.cli.printing import for_programs, wrapped
 from trtpipe.formatting import size_text
-from trtpipe.pipeline import drafting, ranges
+from trtpipe.pipeline import drafting, ranges, trtexec
 
 if TYPE_CHECKING:
     import argparse
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trtpipe.documents.checks import Check
     from trtpipe.documents.config import Kept
     from trtpipe.environment import Choice
+    from trtpipe.pipeline.trtexec import Translated
     from trtpipe.run.runner import Outcome
     from trtpipe.store.store import Store
 
@@ -48,10 +49,12 @@ def build(args: argparse.Namespace) -> int:
     from trtpipe.cli.run_display import Console, JsonLines
     from trtpipe.run import runner
 
+    line = trtexec.translate(args.line) if args.line is not None else trtexec.Translated(measures=False)
+    _merge(args, line)
     _check(args)
     choice = drafted.choose(args.backend, args.output)
     _check_output(args.output, choice)
-    document = _draft(args, choice)
+    document = _draft(args, choice, line)
     if args.emit_yaml:
         _write(args.emit_yaml, document.text.encode())
     # Its paths were named by hand, so they may lead anywhere.
@@ -59,8 +62,8 @@ def build(args: argparse.Namespace) -> int:
     watcher = JsonLines(sys.stdout) if args.json else Console(sys.stdout, quiet=args.quiet)
     lookup, sharing = open_pipeline(args, emit=watcher, make=True, text=document.text, choice=choice)
     if not args.json and not args.quiet:
-        for line in document.told:
-            wrapped(line, hang=2)
+        for sentence in document.told:
+            wrapped(sentence, hang=2)
     try:
         outcome = runner.run(lookup, emit=watcher, exchange=sharing)
     finally:
@@ -68,6 +71,32 @@ def build(args: argparse.Namespace) -> int:
     if "engine" in outcome.artifacts:
         _tell(args, document, lookup.store, outcome)
     return outcome.exit_code
+
+
+def _merge(args: argparse.Namespace, line: Translated) -> None:
+    """Take from a line for trtexec what no option says."""
+    args.model = args.model or line.model
+    args.output = args.output or line.output
+    args.backend = args.backend or line.backend
+    if not (args.shorthand or args.precision):
+        args.precision = line.precision
+    if args.model is None:
+        example = "trtpipe build model.onnx" if args.line is None else "--onnx=model.onnx"
+        raise errors.PipelineInvalid(f"found no model, expected an ONNX file: {example}")
+
+
+def _bench_command(bench: dict[str, Any], file: str) -> str:
+    """Give the command that measures what a line for trtexec would measure."""
+    words = ["trtpipe bench", file]
+    for name, value in bench.items():
+        option = f"--{name.replace('_', '-')}"
+        if name in ("iterations", "duration", "warm_up"):
+            words += [option, f"{value:g}"]
+        elif name in ("transfers", "cuda_graph"):
+            words.append(option if value else option.replace("--", "--no-", 1))
+        elif name == "profile":
+            words.append(option)
+    return " ".join(words)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -101,7 +130,7 @@ def _check_output(output: str | None, choice: Choice) -> None:
         raise errors.PipelineInvalid(f"--output {output}: found {what}, expected a file's name")
 
 
-def _draft(args: argparse.Namespace, choice: Choice) -> Drafted:
+def _draft(args: argparse.Namespace, choice: Choice, line: Translated) -> Drafted:
     from trtpipe.models import outline
     from trtpipe.store.state import State
     from trtpipe.store.store import Store
@@ -109,8 +138,8 @@ def _draft(args: argparse.Namespace, choice: Choice) -> Drafted:
     Store.make(args.artifacts)
     with State(args.artifacts) as state:
         found = outline.read(args.model, state)
-        settled = drafted.settle(args.model, found, ranges.read(args.shapes), state)
-    told = list(settled.told)
+        settled = drafted.settle(args.model, found, {**line.shapes, **ranges.read(args.shapes)}, state)
+    told = [*line.told, *settled.told]
     name = drafting.name_of(args.model)
     file = args.emit_yaml or f"{name}.yaml"
     folder = os.path.dirname(os.path.abspath(file))
@@ -124,11 +153,15 @@ def _draft(args: argparse.Namespace, choice: Choice) -> Drafted:
         model=drafting.relative(args.model, folder),
         backend=choice.backend,
         ranges=settled,
-        params={"precision": args.shorthand or args.precision or "model"},
+        params={"precision": args.shorthand or args.precision or "model", **line.params},
         int8=args.int8 and drafting.relative(args.int8, folder),
         data=args.data and drafting.relative(args.data, folder),
         runs=runs,
+        measured=line.run_shapes if line.measures else None,
     )
+    if line.measures:
+        told.append("trtexec measures the engine too, and build does not; this does, with the document of --emit-yaml: "
+                    + _bench_command(line.bench, args.emit_yaml or "FILE.yaml"))  # fmt: skip
     top = project.root(folder)
     outside = [path for path in (args.model, args.int8, args.data) if path and not project.holds(top, path)]
     allow = " --allow-outside" if outside else ""

@@ -82,7 +82,8 @@ def _add_build(add: Add) -> None:
     one = add("build", "building.build", "build a checked engine of an ONNX model, without a document",
               "Build an engine of an ONNX model with the same stages, cache and checks as a pipeline, and say how far "
               "it is from float32.")  # fmt: skip
-    one.add_argument("model", metavar="MODEL", help="an ONNX file")
+    one.add_argument("model", metavar="MODEL", nargs="?", help="an ONNX file")
+    _from_option(one)
     half = one.add_mutually_exclusive_group()
     for name, what in (("fp16", "float16"), ("bf16", "bfloat16")):
         half.add_argument(f"--{name}", dest="shorthand", action="store_const", const=name,
@@ -293,6 +294,11 @@ def _pipeline_options(one: argparse.ArgumentParser, *, many: bool = False) -> No
                      help="set a value in the document, such as vars.batch=8; may be repeated")  # fmt: skip
     one.add_argument("--allow-outside", action="store_true", help="allow paths that lead out of the project")
     _store_option(one)
+
+
+def _from_option(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--from", dest="line", metavar="LINE",
+                     help="a line for trtexec, or a script that holds one, whose flags are translated")  # fmt: skip
 
 
 def _store_option(one: argparse.ArgumentParser) -> None:

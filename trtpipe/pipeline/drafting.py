@@ -29,6 +29,7 @@ class Wish(NamedTuple):
 
     `params` are those of `configure`. `int8` names calibration data, from which `quantize` takes its ranges. `data`
     names samples: the check of half precision looks at them, and with `runs` the engine is run on them and compared.
+    With `measured`, the buffers of a run are planned, for its shapes or else the best ones, so that `bench` can measure.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Wish(NamedTuple):
     quantize: dict[str, Any] = {}  # noqa: RUF012 — nobody changes a wish's fields
     data: str | None = None
     runs: bool = False
-    timing_cache: str | None = None
+    measured: dict[str, tuple[int, ...]] | None = None
     optimize: dict[str, Any] = {}  # noqa: RUF012
 
 
@@ -70,14 +71,13 @@ def stages(wish: Wish) -> dict[str, dict[str, Any]]:
     if wish.data is not None and params.get("precision") in ("fp16", "bf16"):
         config["calibration"] = {"file": wish.data}
     made["config"] = {"type": "configure", "inputs": config, "params": params}
-    build: dict[str, Any] = {"config": "config"}
-    if wish.timing_cache is not None:
-        build["timing_cache"] = {"file": wish.timing_cache}
-    made["engine"] = {"type": "build", "inputs": build}
-    if wish.data is not None and wish.runs:
+    made["engine"] = {"type": "build", "inputs": {"config": "config"}}
+    compared = wish.data is not None and wish.runs
+    if compared or wish.measured is not None:
+        run = {**shapes["opt"], **{name: list(shape) for name, shape in (wish.measured or {}).items()}}
+        made["buffers"] = {"type": "allocate", "inputs": {"engine": "engine"}, "params": {"shapes": run} if run else {}}
+    if compared:
         data = {"file": wish.data}
-        made["buffers"] = {"type": "allocate", "inputs": {"engine": "engine"},
-                           "params": {"shapes": shapes["opt"]} if profile else {}}  # fmt: skip
         made["outputs"] = {"type": "infer", "inputs": {"engine": "engine", "buffers": "buffers", "data": data}}
         made["closeness"] = {"type": "compare", "inputs": {"candidate": "outputs", "model": original, "data": data}}
     return {name: {k: v for k, v in one.items() if v != {}} for name, one in made.items()}
