@@ -77,7 +77,7 @@ def run(arguments: list[str], artifacts: str | Path) -> str:
 def left_on_screen(written: str) -> str:
     """Give what stays on the screen: the live display's lines are overwritten, as a terminal does it.
 
-    Knows the few controls that the live display uses: line up, erase line, carriage return, colours.
+    Knows the few controls that the live lines use: up, erase all below, carriage return, colours.
     """
     lines: list[str] = [""]
     row = 0
@@ -92,8 +92,8 @@ def left_on_screen(written: str) -> str:
             continue
         elif piece.endswith("A") and piece.startswith("\x1b"):
             row = max(0, row - int(piece[2:-1] or 1))
-        elif piece in ("\x1b[2K", "\x1b[K"):
-            lines[row] = ""
+        elif piece == "\x1b[J":
+            lines = [*lines[:row], ""]
         elif piece.endswith(("h", "l")) and piece.startswith("\x1b"):
             pass
         else:
@@ -117,7 +117,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         artifacts = args.artifacts.resolve() if args.artifacts else temporary
         run(FIRST, artifacts)
-        screen = left_on_screen(run(COMMAND, artifacts))
+        # What a user sees, whose store is the project's own.
+        screen = left_on_screen(run(COMMAND, artifacts)).replace(str(artifacts), "artifacts")
     text = Text.from_ansi("\x1b[1m$ trtpipe " + " ".join(COMMAND) + "\x1b[0m\n" + screen)
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         console = Console(record=True, width=max(map(len, text.plain.splitlines())), file=nowhere, force_terminal=True)

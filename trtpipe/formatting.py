@@ -65,3 +65,15 @@ def seconds_text(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+
+
+def clock_text(seconds: float) -> str:
+    """Write a time that runs as a clock does: `0:07`, `12:30`, `1:05:00`."""
+    whole = int(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def number_text(value: float | str) -> str:
+    """Write a figure with the digits that people compare: six significant ones at most."""
+    return value if isinstance(value, str) else f"{value:.6g}"

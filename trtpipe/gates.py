@@ -12,7 +12,7 @@ from msgspec import Meta
 from trtpipe.documents.base import Part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 RULE = r"^\s*(>=|>|<=|<|==)\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*$"
 OPERATORS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt, "==": operator.eq}
@@ -42,6 +42,17 @@ def judge(figures: Mapping[str, float], require: Mapping[str, str]) -> dict[str,
         name: Verdict(rule=rule, value=figures[name], passed=holds(figures[name], rule))
         for name, rule in require.items()
     }
+
+
+def tell(
+    figures: Mapping[str, float],
+    verdicts: Mapping[str, Verdict],
+    figure: Callable[[str, float, str, bool | None], None],
+) -> None:
+    """Tell each figure, with its rule and whether it meets it, if there is one."""
+    for name, value in figures.items():
+        verdict = verdicts.get(name)
+        figure(name, value, verdict.rule if verdict else "", verdict.passed if verdict else None)
 
 
 def unknown(name: str, names: Sequence[str]) -> str:

@@ -190,11 +190,14 @@ class Backend(Protocol):
         *,
         pinned: Path | None = None,
         reproducible: bool = False,
+        doing: Callable[[str], None] = lambda _: None,
+        progress: Callable[[int, int | None, str], None] = lambda *_: None,
     ) -> Built:
         """Build and serialise the plan for a configured model into the file `plan`.
 
         `pinned` is a timing cache that replaces the store's. `reproducible` fails a build that might not give the same
-        bytes again. `shared` is the folder of timing caches. Raises StageFailed with the runtime's own last errors.
+        bytes again. `shared` is the folder of timing caches. `doing` and `progress` are told how far it
+        is. Raises StageFailed with the runtime's own last errors.
         """
         ...
 

@@ -211,6 +211,10 @@ class Context:
     note: Callable[[str], None]
     shared: Path = field(default_factory=Path)
     """`artifacts/timing`, for state that outlives a run and is no artifact."""
+    doing: Callable[[str], None] = lambda _: None
+    """Says what the body is at, such as `calibrating on 64 samples`; shown while it runs, and kept nowhere."""
+    figure: Callable[[str, float, str, bool | None], None] = lambda *_: None
+    """Says what the body measured: name, value, the rule for it (or an empty text), whether it meets the rule."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """For a tolerant stage, the inputs that failed, and why: `engines[engine@precision=int8]` → a sentence."""
 

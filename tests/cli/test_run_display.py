@@ -6,14 +6,17 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
+import time
 from itertools import pairwise
 
 import pytest
 
 from tests.helpers import PROJECT, project, python_stage, trtpipe
-from trtpipe.cli import run_display
+from tests.helpers import events as json_events
+from trtpipe.cli import live, printing, run_display
 from trtpipe.run import events
 
 
@@ -63,7 +66,7 @@ def test_long_work_is_no_silence_where_there_is_no_terminal(tmp_path, form):
         assert all(before < after for before, after in pairwise(times))
         assert 2 <= len(times) <= times[-1] / MINUTE + 1
     else:
-        assert any(line.startswith("      a: still running, ") for line in seen) == (not form)
+        assert any(re.match(r"      \[1/1\] a: running, 0:0\d$", line) for line in seen) == (not form)
 
 
 UNTIL = """\
@@ -134,6 +137,129 @@ def test_a_terminal_that_wants_no_colour_gets_none(tmp_path):
     code, text = on_a_terminal(tmp_path, "run", "p.yaml", env={"NO_COLOR": "1"})
     assert code == 0
     assert "\033" not in text
+
+
+def on_a_screen(folder, columns, *args, env=None):
+    """Run the command on a terminal of so many columns; give its exit code and what it leaves there, in lines."""
+    code, text = on_a_terminal(folder, *args, env={"COLUMNS": str(columns), **(env or {})})
+    lines = [""]
+    for piece in re.findall(r"\033\[[0-9;?]*[A-Za-z]|\r\n|[^\033\r\n]+", text):
+        if piece == "\r\n":
+            lines.append("")
+        elif re.fullmatch(r"\033\[\d+A", piece):
+            lines = [*lines[: len(lines) - 1 - int(piece[2:-1])], ""]
+        elif not piece.startswith("\033"):
+            lines[-1] += piece
+    return code, lines
+
+
+METRIC = """\
+  accuracy:
+    type: evaluate
+    inputs: {results: a, labels: {file: right.txt}}
+    params: {metrics: [{metric: exact_match, field: twice, name: right}], require: {right: ">= 0.5"}}
+"""
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Give a folder with a pipeline that measures a figure and meets its rule; it has run."""
+    folder = tmp_path_factory.mktemp("measured")
+    (folder / "right.txt").write_text("0\n2\n4\n7\n")
+    project(folder, python_stage("a") + METRIC)
+    result = trtpipe("run", "p.yaml", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def test_a_run_ends_with_its_figures_and_where_its_results_lie(measured):
+    folder, said = measured
+    assert said.splitlines()[0].endswith(" · 2 stages · store artifacts")
+    for text in (said, trtpipe("run", "p.yaml", cwd=folder).stdout):
+        figures = text[text.index("stage     figure") :].splitlines()
+        assert figures[1].split() == ["accuracy", "right", "0.75", ">=", "0.5", "✓"]
+        path = "artifacts/view/p/accuracy/metrics.json"
+        assert re.search(rf"^accuracy  {path}  \d+ B$", text, re.MULTILINE)
+        assert (folder / path).is_file()
+
+
+def test_a_figure_that_breaks_its_rule_is_marked(tmp_path):
+    (tmp_path / "right.txt").write_text("0\n1\n1\n7\n")
+    project(tmp_path, python_stage("a") + METRIC)
+    result = trtpipe("run", "p.yaml", cwd=tmp_path)
+    assert result.returncode == 5
+    assert re.search(r"^accuracy  right +0\.25  >= 0\.5  ✗$", result.stdout, re.MULTILINE)
+
+
+def test_the_notes_of_hits_are_folded_to_a_line_and_the_command_notes_has_them(measured):
+    folder, said = measured
+    assert "      accuracy: right = 0.75" in said
+    again = trtpipe("run", "p.yaml", cwd=folder).stdout
+    assert "right = " not in again
+    assert "\n1 note of accuracy: trtpipe notes p.yaml\n" in again
+    assert trtpipe("notes", "p.yaml", cwd=folder).stdout.startswith("accuracy: right = 0.7500 (3 of 4")
+    as_json = json.loads(trtpipe("notes", "p.yaml", "a", "--json", cwd=folder).stdout)
+    assert as_json == {"notes": {"a": []}, "not built": []}
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 100])
+@pytest.mark.parametrize("command", ["run", "status", "notes"])
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_words(measured, columns, command):
+    folder, _ = measured
+    code, lines = on_a_screen(folder, columns, command, "p.yaml")
+    assert code == 0
+    long = [line for line in lines if len(line) > columns]
+    assert all(line.split() == [line.strip()] for line in long), long  # one word, such as a path
+    if command == "run":
+        head = next(line for line in lines if line.startswith("stage     "))
+        dropped = {20: ["stage", "result"], 40: ["stage", "result", "time", "size"]}
+        assert head.split() == dropped.get(columns, ["stage", "type", "result", "time", "size", "artifact"])
+
+
+def test_a_pipe_gets_whole_lines_whatever_the_columns_are(measured):
+    folder, _ = measured
+    assert max(map(len, trtpipe("run", "p.yaml", cwd=folder, env={"COLUMNS": "20"}).stdout.splitlines())) > 60
+
+
+def test_progress_may_be_chosen(measured):
+    folder, _ = measured
+    plain = on_a_terminal(folder, "run", "p.yaml", "--force", "accuracy", "--progress", "plain")[1]
+    assert "[2/2] accuracy" not in plain
+    lively = trtpipe("run", "p.yaml", "--force", "accuracy", "--progress", "tty", cwd=folder).stdout
+    assert "[2/2] accuracy: running, 0:0" in lively
+    assert (
+        json_events(trtpipe("run", "p.yaml", "--progress", "json", cwd=folder))[-1]["results"][0]["stage"] == "accuracy"
+    )
+    dumb = on_a_terminal(folder, "run", "p.yaml", "--force", "accuracy", env={"TERM": "dumb"})[1]
+    assert "\033" not in dumb
+
+
+def test_a_line_of_a_running_stage_says_what_it_is_at_and_leaves_parts_out_where_there_is_no_room():
+    one = live.Running("[3/8] config", 18.0)
+    one.begun = time.monotonic() - 12.3
+    one.doing("checking fp16 on 8 samples")
+    assert one.text() == "[3/8] config: checking fp16 on 8 samples, 0:12 of ~0:18"
+    assert one.text(40) == "[3/8] config: 0:12"
+    one.progress(4, 8, "samples")
+    assert one.text(90) == "[3/8] config: checking fp16 on 8 samples, 4 of 8 samples, 0:12 of ~0:18"
+    assert "[##########----------] 4 of 8 samples" in one.text(120)
+    assert one.text(40) == "[3/8] config: 4 of 8 samples, 0:12"
+    one.progress(4, None, "samples")
+    assert "[#" not in one.text(120)
+    assert one.text(11) == "[3/8] 0:12"
+    one.doing("something else")
+    assert one.text() == "[3/8] config: something else, 0:12 of ~0:18"
+
+
+def test_reasons_that_were_told_are_not_told_again():
+    why = printing.Reasons()
+    assert (
+        why(("backend: onnxruntime → tensorrt_rtx", "never built"))
+        == "backend: onnxruntime → tensorrt_rtx; never built"
+    )
+    assert why(("backend: onnxruntime → tensorrt_rtx", "input a: a changed")) == "input a: a changed; and as above"
+    assert why(("backend: onnxruntime → tensorrt_rtx",)) == "as above"
+    assert why(("never built",)) == "never built"
 
 
 def test_json_lines_are_one_event_a_line():

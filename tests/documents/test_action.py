@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trtpipe import key as keys
 from trtpipe.documents import action
-from trtpipe.documents.action import About, Action, Read
+from trtpipe.documents.action import About, Action, Figure, Read
 
 KEY = keys.Key("parse", 2, {"a": 1}, {"model": "0" * 64}, {}, {"onnx": "1"}, {"files": {"x": None}}).record
 TEXT = st.text(max_size=20).filter(lambda text: "\0" not in text)
@@ -34,6 +34,10 @@ ABOUTS = st.builds(
     notes=st.lists(TEXT, max_size=3).map(tuple),
     environment=st.dictionaries(TEXT, TEXT, max_size=2),
     inputs=st.dictionaries(TEXT, st.builds(Read, TEXT, st.dictionaries(TEXT, TEXT, max_size=2)), max_size=2),
+    figures=st.lists(
+        st.builds(Figure, TEXT, st.floats(-9, 9) | TEXT, TEXT, st.none() | st.booleans()),
+        max_size=2,
+    ).map(tuple),
     signed=st.none() | st.dictionaries(TEXT, TEXT, max_size=2),
 )
 

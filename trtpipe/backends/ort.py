@@ -190,6 +190,8 @@ class OnnxRuntime:
         *,
         pinned: Path | None = None,
         reproducible: bool = False,  # noqa: ARG002
+        doing: Callable[[str], None] = lambda _: None,
+        progress: Callable[[int, int | None, str], None] = lambda *_: None,  # noqa: ARG002
     ) -> Built:
         """Serialise ONNX Runtime's optimised model; weights above 1.5 GiB go to `<plan>.data` beside it.
 
@@ -197,6 +199,7 @@ class OnnxRuntime:
         """
         if pinned is not None:
             raise StageFailed(f"onnxruntime {self.version} takes no timing cache: it times nothing; leave it out")
+        doing("optimising the model")
         proto = onnxfile.load(model)
         files = external_data.external_files(proto, model.parent, label=model.name)
         level = _built_level(config)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from trtpipe import errors, escaping
 from trtpipe.cli.opening import WOULD_RUN, forced, open_pipeline
-from trtpipe.cli.printing import err, for_programs, out
+from trtpipe.cli.printing import Reasons, Screen, err, for_programs, out, wrapped
 from trtpipe.cli.printing import path as show_path
 from trtpipe.pipeline import loading
 from trtpipe.store.files import write_file
@@ -18,13 +19,11 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from trtpipe.run.lookup import Assessed, Lookup
+    from trtpipe.run.lookup import Assessed, Lookup, Status
 
 
 def status(args: argparse.Namespace) -> int:
     """Say what a run would do; give 10 if anything would run."""
-    from trtpipe.formatting import size_text, table
-
     lookup = open_pipeline(args).lookup
     found = lookup.statuses(args.target, forced=forced(args, lookup.pipeline))
     if args.json:
@@ -45,16 +44,30 @@ def status(args: argparse.Namespace) -> int:
             )
         )  # fmt: skip
     else:
-        out(f"{lookup.pipeline.name} · {lookup.choice.backend} {lookup.choice.version} ({lookup.choice.reason})")
-        rows = [
-            [
-                s.state, s.stage, s.type,
-                f"{size_text(s.artifact.size)}  {s.artifact.digest[:12]}" if s.artifact else "; ".join(s.reasons),
-            ]
-            for s in found
-        ]  # fmt: skip
-        out("\n".join(table(rows)))
+        wrapped(f"{lookup.pipeline.name} · {lookup.choice.backend} {lookup.choice.version} ({lookup.choice.reason})",
+                hang=2)  # fmt: skip
+        _show_statuses(found)
     return 0 if all(s.state == "hit" for s in found) else WOULD_RUN
+
+
+def _show_statuses(found: Sequence[Status]) -> None:
+    """Print a line for each stage."""
+    from trtpipe.formatting import size_text, table
+
+    room = Screen(sys.stdout).width
+    told = Reasons()
+    cells = [
+        [s.state, s.stage, s.type, *((size_text(s.artifact.size), s.artifact.digest[:12]) if s.artifact else ("", ""))]
+        for s in found
+    ]
+    lines = table(cells, right=(3,), room=room, spare=(4, 3, 2))
+    heads = table([row[:3] for row in cells], room=room, spare=(2,))
+    longest = max(map(len, heads), default=0)
+    for one, line, head in zip(found, lines, heads, strict=True):
+        if one.artifact is not None:
+            out(line)
+        else:
+            wrapped(f"{head.ljust(longest)}  {told(one.reasons)}", hang=4)
 
 
 def show(args: argparse.Namespace) -> int:
@@ -120,6 +133,36 @@ def _show(args: argparse.Namespace, lookup: Lookup, stage: str, file: str, asses
                           "files": files}))  # fmt: skip
     else:
         show_path(os.path.join(folder, file) if file else folder)
+
+
+def notes(args: argparse.Namespace) -> int:
+    """Print what each stage told when it ran, and what could not be seen of what it depends on."""
+    from trtpipe.run.lookup import Walk
+
+    lookup = open_pipeline(args).lookup
+    wanted = lookup.pipeline.match(args.stage) if args.stage else tuple(lookup.pipeline.stages)
+    walk = Walk(lookup)
+    found: dict[str, list[str]] = {}
+    absent = []
+    for name in lookup.pipeline.closure(wanted):
+        assessed = walk.take(name)
+        if name not in wanted:
+            continue
+        if assessed is None or assessed.hit is None:
+            absent.append(name)
+        else:
+            found[name] = [*assessed.hit.notes, *assessed.hit.gaps]
+    if args.json:
+        for_programs(json.dumps({"notes": found, "not built": absent}))
+        return 0
+    for name, told in found.items():
+        for text in told:
+            wrapped(f"{name}: {escaping.inline(text)}", hang=2)
+    if absent:
+        wrapped(f"not built, so without notes: {', '.join(absent)}", hang=2)
+    elif not any(found.values()):
+        out("no stage told anything")
+    return 0
 
 
 def graph(args: argparse.Namespace) -> int:

@@ -113,6 +113,9 @@ def _add_running(add: Add) -> None:
                      help="largest number of stages at a time (default: %(default)s); "
                           "on a GPU they run one at a time")  # fmt: skip
     one.add_argument("--quiet", "-q", action="store_true", help="print errors only")
+    one.add_argument("--progress", choices=("auto", "plain", "tty", "json"), default="auto",
+                     help="how to show the run: live lines on a terminal, else plain lines (auto); always plain lines; "
+                          "always live lines; or one JSON event a line, as --json (default: %(default)s)")  # fmt: skip
     one.add_argument("--frozen", action="store_true",
                      help="take what the lock file names and build nothing; exit 5 if anything drifts")  # fmt: skip
     one.add_argument("--strict", action="store_true",
@@ -198,6 +201,11 @@ def _add_inspecting(add: Add) -> None:
     one.add_argument("what", metavar="STAGE[/FILE]", help="a stage, or one of its files")
     one.add_argument("--log", action="store_true", help="print the stage's whole log instead")
     one.add_argument("--record", action="store_true", help="print the path of its action record instead")
+    one = add("notes", "inspecting.notes", "print what stages told when they ran",
+              "Print all notes of the stages that are in the store: what they told when they ran.")  # fmt: skip
+    _pipeline_options(one)
+    _backend_option(one)
+    one.add_argument("stage", metavar="STAGE", nargs="*", help="these stages (default: all)")
     one = add("stages", "inspecting.stages", "list stage types, or one type's inputs and params",
               "List the stage types, or one type's inputs and params.")  # fmt: skip
     one.add_argument("type", metavar="TYPE", nargs="?", help="a stage type")

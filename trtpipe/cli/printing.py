@@ -21,6 +21,8 @@ _PLAIN = str.maketrans({
 })  # fmt: skip
 """What stands for our own signs on a terminal that has ASCII alone."""
 _NARROWEST = 20
+_SHORT = 16
+"""A reason of fewer characters, such as `never built`, is always told."""
 
 
 class Ink(NamedTuple):
@@ -80,6 +82,21 @@ class Screen:
         """Write a line and flush it."""
         self.stream.write(self.line(*pieces, hang=hang) + "\n")
         self.stream.flush()
+
+
+class Reasons:
+    """Writes the reasons why stages run; what was told of an earlier stage is not told again, unless it is short."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __call__(self, reasons: Sequence[str]) -> str:
+        """Give the reasons of the next stage in one line."""
+        new = [inline for inline in map(escaping.inline, reasons) if len(inline) < _SHORT or inline not in self._told]
+        self._told.update(new)
+        if len(new) == len(reasons):
+            return "; ".join(new)
+        return "; ".join([*new, "and as above"]) if new else "as above"
 
 
 def _broken(pieces: list[tuple[str, str]], room: int, hang: int) -> list[list[tuple[str, str]]]:

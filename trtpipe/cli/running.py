@@ -20,7 +20,12 @@ def run(args: argparse.Namespace) -> int:
     """Bring the pipeline up to date."""
     from trtpipe.cli.run_display import Console, JsonLines
 
-    watcher = JsonLines(sys.stdout) if args.json else Console(sys.stdout, quiet=args.quiet)
+    args.json = args.json or args.progress == "json"
+    watcher = (
+        JsonLines(sys.stdout)
+        if args.json
+        else Console(sys.stdout, quiet=args.quiet, mode=args.progress, document=args.pipeline)
+    )
     lookup, sharing = open_pipeline(args, emit=watcher, make=True)
     lock_file = lock_path(args.pipeline)
     try:
@@ -50,7 +55,7 @@ def bench(args: argparse.Namespace) -> int:
     from trtpipe.cli.run_display import Console
     from trtpipe.pipeline import benchmarks as measuring
 
-    watcher = Console(sys.stderr, quiet=args.quiet or args.json)
+    watcher = Console(sys.stderr, quiet=args.quiet or args.json, document=args.pipeline)
     lookup, sharing = open_pipeline(args, emit=watcher, make=True)
     asked = {
         "preset": args.preset, "duration": args.duration, "warm_up": args.warm_up, "iterations": args.iterations,

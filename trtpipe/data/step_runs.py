@@ -24,6 +24,7 @@ from trtpipe.data.step_params import (
 )
 from trtpipe.documents.samples import Sample
 from trtpipe.errors import StageFailed, TrtpipeError
+from trtpipe.users_code import said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -205,7 +206,7 @@ def _python(step: PythonStep, work: WorkingSet, function: Callable[..., Any]) ->
         raise
     except Exception as error:
         first, last = work.samples[0].id, work.samples[-1].id
-        raise StageFailed(f"{step.entrypoint} failed on {first} … {last}: {type(error).__name__}: {error}") from error
+        raise StageFailed(f"{step.entrypoint} failed on {first} … {last}: {said(error)}") from error
     try:
         work.adopt(made)
     except StageFailed as error:

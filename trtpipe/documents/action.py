@@ -24,12 +24,25 @@ class Read(NamedTuple):
     files: dict[str, str]
 
 
+class Figure(NamedTuple):
+    """A figure that a stage measured, and the rule that it must meet, if there is one.
+
+    A value that is no finite number is its text, such as `nan`, because JSON has no such number.
+    """
+
+    name: str
+    value: float | str
+    rule: str = ""
+    passed: bool | None = None
+
+
 class About(NamedTuple):
     """What a record says beside key and artifact; nothing of it is in a key.
 
     `seconds` is the wall time of the stage, `finished` the time of day in UTC (RFC 3339). `notes` are what the stage
     told people, `gaps` what users' code depends on and could not be seen, `environment` is host, system and driver,
-    `inputs` are by port. `signed` is the signature that a record came with, and from where.
+    `inputs` are by port, `figures` are what it measured. `signed` is the signature that a record came with,
+    and from where.
     """
 
     seconds: float = 0.0
@@ -41,6 +54,7 @@ class About(NamedTuple):
     environment: dict[str, Any] = {}  # noqa: RUF012 — nobody changes a record's fields
     inputs: dict[str, Read] = {}  # noqa: RUF012
     signed: dict[str, Any] | None = None
+    figures: tuple[Figure, ...] = ()
 
 
 class Action(NamedTuple):
@@ -77,6 +91,7 @@ class Action(NamedTuple):
             **about,
             "notes": list(self.about.notes),
             "gaps": list(self.about.gaps),
+            "figures": [one._asdict() for one in self.about.figures],
             "inputs": {port: read._asdict() for port, read in self.about.inputs.items()},
         }
         value["check"] = _check_of(value)
@@ -128,8 +143,16 @@ def _parsed(value: dict[str, Any]) -> Action:
             for port, one in value.get("inputs", {}).items()
         },
         signed=None if signed is None else _mapping(signed),
+        figures=tuple(map(_figure, value.get("figures", ()))),
     )
     return Action(_mapping(value["key"]), str(made["kind"]), made["digest"], files, about)
+
+
+def _figure(value: Any) -> Figure:
+    one = Figure(**_mapping(value))
+    if not isinstance(one.value, (int, float, str)) or one.passed not in (None, True, False):
+        raise TypeError("figures")
+    return one._replace(name=str(one.name), rule=str(one.rule))
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -226,6 +249,20 @@ SCHEMA: dict[str, Any] = {
             "type": "array",
             "items": _TEXT,
             "description": "What of that which users' code depends on could not be seen.",
+        },
+        "figures": {
+            "type": "array",
+            "description": "What the stage measured.",
+            "items": {
+                "type": "object",
+                "required": ["name", "value"],
+                "properties": {
+                    "name": {**_TEXT, "description": "The figure's name."},
+                    "value": {"type": ["number", "string"], "description": "Its value; a text where it is not finite."},
+                    "rule": {**_TEXT, "description": "What it must be, such as `>= 0.97`; empty without a rule."},
+                    "passed": {"type": ["boolean", "null"], "description": "Whether it meets the rule."},
+                },
+            },
         },
         "environment": {"type": "object", "description": "Recorded, in no key: host, system, driver, GPUs."},
         "inputs": {

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtpipe.documents.checks import Difference
+from trtpipe.documents.checks import Check, Difference
 from trtpipe.errors import StageFailed
 from trtpipe.models import feeding, ort_cpu
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -145,6 +145,14 @@ def beyond(figures: Mapping[str, Difference], limit: float) -> list[str]:
         for name, f in figures.items()
         if f.relative_l2 is not None and f.relative_l2 > limit
     ]
+
+
+def tell(check: Check, figure: Callable[[str, float, str, bool | None], None]) -> None:
+    """Tell how far each float output is from the original's, with the tolerance as its rule."""
+    for name, found in check.outputs.items():
+        if found.relative_l2 is not None:
+            figure(f"{name}: relative L2", found.relative_l2, f"<= {check.tolerance:g}",
+                   found.relative_l2 <= check.tolerance)  # fmt: skip
 
 
 def remarks(figures: Mapping[str, Difference]) -> list[str]:

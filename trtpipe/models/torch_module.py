@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from trtpipe.errors import StageFailed
+from trtpipe.users_code import said
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -91,7 +92,7 @@ class NamedModule:
         except Exception as error:
             shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in arrays.items())
             hint = "; params.sizes gives other sizes to its dynamic axes" if axes(self.inputs) else ""
-            raise StageFailed(f"the module itself fails on {shapes}: {type(error).__name__}: {error}{hint}") from error
+            raise StageFailed(f"the module itself fails on {shapes}: {said(error)}{hint}") from error
         flat = list(_flatten(result))
         if len(flat) != len(self.outputs):
             raise StageFailed(

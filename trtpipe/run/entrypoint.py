@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe.errors import StageFailed
 from trtpipe.texts import is_file, split_entrypoint
+from trtpipe.users_code import said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +42,7 @@ def load(sources: Mapping[str, Path], entrypoint: str) -> Callable[..., Any]:
     except StageFailed:
         raise
     except Exception as error:
-        raise StageFailed(f"{where} fails to import: {type(error).__name__}: {error}") from error
+        raise StageFailed(f"{where} fails to import: {said(error)}") from error
     found: Any = module
     for part in name.split("."):
         found = getattr(found, part, None)

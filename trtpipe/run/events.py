@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from trtpipe.documents.action import Figure
 
 
 class PipelineStarted(NamedTuple):
-    """The run begins; `backend_reason` says why that backend was chosen."""
+    """The run begins; `backend_reason` says why that backend was chosen, `store` is the absolute path of the store."""
 
     pipeline: str
     backend: str
     backend_reason: str
     stages: tuple[str, ...]
+    store: str = ""
 
 
 class StageCached(NamedTuple):
-    """The stage's artifact was already in the store; `notes` are its notes from when it ran."""
+    """The stage's artifact was already in the store; `notes` and `figures` are from when it ran."""
 
     stage: str
     type: str
@@ -23,6 +27,7 @@ class StageCached(NamedTuple):
     size: int
     key: str
     notes: tuple[str, ...]
+    figures: tuple[Figure, ...] = ()
 
 
 class StageStarted(NamedTuple):
@@ -43,8 +48,22 @@ class StageProgress(NamedTuple):
     unit: str
 
 
+class StageDoing(NamedTuple):
+    """What a running stage is at, such as `exporting with torch.export`."""
+
+    stage: str
+    what: str
+
+
+class StageMeasured(NamedTuple):
+    """A running stage has measured a figure; `passed` is None if no rule asks for anything."""
+
+    stage: str
+    figure: Figure
+
+
 class StageRunning(NamedTuple):
-    """The stage is still running after `seconds`; sent each minute, so that long work is seen to go on."""
+    """The stage is still running after `seconds`; sent after ten seconds and then each minute."""
 
     stage: str
     seconds: float
@@ -94,10 +113,19 @@ class StageSkipped(NamedTuple):
     because: str
 
 
+class Result(NamedTuple):
+    """Where people find what a stage made: the path of its chief file, or of its folder, and the bytes of that."""
+
+    stage: str
+    path: str
+    size: int
+
+
 class PipelineFinished(NamedTuple):
     """The run is over. Counts are of stages; `seconds` is wall time.
 
-    `lost` names the failed stages that no target needed: variants that a `select` went on without.
+    `lost` names the failed stages that no target needed: variants that a `select` went on without. `results` are
+    engines, and what was asked for or no other stage reads.
     """
 
     pipeline: str
@@ -107,14 +135,23 @@ class PipelineFinished(NamedTuple):
     skipped: int
     seconds: float
     lost: tuple[str, ...] = ()
+    results: tuple[Result, ...] = ()
 
 
 Event = (
-    PipelineStarted | StageCached | StageStarted | StageProgress | StageRunning | StageNote | Warned
+    PipelineStarted | StageCached | StageStarted | StageDoing | StageProgress | StageRunning | StageMeasured | StageNote
+    | Warned
     | StageFinished | StageFailed | StageSkipped | PipelineFinished
 )  # fmt: skip
 
 
 def to_dict(event: Event) -> dict[str, Any]:
     """Give the event as a JSON object whose field `event` is its class name."""
-    return {"event": type(event).__name__, **event._asdict()}
+    return {"event": type(event).__name__, **{name: _plain(value) for name, value in event._asdict().items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        fields = getattr(value, "_asdict", None)
+        return fields() if fields is not None else [_plain(one) for one in value]
+    return value

@@ -9,7 +9,7 @@ from trtpipe.run import events
 from trtpipe.run.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from trtpipe.errors import TrtpipeError
     from trtpipe.run.exchange import Exchange
@@ -54,7 +54,8 @@ def run(
     order = pipeline.closure(targets)
     lookup.check(order)
     lookup.refuse_without_gpu(order)
-    emit(events.PipelineStarted(pipeline.name, f"{choice.backend} {choice.version}", choice.reason, order))
+    emit(events.PipelineStarted(pipeline.name, f"{choice.backend} {choice.version}", choice.reason, order,
+                                lookup.store.folder))  # fmt: skip
     work = Work(lookup, order, forced=forced, jobs=jobs, strict=strict, emit=emit, exchange=exchange)
     with lookup.store.in_use():
         try:
@@ -70,5 +71,27 @@ def run(
     seconds = time.monotonic() - begun
     failures = {name: work.failures[name] for name in order if name in work.failures}
     lost = work.lost(targets)
-    emit(events.PipelineFinished(pipeline.name, hit, ran, len(failures), skipped, seconds, lost))
+    found = results(lookup, work.standing.artifacts, targets)
+    emit(events.PipelineFinished(pipeline.name, hit, ran, len(failures), skipped, seconds, lost, found))
     return Outcome(work.standing.artifacts, failures, lost)
+
+
+_CHIEF = {
+    "engine": ("engine.plan", "engine.onnx"), "model": ("model.onnx",), "results": ("table.txt", "results.jsonl"),
+    "metrics": ("metrics.json",), "comparison": ("table.txt",), "benchmark": ("table.txt",),
+}  # fmt: skip
+"""By kind, the file of an artifact for which people look first."""
+
+
+def results(lookup: Lookup, artifacts: Mapping[str, Artifact], targets: Sequence[str]) -> tuple[events.Result, ...]:
+    """Say where people find the engines, and what was asked for (without targets: what no other stage reads)."""
+    ends = lookup.pipeline.ends(targets)
+    found = []
+    for name, artifact in artifacts.items():
+        if name in ends or artifact.kind == "engine":
+            folder = lookup.store.layout.view(lookup.pipeline.name, name)
+            names = [one for one in _CHIEF.get(artifact.kind, ()) if one in artifact.files]
+            names = names or ([*artifact.files] if len(artifact.files) == 1 else [])
+            path, size = (f"{folder}/{names[0]}", artifact.files[names[0]][1]) if names else (folder, artifact.size)
+            found.append(events.Result(name, path, size))
+    return tuple(found)

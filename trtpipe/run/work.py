@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import environment, errors, reads
-from trtpipe.documents.action import About, Read
+from trtpipe.documents.action import About, Figure, Read
 from trtpipe.key import difference
 from trtpipe.run import events, surroundings
 from trtpipe.run.given import outside, request, stored
@@ -31,6 +31,8 @@ _OWN = (errors.StageFailed, errors.GateFailed)
 """What a stage fails with for reasons of its own, and would again."""
 _SAYS = re.compile(r"(; [^;]* says)?:?$")
 _POLL_SECONDS = 0.1
+FIRST_SECONDS = 10.0
+"""After so long people want to know what a stage is at."""
 
 
 class _Running(NamedTuple):
@@ -40,6 +42,7 @@ class _Running(NamedTuple):
     workspace: contextlib.ExitStack
     folder: str
     notes: list[str]
+    figures: list[Figure]
 
 
 class Work:
@@ -110,10 +113,15 @@ class Work:
         """Tell which stages have run for another while; give the seconds until the next word."""
         now = time.monotonic()
         for name, run in self.running.items():
-            if now - self.told[name] >= TELL_SECONDS:
+            if now >= self._next(name):
                 self.emit(events.StageRunning(name, round(now - run.started, 3)))
                 self.told[name] = now
-        return max(0.0, min(self.told[name] for name in self.running) + TELL_SECONDS - now)
+        return max(0.0, min(self._next(name) for name in self.running) - now)
+
+    def _next(self, name: str) -> float:
+        """When to say again that a stage runs: soon for the first time, then now and then."""
+        told = self.told[name]
+        return told + (min(FIRST_SECONDS, TELL_SECONDS) if told == self.running[name].started else TELL_SECONDS)
 
     def _unasked(self) -> list[str]:
         """Give the queued stages for which the remote store was not asked yet."""
@@ -179,7 +187,13 @@ class Work:
         self._done(stage, assessed, artifact, None, "hit")
         self.emit(
             events.StageCached(
-                stage.name, stage.type, artifact.digest, artifact.size, assessed.digest, hit.notes + hit.gaps
+                stage.name,
+                stage.type,
+                artifact.digest,
+                artifact.size,
+                assessed.digest,
+                hit.notes + hit.gaps,
+                hit.figures,
             )
         )
 
@@ -264,7 +278,7 @@ class Work:
     def _launch(self, stage: Stage, assessed: Assessed, stack: contextlib.ExitStack) -> None:
         folder = self._start_worker(stage, assessed, stack)
         now = self.told[stage.name] = time.monotonic()
-        self.running[stage.name] = _Running(stage, assessed, now, stack.pop_all(), folder, [])
+        self.running[stage.name] = _Running(stage, assessed, now, stack.pop_all(), folder, [], [])
         expected = self.lookup.expected_seconds(stage)
         self.emit(events.StageStarted(stage.name, stage.type, assessed.reasons, expected))
 
@@ -298,6 +312,12 @@ class Work:
         kind = message["message"]
         if kind == "progress":
             self.emit(events.StageProgress(name, message["done"], message["total"], message["unit"]))
+        elif kind == "doing":
+            self.emit(events.StageDoing(name, message["text"]))
+        elif kind == "figure":
+            figure = Figure(message["name"], message["value"], message["rule"], message["passed"])
+            self.running[name].figures.append(figure)
+            self.emit(events.StageMeasured(name, figure))
         elif kind == "note":
             self.running[name].notes.append(message["text"])
             self.emit(events.StageNote(name, message["text"]))
@@ -392,6 +412,7 @@ class Work:
             pipeline=self.pipeline.name,
             finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             notes=tuple(run.notes),
+            figures=tuple(run.figures),
             gaps=tuple(gaps),
             environment={**environment.record(), "variables": surroundings.recorded(stage.env)},
             inputs={

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe.errors import StoreError, TrtpipeError
 from trtpipe.run.request import Request
+from trtpipe.users_code import said
 
 if TYPE_CHECKING:
     from trtpipe.runtime import Backend
@@ -60,7 +62,7 @@ def main() -> None:
             say("error", error="StageFailed", text=f"{type(error).__name__}: {error}")
     except Exception as error:  # noqa: BLE001 — a body is also users' code: whatever it raises fails its stage
         _log_error()
-        say("error", error="StageFailed", text=f"{type(error).__name__}: {error}")
+        say("error", error="StageFailed", text=said(error))
     else:
         say("done")
     sys.stdout.flush()
@@ -144,6 +146,10 @@ def _run_stage(request: Request, say: Any) -> None:
             load=lambda name: entrypoint.load(sources, name),
             progress=lambda done, total, unit: say("progress", done=done, total=total, unit=unit),
             note=lambda text: say("note", text=text),
+            doing=lambda text: say("doing", text=text),
+            figure=lambda name, value, rule, passed: say(
+                "figure", name=name, value=value if math.isfinite(value) else str(value), rule=rule, passed=passed
+            ),
             failed=request.failed,
         )
     )

@@ -100,6 +100,9 @@ def run(ctx: Context) -> None:
     for note in measured.notes:
         ctx.note(note)
     found = measure.summary(measured, settings, buffers.batch, params.percentiles)
+    for name in TOLD:
+        if name in found.metrics:
+            ctx.figure(name, found.metrics[name], "", None)
     for warning in found.warnings:
         ctx.note(warning)
     record = Benchmark(
@@ -227,6 +230,9 @@ def table(record: Benchmark) -> str:
 def _percent(name: str) -> float:
     return float(name[1:])
 
+
+TOLD = ("throughput_samples", "latency_p50_ms", "gpu_compute_p50_ms")
+"""The figures that are told on the screen; the table has all."""
 
 STAGE = StageType(
     name="benchmark",

@@ -63,7 +63,7 @@ def run(ctx: Context) -> None:
     plan = ctx.out / plan_name(backend.name)
     built = backend.build(
         source.path("model.onnx"), config, plan, ctx.shared, ctx.note, pinned=pinned,
-        reproducible=ctx.params.reproducible,
+        reproducible=ctx.params.reproducible, doing=ctx.doing, progress=ctx.progress,
     )  # fmt: skip
     manifest = Manifest(
         runtime=backend.name,

@@ -11,7 +11,7 @@ from msgspec import Meta
 from trtpipe import formatting
 from trtpipe.documents.comparison import Bisect, Comparison, Different, Tolerance
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
-from trtpipe.gates import Rule, judge, malformed, unknown
+from trtpipe.gates import Rule, judge, malformed, tell, unknown
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
@@ -122,6 +122,8 @@ def run(ctx: Context) -> None:
         if name not in figures:
             raise PipelineInvalid(f"require.{name}: {unknown(name, tuple(figures))}")
     verdicts = judge(figures, params.require)
+    told = {name: value for name, value in figures.items() if name in verdicts or name in TOLD}
+    tell(told, verdicts, ctx.figure)
     total = paired[0][1].shape[0]
     ids = ids_of(given, total) if given.kind == "tensors" else list(map(str, range(total)))
     most = comparing.most_different(compared, ids, max(params.worst, BISECTED))
@@ -256,6 +258,9 @@ def _aligned(rows: list[list[str]], names: int) -> list[str]:
     """Align rows: the first `names` columns to the left, numbers to the right."""
     return formatting.table(rows, right=range(names, len(rows[0])))
 
+
+TOLD = ("max_abs", "relative_l2", "cosine_min")
+"""The figures that are always told, with those that have a rule."""
 
 STAGE = StageType(
     name="compare",

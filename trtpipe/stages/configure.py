@@ -297,6 +297,8 @@ def run(ctx: Context) -> None:
             "inputs": network.inputs, "profiles": ranges, "keep": params.keep_fp32,
             "tolerance": params.tolerance, "samples": samples, "meet_tolerance": params.meet_tolerance,
         }  # fmt: skip
+        on = f"{min(samples.runs, precision.CHECKED)} samples" if samples is not None else "random inputs"
+        ctx.doing(f"checking {params.precision} on {on}")
         change: Hold
         if settled.rewrite is not None:
             change = rewrite = precision.rewrite(model_path, made, settled.rewrite, method=params.method, **how)
@@ -309,6 +311,7 @@ def run(ctx: Context) -> None:
         kept_nodes.tell_kept(change.kept, Config.file, ctx.note)
         for remark in deviation.remarks(change.check.outputs):
             ctx.note(remark)
+        deviation.tell(change.check, ctx.figure)
         if inside := float16_range.unseen(model):
             more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
             ctx.note(

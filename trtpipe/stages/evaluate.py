@@ -11,7 +11,7 @@ from msgspec import Meta
 from trtpipe.data.metric_params import Cosine, Metric, TopKAccuracy
 from trtpipe.documents.metrics import Counted, Metrics
 from trtpipe.errors import GateFailed, StageFailed
-from trtpipe.gates import Rule, Verdict, holds, judge, malformed, unknown
+from trtpipe.gates import Rule, Verdict, holds, judge, malformed, tell, unknown
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def run(ctx: Context) -> None:
         for figure in made:
             ctx.note(str(figure))
     verdicts = judge({name: figure.value for name, figure in figures.items()}, params.require)
+    tell({name: figure.value for name, figure in figures.items()}, verdicts, ctx.figure)
     ctx.write(
         Metrics(
             metrics={name: figure.value for name, figure in figures.items()},

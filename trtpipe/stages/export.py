@@ -12,6 +12,7 @@ from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.models import torch_module
 from trtpipe.models.torch_module import TensorSpec  # noqa: TC001  msgspec reads the annotations
 from trtpipe.stage import Context, DocumentPath, Entrypoint, Env, Network, Params, StageType
+from trtpipe.users_code import said
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -109,6 +110,7 @@ class ExportParams(Params, frozen=True, kw_only=True):
 def run(ctx: Context) -> None:
     """Export, name, check and compare; write `model.onnx` and `export.json`."""
     params: ExportParams = ctx.params
+    ctx.doing("importing PyTorch")
     try:
         import torch
     except ImportError as error:
@@ -121,20 +123,23 @@ def run(ctx: Context) -> None:
         ) from error
     from trtpipe.models import exported_graph, onnxfile, onnxgraph, signature, torch_check, torch_export
 
+    ctx.doing(f"loading {params.entrypoint}")
     torch.manual_seed(params.seed)
     make = ctx.load(params.entrypoint)
     try:
         module = make(**params.kwargs)
     except Exception as error:
-        raise StageFailed(f"{params.entrypoint} fails: {type(error).__name__}: {error}") from error
+        raise StageFailed(f"{params.entrypoint} fails: {said(error)}") from error
     if not isinstance(module, torch.nn.Module):
         raise StageFailed(f"{params.entrypoint} gives a {type(module).__name__}, expected a torch.nn.Module")
     named = torch_module.NamedModule.of(module, params.inputs, params.outputs, params.arguments)
 
     trials = params.trials()
     inputs = [torch_module.random_arrays(params.inputs, sizes, params.seed) for sizes in trials]
+    ctx.doing(f"running the module on {len(trials)} {'shapes' if len(trials) > 1 else 'shape'}")
     results = [named.run(arrays) for arrays in inputs]
     dims = torch_module.output_dims(trials, results)
+    ctx.doing(f"exporting with {'torch.export' if params.exporter == 'dynamo' else 'TorchScript'}")
     proto, reason = torch_export.export(
         named, inputs[0], ctx.scratch / onnxfile.MODEL, exporter=params.exporter, wanted=params.opset
     )
@@ -145,6 +150,7 @@ def run(ctx: Context) -> None:
     torch_check.valid(target)
     runs = list(zip(inputs, results, strict=True))
     tolerance = params.tolerance
+    ctx.doing("comparing onnxruntime with PyTorch")
     errors = torch_check.agreement(target, trials, runs, atol=tolerance.atol, rtol=tolerance.rtol)
     final = onnxfile.load(target)
     model_inputs, model_outputs = signature.of(final)

@@ -13,6 +13,7 @@ from trtpipe.data.resizing import Channels, Crop, Fit, FixedHeight, KeepSize, Le
 from trtpipe.documents.samples import Sample
 from trtpipe.errors import StageFailed, TrtpipeError
 from trtpipe.stage import Context, DocumentPath, Entrypoint, Env, InnerPath, Network, Params, Port, StageType
+from trtpipe.users_code import said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -181,7 +182,7 @@ def _call(entrypoint: str, function: Hook, args: dict[str, Any], value: Any, sam
     except TrtpipeError:
         raise
     except Exception as error:
-        raise StageFailed(f"{entrypoint} failed on {sample.id}: {type(error).__name__}: {error}") from error
+        raise StageFailed(f"{entrypoint} failed on {sample.id}: {said(error)}") from error
 
 
 def _samples(

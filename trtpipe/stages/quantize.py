@@ -119,6 +119,7 @@ def run(ctx: Context) -> None:
     for _, message in params.missing(ctx.inputs.keys()):
         raise PipelineInvalid(message)
     out = ctx.out / onnxfile.MODEL
+    ctx.doing(f"calibrating on {samples.total} samples" if samples is not None else f"quantising to {params.mode}")
     if params.mode == "int8":
         assert samples is not None  # or it would have ended above
         done = quantization.int8(
@@ -133,11 +134,13 @@ def run(ctx: Context) -> None:
         )  # fmt: skip
     _tell(ctx, done)
     limit = quantization.TOLERANCE if params.tolerance is None else params.tolerance
+    ctx.doing("comparing with the original model")
     check = _check(source, out, samples, inputs, mode=params.mode, tolerance=limit)
     ctx.write(Quantisation(**asdict(done), check=check))
     for name, figures in check.outputs.items():
         if figures.relative_l2 is not None:
             ctx.note(f"{name}: relative L2 {figures.relative_l2:g}, cosine {figures.cosine:g} against the original")
+    deviation.tell(check, ctx.figure)
     for remark in deviation.remarks(check.outputs):
         ctx.note(remark)
     if problems := deviation.beyond(check.outputs, limit):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trtpipe import key as keys
+
+if TYPE_CHECKING:
+    from trtpipe.documents.action import Figure
 
 
 class _Artifact(NamedTuple):
@@ -36,6 +39,8 @@ class Hit(NamedTuple):
     """The stage's notes for people from when it ran."""
     gaps: tuple[str, ...] = ()
     """What the stage depended on and trtpipe could not see."""
+    figures: tuple[Figure, ...] = ()
+    """What the stage measured."""
 
 
 class Miss(NamedTuple):

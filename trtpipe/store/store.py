@@ -88,7 +88,8 @@ class Store:
         for name, (sha256, size) in artifact.files.items():
             if damage := self.blobs.damage(sha256, size, name):
                 return Miss(f"{name}: {damage}")
-        return Hit(artifact, record.about.seconds, record.about.notes, record.about.gaps)
+        about = record.about
+        return Hit(artifact, about.seconds, about.notes, about.gaps, about.figures)
 
     def action(self, key: str) -> Action | None:
         """Give a key's action record, or None if there is no valid one."""

@@ -19,7 +19,7 @@ from trtpipe import errors, reads
 from trtpipe import key as keys
 from trtpipe.key import Key
 from trtpipe.pipeline.graph import FAILED_INPUTS, lock_path
-from trtpipe.run import events, reasons
+from trtpipe.run import events, reasons, runner
 from trtpipe.run.lookup import Walk
 from trtpipe.run.record import of_action, of_key
 from trtpipe.store import locks
@@ -381,7 +381,7 @@ def run_frozen(
         raise drift_error(path, found.drifts)
     reason = f"{lookup.choice.reason}; frozen by {os.path.basename(path)}"
     backend = f"{lookup.choice.backend} {lookup.choice.version}"
-    emit(events.PipelineStarted(lookup.pipeline.name, backend, reason, order))
+    emit(events.PipelineStarted(lookup.pipeline.name, backend, reason, order, lookup.store.folder))
     skipped = len(order) - len(found.entries)
     order = tuple(name for name in order if name in found.entries)
     store = lookup.store
@@ -410,8 +410,10 @@ def run_frozen(
         emit(events.StageNote(order[-1], text_))
     store.told.clear()
     store.state.commit()
-    emit(events.PipelineFinished(lookup.pipeline.name, len(order), 0, 0, skipped, time.monotonic() - begun))
-    return {name: found.entries[name].artifact for name in order}
+    made = {name: found.entries[name].artifact for name in order}
+    shown = runner.results(lookup, made, targets)
+    emit(events.PipelineFinished(lookup.pipeline.name, len(order), 0, 0, skipped, time.monotonic() - begun, (), shown))
+    return made
 
 
 # --- cache gc

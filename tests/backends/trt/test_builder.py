@@ -160,3 +160,21 @@ def test_several_profiles_and_integer_and_boolean_tensors_build(rtx, tmp_path):
     assert {b.name: b.dtype for b in built.bindings} == {
         "ids": "int64", "half": "float16", "mask": "bool", "wide": "float32",
     }  # fmt: skip
+
+
+@needs_rtx
+def test_a_build_tells_its_phases_and_steps_and_the_plan_is_the_same(rtx, tmp_path):
+    model = models.save(models.conv(2), tmp_path / "m.onnx")
+    config = config_for(rtx, [{"image": {"min": [2, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [2, 3, 8, 8]}}])
+    phases, steps = [], []
+
+    def told(done, total, unit):
+        steps.append((done, total, unit))
+
+    for name, how in (("told.plan", {"doing": phases.append, "progress": told}), ("silent.plan", {})):
+        rtx.build(model, config, tmp_path / name, tmp_path, lambda _: None, **how)
+    assert phases[0] == "building engine"
+    assert len(phases) > 2
+    assert steps
+    assert all(1 <= done <= total and unit == "steps" for done, total, unit in steps)
+    assert (tmp_path / "told.plan").read_bytes() == (tmp_path / "silent.plan").read_bytes()

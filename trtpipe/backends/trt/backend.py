@@ -73,6 +73,8 @@ class TrtBackend:
         *,
         pinned: Path | None = None,
         reproducible: bool = False,
+        doing: Callable[[str], None] = lambda _: None,
+        progress: Callable[[int, int | None, str], None] = lambda *_: None,
     ) -> Built:
         """Build and serialise a plan into the file `plan`; see builder.build. Raises StageFailed."""
         return builder.build(
@@ -84,6 +86,8 @@ class TrtBackend:
             note=note,
             pinned=pinned,
             reproducible=reproducible,
+            doing=doing,
+            progress=progress,
         )
 
     def open(

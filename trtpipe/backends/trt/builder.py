@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtpipe import environment
 from trtpipe.backends.trt import networks, profiles, proof, rules, timing_cache
+from trtpipe.backends.trt import progress as progress_of_build
 from trtpipe.backends.trt.rules import OBEY
 from trtpipe.backends.trt.timing_cache import TimingCache
 from trtpipe.documents.manifest import Proof, Target
@@ -34,12 +35,15 @@ def build(
     note: Callable[[str], None],
     pinned: Path | None = None,
     reproducible: bool = False,
+    doing: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int | None, str], None] = lambda *_: None,
 ) -> Built:
     """Build and serialise a plan into the file `plan`.
 
     Gives the engine's layers too where the inspector told them (see proof.py). `shared` is the folder of the store's
     timing caches. `pinned` is a timing cache that is used and never changed; with `reproducible` every timing must be
-    in it. Raises StageFailed with the runtime's own last errors. On RTX this needs no GPU.
+    in it. `doing` and `progress` are told what TensorRT is at. Raises StageFailed with the runtime's own last errors.
+    On RTX this needs no GPU.
     """
     from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath
 
@@ -64,6 +68,9 @@ def build(
             cache.attach(builder_config)
             if reproducible and library.has("BuilderFlag", "ERROR_ON_TIMING_CACHE_MISS"):
                 builder_config.set_flag(library.trt.BuilderFlag.ERROR_ON_TIMING_CACHE_MISS)
+        watching = progress_of_build.monitor(library, doing, progress)
+        if watching is not None:
+            builder_config.progress_monitor = watching
         # EngineFromNetwork would deserialise too, which RTX cannot do without a GPU.
         serialised = EngineBytesFromNetwork(parts, lambda *_: builder_config)()
         with open(plan, "wb") as stream:
