@@ -67,3 +67,34 @@ def test_what_a_link_leads_to_decides_whether_it_lies_in_a_folder(tmp_path):
     assert project.holds(str(tmp_path / "a"), str(tmp_path / "a"))
     assert not project.holds(str(tmp_path / "a"), str(tmp_path / "a" / "out" / "x"))
     assert not project.holds(str(tmp_path / "a"), str(tmp_path / "ab"))
+
+
+OID, OTHER = "a" * 40, "b" * 40
+
+
+def test_the_commit_is_read_from_a_branch_from_packed_refs_and_from_a_worktree(tmp_path):
+    git = tmp_path / "repo/.git"
+    (git / "refs/heads").mkdir(parents=True)
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    assert project.commit(str(tmp_path / "repo")) is None
+    (git / "packed-refs").write_text(f"# pack-refs\n{OTHER} refs/heads/main\n")
+    assert project.commit(str(tmp_path / "repo")) == OTHER
+    (git / "refs/heads/main").write_text(OID + "\n")
+    (tmp_path / "repo/deep").mkdir()
+    assert project.commit(str(tmp_path / "repo/deep")) == OID
+    (git / "worktrees/w").mkdir(parents=True)
+    (git / "worktrees/w/HEAD").write_text("ref: refs/heads/main\n")
+    (git / "worktrees/w/commondir").write_text("../..\n")
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w/.git").write_text(f"gitdir: {git}/worktrees/w\n")
+    assert project.commit(str(tmp_path / "w")) == OID
+    (git / "worktrees/w/HEAD").write_text(OTHER)
+    assert project.commit(str(tmp_path / "w")) == OTHER
+
+
+def test_without_a_repository_or_with_a_damaged_one_there_is_no_commit(tmp_path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git/HEAD").write_bytes(b"\xff\xfe")
+    assert project.commit(str(tmp_path)) is None
+    (tmp_path / ".git/HEAD").write_text("nonsense")
+    assert project.commit(str(tmp_path)) is None

@@ -69,6 +69,7 @@ COMMANDS = [
     "cache pin p.yaml good", "cache unpin p.yaml E", "cache push p.yaml --remote E", "cache pull p.yaml --remote E",
     "cache ls --artifacts E", "keys trust E E", "stages E", "schema --check --folder E", "doctor E", "bench p.yaml",
     "bench p.yaml --target E", "run p.yaml --set E=1", "run p.yaml --set vars.a=E", "run p.yaml --target E", "E",
+    "inspect E", "inspect p.yaml", "inspect NAME", "inspect step.py",
     "build E", "build p.yaml --int8 E", "build p.yaml --precision E", "build p.yaml --emit-yaml E", "run p.yaml --E",
     "run p.yaml --jobs E", "completion E", "notes p.yaml",
 ]  # fmt: skip
@@ -79,7 +80,7 @@ def test_no_command_shows_a_name_as_it_is(hostile, command, monkeypatch, capfd, 
     monkeypatch.chdir(hostile)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("NO_COLOR", "1")
-    main.main([word.replace("E", ESCAPE) for word in command.split()])
+    main.main([NAME if word == "NAME" else word.replace("E", ESCAPE) for word in command.split()])
     shown = "".join(capfd.readouterr())
     assert shown
     assert re.findall(r"[^\n -~→←·…–└├─✓✗≥≤]", shown) == []

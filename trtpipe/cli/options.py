@@ -206,6 +206,12 @@ def _add_inspecting(add: Add) -> None:
     _pipeline_options(one)
     _backend_option(one)
     one.add_argument("stage", metavar="STAGE", nargs="*", help="these stages (default: all)")
+    one = add("inspect", "examining.inspect", "tell what a file is, what takes it, and where it comes from",
+              "Tell what an ONNX model, a plan, an array or a safetensors file holds, which runtimes take it, and "
+              "where it comes from: pipeline, stage, key, commit, figures.")  # fmt: skip
+    one.add_argument("file", metavar="FILE", help="a file, or the folder of an engine")
+    _store_option(one)
+    _remote_option(one)
     one = add("stages", "inspecting.stages", "list stage types, or one type's inputs and params",
               "List the stage types, or one type's inputs and params.")  # fmt: skip
     one.add_argument("type", metavar="TYPE", nargs="?", help="a stage type")

@@ -264,7 +264,10 @@ SCHEMA: dict[str, Any] = {
                 },
             },
         },
-        "environment": {"type": "object", "description": "Recorded, in no key: host, system, driver, GPUs."},
+        "environment": {
+            "type": "object",
+            "description": "Recorded, in no key: host, system, driver, GPUs, and the commit that was checked out.",
+        },
         "inputs": {
             "type": "object",
             "description": "By input: what people call it, and the SHA-256 of each of its files.",

@@ -29,7 +29,7 @@ class Wish(NamedTuple):
 
     `params` are those of `configure`. `int8` names calibration data, from which `quantize` takes its ranges. `data`
     names samples: the check of half precision looks at them, and with `runs` the engine is run on them and compared.
-    With `measured`, the buffers of a run are planned, for its shapes or else the best ones, so that `bench` can measure.
+    With `measured`, the buffers of a run are planned, of its shapes or else the best ones, and `bench` can measure.
     """
 
     name: str

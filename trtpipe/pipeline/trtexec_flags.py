@@ -132,7 +132,7 @@ FLAGS: dict[str, Flag] = {
              "how layers are fused is TensorRT's choice"),
             ("--markDebug= --markUnfusedTensorsAsDebugTensors", NEW, "", _DEBUG),
             ("--asyncFileReader", NEW, "", _RUNTIME),
-            ("--getPlanVersionOnly", ALL, "", "`trtpipe doctor engine.plan` tells the version of a plan"),
+            ("--getPlanVersionOnly", ALL, "", "`trtpipe inspect engine.plan` tells the version of a plan"),
             ("--greenContext= --saveAllEngines", ("11",), "", _TUNE),
             ("--tuneBuildRoutes= --tuneBuildRouteFile= --tuningSearch= --tuningTimeOut= --tuningCacheFile=", ("11",), "", _TUNE),
             ("--continue --dryRun --helpBuildRoute", ("11",), "", _TUNE),

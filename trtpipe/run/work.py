@@ -8,7 +8,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trtpipe import environment, errors, reads
+from trtpipe import environment, errors, project, reads
 from trtpipe.documents.action import About, Figure, Read
 from trtpipe.key import difference
 from trtpipe.run import events, surroundings
@@ -414,7 +414,11 @@ class Work:
             notes=tuple(run.notes),
             figures=tuple(run.figures),
             gaps=tuple(gaps),
-            environment={**environment.record(), "variables": surroundings.recorded(stage.env)},
+            environment={
+                **environment.record(),
+                "commit": project.commit(self.pipeline.root),
+                "variables": surroundings.recorded(stage.env),
+            },
             inputs={
                 port: Read(self.lookup.label(source), {n: sha for n, (sha, _) in upstream[port].files.items()})
                 for port, source in stage.inputs.items()

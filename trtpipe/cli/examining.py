@@ -1,0 +1,97 @@
+"""The command `inspect`: what a file is, what takes it, and where it comes from."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from trtpipe import project
+from trtpipe.cli import portraits
+from trtpipe.cli.printing import answer
+from trtpipe.formatting import seconds_text, size_text
+from trtpipe.store.state import State
+from trtpipe.store.store import Store
+
+if TYPE_CHECKING:
+    import argparse
+
+    from trtpipe.remote.settings import Settings
+    from trtpipe.trust.origin import Found
+
+_UNKNOWN = "unknown"
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """Tell what a file is and where it comes from."""
+    path = portraits.resolve(args.file)
+    kind = portraits.kind_of(path)
+    with State(args.artifacts) as state:
+        store = Store(args.artifacts, state) if os.path.isdir(args.artifacts) else None
+        seen = portraits.Seen(path, kind, state.file_digest(os.path.abspath(path)), store, state)
+        portrait = portraits.LOOKS[kind](seen)
+        found = _origins(args, seen, portrait.key)
+        figures = portraits.figures(store, found.origins[0]) if store is not None and found.origins else []
+    value = {
+        "file": path, "kind": kind, "bytes": os.path.getsize(path), "sha256": seen.sha256, **portrait.value,
+        "origins": [one._asdict() for one in found.origins], "asked": found.asked, "figures": figures,
+    }  # fmt: skip
+    lines = [
+        f"{path}: {portrait.title}, {size_text(os.path.getsize(path))}",
+        *portrait.lines,
+        "",
+        *_origin_lines(found),
+        *_figure_lines(figures),
+    ]
+    answer(value, as_json=args.json, lines=lines)
+    return 0
+
+
+def _origins(args: argparse.Namespace, seen: portraits.Seen, key: str | None) -> Found:
+    from trtpipe.trust import origin
+
+    top = project.root(os.path.dirname(os.path.abspath(seen.path)))
+    return origin.find(seen.sha256, seen.store, top, key=key, remote=_remote(args))
+
+
+def _remote(args: argparse.Namespace) -> Settings | None:
+    from trtpipe.pipeline.graph import Pipeline
+    from trtpipe.remote.settings import settings
+
+    # No document is at hand: what the command line, the environment and the user's config name counts.
+    return settings(Pipeline("inspect", "auto", os.path.join(os.getcwd(), "-"), {}), args.remote)
+
+
+def _origin_lines(found: Found) -> list[str]:
+    if not found.origins:
+        return ["where it comes from: unknown", *(f"  {one}" for one in found.asked)]
+    first, *others = found.origins
+    signed = f"{first.signed_by}, from {first.fetched_from}" if first.signed_by else "nobody: it was made here"
+    rows = {
+        "read by"
+        if first.reads
+        else "made by": f"stage {first.stage} ({first.type}) of pipeline {first.pipeline}, as {first.file}",
+        "at": first.made and f"{first.made}, in {seconds_text(first.seconds or 0)}",
+        "with": first.runtime,
+        "on": first.host and f"{first.host}{f', {first.gpu}' if first.gpu else ', without a GPU'}",
+        "commit": first.commit and f"{first.commit} (what was not committed is not known)",
+        "signed by": signed if first.where != "lock file" and first.made else None,
+        "key": first.key,
+        "artifact": f"{first.artifact} ({first.kind})",
+    }
+    lines = [f"where it comes from, as the {first.where} says:" if "." not in first.where
+             else f"where it comes from, as {first.where} says:"]  # fmt: skip
+    lines += [f"  {name:<10} {text or _UNKNOWN}" for name, text in rows.items()]
+    for one in others:
+        who = f", signed by {one.signed_by}" if one.signed_by else ""
+        lines.append(f"  also in    {one.where}: {one.pipeline}/{one.stage}, key {one.key[:12]}{who}")
+    return lines + [f"  not in     {one}" for one in found.asked]
+
+
+def _figure_lines(figures: list[dict[str, Any]]) -> list[str]:
+    if not figures:
+        return []
+    lines = ["figures:"]
+    for one in figures:
+        values = ", ".join(f"{name} {value:.6g}" for name, value in one["figures"].items())
+        lines.append(f"  {one['stage']} ({one['kind']}): {values}")
+    return lines
