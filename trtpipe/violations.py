@@ -11,6 +11,8 @@ from trtpipe.words import suggest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+INSTEAD = "x-instead"
+"""In a schema: for values that people try and that are none, the way to what they want."""
 Path = tuple["str | int", ...]
 
 
@@ -91,6 +93,8 @@ def _enum(error: Any, path: Path) -> Iterable[tuple[Path, str]]:
     if isinstance(error.instance, str):
         close = difflib.get_close_matches(error.instance, [c for c in choices if isinstance(c, str)], n=1, cutoff=0.6)
         hint = f', did you mean "{close[0]}"?' if close else ""
+    if isinstance(error.instance, str) and (way := error.schema.get(INSTEAD, {}).get(error.instance)):
+        hint = f"; {way}"
     expected = f"one of {', '.join(map(str, choices))}" if len(choices) > 1 else str(choices[0])
     yield path, f"found {show(error.instance)}, expected {expected}{hint}"
 

@@ -108,3 +108,24 @@ def test_names_that_are_not_utf_8_and_a_folder_that_is_gone_are_refused(graph):
 def test_a_document_may_come_through_a_pipe(graph):
     result = shell(graph, "t graph <(cat g.yaml) --json")
     assert json.loads(result.stdout)["pipeline"] == "graph"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rum", "p.yaml"], 'there is no command rum, did you mean "run"?'),
+        (["p.yaml"], "found p.yaml, expected a command, such as: trtpipe run p.yaml"),
+        (["m.onnx"], "found m.onnx, expected a command, such as: trtpipe build m.onnx"),
+        (["cache", "lz"], "there is no command lz"),
+        (["run", "m.onnx"], "expected a pipeline in YAML; build an engine of it: trtpipe build m"),
+        (["run", "e.bin"], "expected a pipeline in YAML; ask whether it can load here: trtpipe doctor e.bin"),
+        (["run", "."], ".: found a folder, expected a document; it holds ./g.yaml"),
+        (["run", "h.yaml"], 'there is no such file, did you mean "g.yaml"?'),
+    ],
+)  # fmt: skip
+def test_a_careless_command_says_the_next_step(graph, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(graph)
+    (graph / "m.onnx").write_bytes(b"\x08\x08")
+    (graph / "e.bin").write_bytes(b"vtrt" + bytes(30))
+    assert main.main(arguments) == 2
+    assert said in capsys.readouterr().err

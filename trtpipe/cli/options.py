@@ -41,6 +41,20 @@ exit codes: 0 done · 1 a stage failed · 2 the document or the command is wrong
 class _Parser(argparse.ArgumentParser):
     """A parser whose messages pass the door, because they repeat what was typed."""
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Say what was meant, where a command is misspelt or forgotten; argparse only lists them all."""
+        if not isinstance(action, argparse._SubParsersAction) or value in action.choices:  # noqa: SLF001
+            super()._check_value(action, value)
+            return
+        from trtpipe.words import suggest
+
+        known = [name for name in action.choices if name]
+        if value.endswith((".yaml", ".yml")):
+            self.error(f"found {value}, expected a command, such as: {self.prog} run {value}")
+        if value.endswith(".onnx"):
+            self.error(f"found {value}, expected a command, such as: {self.prog} build {value}")
+        self.error(f"there is no command {value}{suggest(value, known)}")
+
     def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(escaping.block(message) if message else message, file)
 

@@ -60,6 +60,16 @@ class Document(NamedTuple):
         return f"{self.place(path)} {dotted(path) or 'document'}: {message}"
 
 
+def _other_kind(file: str, data: bytes) -> str | None:
+    """Say what to do with a file that is no document but a model or a plan; None for all else."""
+    expected = "expected a pipeline in YAML"
+    if file.endswith(".onnx"):
+        return f"found an ONNX model, {expected}; build an engine of it: trtpipe build {file}"
+    if data[:4] in (b"ftrt", b"vtrt") or file.endswith((".plan", ".engine", ".trt")):
+        return f"found a plan, {expected}; ask whether it can load here: trtpipe doctor {file}"
+    return None
+
+
 def read(file: str, take: Callable[[str], bytes] | None = None) -> str:
     """Read a document's text. Raises PipelineInvalid if it is missing, too large, not UTF-8.
 
@@ -71,11 +81,17 @@ def read(file: str, take: Callable[[str], bytes] | None = None) -> str:
         else:
             with open(file, "rb") as stream:
                 data = stream.read(MAX_BYTES + 1)
+        if (other := _other_kind(file, data)) is not None:
+            raise PipelineInvalid(f"{file}: {other}")
     except FileNotFoundError:
         folder = os.path.dirname(file) or "."
         near = [f for f in (os.listdir(folder) if os.path.isdir(folder) else []) if f.endswith((".yaml", ".yml"))]
         hint = suggest(os.path.basename(file), near) if near else ""
         raise PipelineInvalid(f"{file}: there is no such file{hint}") from None
+    except IsADirectoryError:
+        held = [f for f in sorted(os.listdir(file)) if f.endswith((".yaml", ".yml"))]
+        hint = f"; it holds {', '.join(os.path.join(file, f) for f in held[:4])}" if held else ""
+        raise PipelineInvalid(f"{file}: found a folder, expected a document{hint}") from None
     except OSError as error:
         raise PipelineInvalid(f"{file}: cannot be read: {error.strerror}") from None
     if len(data) > MAX_BYTES:

@@ -46,7 +46,8 @@ def check(pipeline: Pipeline, stages: tuple[str, ...], *, allow_outside: bool) -
             place = f"{stage.place}.params"
             found = file_problems(pipeline.folder, file, place, root)
             if not found and os.path.isdir(os.path.join(pipeline.folder, file)):
-                found = [f"{place}: found the folder {file}, expected files"]
+                hint = "name each one; what the code itself reads of a folder is seen, and need not be named"
+                found = [f"{place}: found the folder {file}, expected files: {hint}"]
             problems += found
         for module in stage.modules:
             if module_files(module) is None:

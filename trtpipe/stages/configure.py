@@ -13,6 +13,7 @@ from trtpipe.documents.network import Network
 from trtpipe.errors import StageFailed
 from trtpipe.stage import Context, Params, Port, Size, StageType
 from trtpipe.texts import size_in_bytes
+from trtpipe.violations import INSTEAD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +32,12 @@ class Range(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max: Annotated[tuple[int, ...], Meta(description="The largest shape or values that the engine takes.")]
 
 
+QUANTIZE = (
+    "a model of 8 bits or fewer is made by a stage of type quantize, before parse: {type: quantize, inputs: {model: …, "
+    "calibration: …}}; here write model"
+)
+
+
 class ConfigureParams(Params, frozen=True, kw_only=True):
     """How the engine shall be built."""
 
@@ -42,7 +49,15 @@ class ConfigureParams(Params, frozen=True, kw_only=True):
                 "products may be rounded to 10 bits. `fp16`, `bf16`: half precision; inputs and outputs keep their "
                 "types. It means the same on every TensorRT: a rewritten and checked ONNX model, or, where networks "
                 "are weakly typed (8.6), builder flags, with what must stay float32 held by constraints."
-            )
+            ),
+            extra_json_schema={
+                INSTEAD: {
+                    **dict.fromkeys(("int8", "fp8", "int4"), QUANTIZE),
+                    **dict.fromkeys(("half", "float16"), "write fp16"),
+                    "bfloat16": "write bf16",
+                    "float32": "write fp32",
+                },
+            },
         ),
     ] = "model"
     keep_fp32: Annotated[

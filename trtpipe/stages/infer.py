@@ -125,6 +125,8 @@ def match(
             if b.batch_axis is None and isinstance(own, str) and source.shape[1:] == shape[1:]:
                 batch = batch_dim(inputs.values())
                 hint = f"; its first axis is {own} and the batch {batch}: give them one name in parse's params.dims"
+            elif rank == "" and b.batch_axis == 0:
+                hint = _as_planned(name, inputs[name].dims, shape, found)
             problems.append(
                 f"{source.label}: found {rank}shape {found}, "
                 f"expected {wants}shape [{', '.join(str(n) for n in expected)}]{hint}"
@@ -145,6 +147,15 @@ def match(
     if 0 in rows.values():
         raise StageFailed(f"{label} holds no samples; expected at least one")
     return feeds
+
+
+def _as_planned(name: str, dims: Sequence[int | str], shape: Sequence[int | None], found: Sequence[int]) -> str:
+    """Say who has decided on the shape of an input that does not fit: `buffers`, or the model."""
+    fixed = [axis for axis in range(1, len(shape)) if shape[axis] != found[axis] and isinstance(dims[axis], int)]
+    if fixed:
+        return f"; the model fixes axis {fixed[0]} at {shape[fixed[0]]}"
+    asked = ", ".join(map(str, [shape[0], *found[1:]]))
+    return f"; that is as `buffers` has planned it: in that stage write params: {{shapes: {{{name}: [{asked}]}}}}"
 
 
 def _values(name: str, dtype: str, shape: Sequence[int | None], values: Sequence[int]) -> Source:

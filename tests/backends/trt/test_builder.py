@@ -178,3 +178,19 @@ def test_a_build_tells_its_phases_and_steps_and_the_plan_is_the_same(rtx, tmp_pa
     assert steps
     assert all(1 <= done <= total and unit == "steps" for done, total, unit in steps)
     assert (tmp_path / "told.plan").read_bytes() == (tmp_path / "silent.plan").read_bytes()
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("said", "helps"),
+    [("Assertion node.dims == 4 failed", True), ("MyelinCheckException: x", True), ("out of memory", False)],
+)
+def test_an_assertion_inside_the_builder_suggests_to_freeze_axes(rtx, monkeypatch, tmp_path, said, helps):
+    # The failure is the test: no model is at hand that makes every version of the builder assert.
+    def fails(*_, **__):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("polygraphy.backend.trt.EngineBytesFromNetwork", fails)
+    with pytest.raises(StageFailed) as told:
+        build(rtx, models.save(models.conv(), tmp_path / "m.onnx"), tmp_path, [IMAGE])
+    assert ("a stage of type optimize before parse: params: {dims: {batch: 1}}" in str(told.value)) is helps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from trtpipe import environment
@@ -9,12 +10,12 @@ from trtpipe.backends.trt import networks, profiles, proof, rules, timing_cache
 from trtpipe.backends.trt import progress as progress_of_build
 from trtpipe.backends.trt.rules import OBEY
 from trtpipe.backends.trt.timing_cache import TimingCache
-from trtpipe.documents.manifest import Proof, Target
+from trtpipe.documents.manifest import Binding, Proof, Target
 from trtpipe.errors import StageFailed
 from trtpipe.runtime import Built
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from trtpipe.backends.trt.library import Library
@@ -62,7 +63,7 @@ def build(
         if OBEY in config.flags:
             networks.keep_fp32(library, network, config.keep_fp32, rules.held_nodes(config))
         bindings = networks.describe(network)
-    with library.calls(_failed_build(library, model, config, network)):
+    with library.calls(_failed_build(library, model, config, network), lambda said: _advice(said, bindings)):
         builder_config = _builder_config(library, config)(parts[0], network)
         if cache is not None:
             cache.attach(builder_config)
@@ -109,6 +110,23 @@ def _failed_build(library: Library, model: Path, config: Config, network: Any) -
         if any(network.get_layer(i).type == kinds.QUANTIZE for i in range(network.num_layers)):
             asked += "; TensorRT-RTX before 1.7 has no int8 convolution: leave those out in quantize, or take fp16"
     return asked + ")"
+
+
+def _advice(said: list[str], bindings: Sequence[Binding]) -> str:
+    """Say what helps against an assertion inside the builder: it often falls on axes that are dynamic."""
+    open_axes = list(
+        dict.fromkeys(dim for b in bindings if b.mode == "input" for dim in b.dims if isinstance(dim, str))
+    )
+    if not open_axes or not any(_ASSERTION.search(text) for text in said):
+        return ""
+    sizes = ", ".join(f"{axis}: 1" for axis in open_axes)
+    return (
+        "\nThis is an assertion inside the builder, not a fault of the document. It often falls on dynamic axes: give "
+        f"a size to those that need not vary, with a stage of type optimize before parse: params: {{dims: {{{sizes}}}}}"
+    )
+
+
+_ASSERTION = re.compile(r"assert|MyelinCheck", re.IGNORECASE)
 
 
 def _asks_for_half(config: Config) -> bool:

@@ -19,7 +19,7 @@ from trtpipe.backends.trt import rules
 from trtpipe.errors import EnvironmentMissing, StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from trtpipe.documents.base import Runtime
 
@@ -86,10 +86,10 @@ class Library:
         return f"{what}; {self.title} says:\n  " + "\n  ".join(said)
 
     @contextlib.contextmanager
-    def calls(self, what: str) -> Iterator[None]:
+    def calls(self, what: str, advice: Callable[[list[str]], str] = lambda _: "") -> Iterator[None]:
         """Turn an exception of Polygraphy or TensorRT into StageFailed: `what`, and the native errors of these calls.
 
-        MemoryError and OSError pass as they are.
+        `advice` may add a sentence for what the runtime said. MemoryError and OSError pass as they are.
         """
         self.errors.clear()
         try:
@@ -108,7 +108,7 @@ class Library:
                 self.errors.append(f"{type(error).__name__}: {error}")
             elif not self.errors:
                 self.errors.append(str(error))
-            raise StageFailed(self.explain(what)) from error
+            raise StageFailed(self.explain(what) + advice(list(self.errors))) from error
 
     def has(self, enum: str, member: str) -> bool:
         """Tell whether the installed bindings know a member of an enum, such as BuilderFlag.FP16."""
