@@ -153,6 +153,7 @@ class Timed:
 
 def through_infer(backend: Any, engine: Path, buffers: Path, data: Path, top: Path) -> tuple[float, float, float]:
     """Run `infer`'s own loop from an artifact; give ms a batch (steady, with its start, and the slowest one's)."""
+    from trtpipe.data import feeds, outputs
     from trtpipe.stages import infer
 
     manifest = files.read(engine / Manifest.file, Manifest)
@@ -160,16 +161,18 @@ def through_infer(backend: Any, engine: Path, buffers: Path, data: Path, top: Pa
     written = tuple(sorted(path.name for path in data.iterdir()))
     given = Input(name="data", kind="tensors", folder=data, files=written, label="data")
     sources = tensors.open_input(given)
-    feeds = infer.match(planned, manifest, sources, {}, "data")
+    matched = feeds.match(planned, manifest, sources, {}, "data")
     session = backend.open(engine / manifest.plan, manifest, planned, print, top / "timing")
     timed = Timed(session)
     out = Path(tempfile.mkdtemp(dir=top))
     fake: Any = type("Quiet", (), {"progress": staticmethod(lambda *_: None)})
     try:
         with tensors.Writer(out) as writer:
-            batches = infer.Batches(feeds, manifest, planned, allow_nan=False)
-            total = feeds[0].source.shape[0]
-            infer._stream(fake, timed, writer, batches, total)  # noqa: SLF001
+            batches = feeds.Batches(matched, manifest, planned, allow_nan=False)
+            total = matched[0].source.shape[0]
+            axes = {b.name: b.batch_axis for b in planned.side("output")}
+            made = outputs.Outputs(writer, axes, total, batched=batches.batched)
+            infer.stream(fake, timed, made, batches, total)
     finally:
         session.close()
     times = timed.times

@@ -58,7 +58,7 @@ def main() -> None:
     import onnxruntime
 
     from trtpipe import backends
-    from trtpipe.data import tensors
+    from trtpipe.data import feeds, outputs, tensors
     from trtpipe.documents import files
     from trtpipe.documents.buffers import Buffers
     from trtpipe.documents.manifest import Manifest
@@ -83,10 +83,13 @@ def main() -> None:
         def stage(out: Path) -> float:
             started = time.perf_counter()
             given = Input(name="data", kind="file", folder=data.parent, files=(data.name,), label=data.name)
-            feeds = infer.match(buffers, manifest, tensors.open_input(given), {}, data.name)
+            matched = feeds.match(buffers, manifest, tensors.open_input(given), {}, data.name)
             ctx: Any = SimpleNamespace(out=out, progress=lambda *_: None)
             with tensors.Writer(out) as writer:
-                infer._stream(ctx, session, writer, infer.Batches(feeds, manifest, buffers, allow_nan=False), samples)  # noqa: SLF001
+                batches = feeds.Batches(matched, manifest, buffers, allow_nan=False)
+                axes = {b.name: b.batch_axis for b in buffers.side("output")}
+                made = outputs.Outputs(writer, axes, samples, batched=batches.batched)
+                infer.stream(ctx, session, made, batches, samples)
             return time.perf_counter() - started
 
         def loop() -> float:

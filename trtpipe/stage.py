@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -79,6 +79,15 @@ def put(source: Path, target: Path, *, link: bool) -> None:
 Network = Annotated[
     bool,
     Meta(description="The code may connect to other machines. What they answer is in no key; the record says so."),
+]
+
+
+BatchAxis = Annotated[
+    dict[str, Annotated[int, Meta(ge=0)] | Literal["none"]],
+    Meta(
+        description="Which axis of a tensor is the batch, by the tensor's name: a number from 0, or `none`. It is "
+        "needed only where the network does not say it: an axis with the name of the inputs' batch is the batch."
+    ),
 ]
 
 

@@ -41,7 +41,7 @@ def test_ragged_samples_are_refused(tmp_path):
 
 
 def test_a_fixed_batch_gathers_samples_and_drops_the_rest(tmp_path):
-    found = samples(tmp_path, [entry("x", [4, 2])], {"x": numbers(10)})
+    found = samples(tmp_path, [entry("x", [4, 2])], {"x": numbers(10)}, batch_axis={"x": 0})
     assert [feed["x"].shape for feed in found] == [(4, 2), (4, 2)]
 
 
@@ -92,8 +92,30 @@ def test_samples_are_picked_by_their_place(tmp_path):
     ],
 )
 def test_data_that_does_not_fit_says_what_was_found_and_expected(tmp_path, inputs, arrays, message):
+    said = {one.name: 0 for one in inputs if one.dims[0] == 4}
     with pytest.raises(StageFailed, match=message):
-        samples(tmp_path, inputs, arrays)
+        samples(tmp_path, inputs, arrays, batch_axis=said)
+
+
+def test_a_fixed_axis_without_a_name_is_no_batch_of_itself(tmp_path):
+    with pytest.raises(
+        StageFailed, match=r"x \[4, 2\] names no batch: if axis 0 is one, write params\.batch_axis: \{x: 0\}"
+    ):
+        samples(tmp_path, [entry("x", [4, 2])], {"x": numbers(8)})
+
+
+def test_samples_come_first_wherever_the_network_has_its_batch(tmp_path):
+    inputs = [entry("x", ["time", "batch", 2]), entry("h", [3, "batch", 2])]
+    arrays = {"x": np.arange(20, dtype="f4").reshape(2, 5, 2), "h": np.zeros((2, 3, 2), "f4")}
+    feeds = list(samples(tmp_path, inputs, arrays))
+    assert [(f["x"].shape, f["h"].shape) for f in feeds] == [((5, 1, 2), (3, 1, 2))] * 2
+    np.testing.assert_array_equal(feeds[1]["x"][:, 0], arrays["x"][1])
+
+
+def test_one_value_for_all_samples_is_fed_to_each(tmp_path):
+    inputs = [entry("x", ["batch", 2]), entry("h", [3, "batch", 2])]
+    feeds = list(samples(tmp_path, inputs, {"x": numbers(2), "h": np.ones((3, 1, 2), "f4")}))
+    assert [f["h"].shape for f in feeds] == [(3, 1, 2)] * 2
 
 
 def test_sizes_that_nobody_says_are_guessed_until_one_runs(tmp_path):

@@ -76,3 +76,17 @@ def test_declaring_dims_changes_what_follows_from_them():
 def test_declaring_dims_of_what_is_not_there_lists_what_is():
     with pytest.raises(StageFailed, match=r"m has no input 'picture'; it has image\nm: .*image has 4 axes, found 1"):
         signature.set_dims(models.conv(), {"picture": [1], "image": [1]}, label="m")
+
+
+def test_a_batch_whose_name_is_lost_on_the_way_is_found_by_its_length():
+    """Shape inference follows numbers through the product and the Reshape, and no names."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["rows"]),
+        helper.make_node("Mul", ["rows", "one"], ["same"]),
+        helper.make_node("Concat", ["rest", "same", "last"], ["wanted"], axis=0),
+        helper.make_node("Reshape", ["x", "wanted"], ["y"]),
+    ]
+    weights = {"first": np.array([0]), "one": np.array([1]), "rest": np.array([2]), "last": np.array([3])}
+    proto = models.model(nodes, [models.value("x", ["n", 6])], [models.value("y", [None, None, None])], weights)
+    assert signature.of(proto)[1][0].dims == (2, "n", 3)

@@ -16,10 +16,10 @@ LOGITS = binding("logits", "output", ["batch", 10], "float16")
 PROFILE = {"image": {"min": [1, 3, 32, 32], "opt": [4, 3, 64, 64], "max": [8, 3, 128, 128]}}
 
 
-def allocate(tmp_path, bindings=(IMAGE, LOGITS), profiles=(PROFILE,), runtime="onnxruntime", **params):
+def allocate(tmp_path, bindings=(IMAGE, LOGITS), profiles=(PROFILE,), runtime="onnxruntime", notes=None, **params):
     manifest = made.manifest(runtime=runtime, bindings=tuple(bindings), profiles=tuple(map(made.profile, profiles)))
     engine = made.put(tmp_path / "engine", manifest)
-    out = run_stage("allocate", params, {"engine": engine}, tmp_path, backend=runtime)
+    out = run_stage("allocate", params, {"engine": engine}, tmp_path, backend=runtime, notes=notes)
     return json.loads((out / "buffers.json").read_text())
 
 
@@ -98,7 +98,87 @@ def test_one_axis_has_one_size(tmp_path):
 def test_static_inputs_need_no_shape(tmp_path):
     found = allocate(tmp_path, (binding("x", "input", [2, 3]), binding("y", "output", [2])), ())
     assert [b["shape"] for b in found["bindings"]] == [[2, 3], [2]]
+    assert (found["batch"], found["bindings"][1]["batch_axis"]) == (1, None)
+    said = {"x": 0, "y": 0}
+    found = allocate(tmp_path, (binding("x", "input", [2, 3]), binding("y", "output", [2])), (), batch_axis=said)
     assert (found["batch"], found["bindings"][1]["batch_axis"]) == (2, 0)
+
+
+def axes(found):
+    return {b["name"]: b["batch_axis"] for b in found["bindings"]}
+
+
+def test_the_batch_is_where_its_name_stands(tmp_path):
+    probabilities = binding("p", "output", [20, "batch", 37])
+    state = binding("state", "input", [2, "batch", 64])
+    notes = []
+    found = allocate(tmp_path, (IMAGE, state, probabilities), (), notes=notes,
+                     shapes={"image": [2, 3, 8, 8], "state": [2, 2, 64]})  # fmt: skip
+    assert axes(found) == {"image": 0, "state": 1, "p": 1}
+    inputs = "axis 0 of image [batch, 3, height, width], axis 1 of state [2, batch, 64]"
+    assert notes == [f"batch of 2: {inputs}, axis 1 of p [20, batch, 37]"]
+
+
+def test_an_axis_called_batch_goes_before_a_first_axis_with_another_name(tmp_path):
+    x, y = binding("x", "input", ["time", "batch_size", 4]), binding("y", "output", ["batch_size", 4])
+    found = allocate(tmp_path, (x, y), (), shapes={"x": [5, 2, 4]})
+    assert (axes(found), found["batch"]) == ({"x": 1, "y": 0}, 2)
+
+
+def test_a_frozen_axis_is_the_batch_by_the_name_that_it_had(tmp_path):
+    x = msgspec.structs.replace(binding("x", "input", [8, 4]), names=("batch", None))
+    y = msgspec.structs.replace(binding("y", "output", [3, 8]), names=(None, "batch"))
+    found = allocate(tmp_path, (x, y), ())
+    assert (axes(found), found["batch"]) == ({"x": 0, "y": 1}, 8)
+
+
+def test_lengths_that_happen_to_fit_say_nothing(tmp_path):
+    boxes = binding("sel", "output", ["n", 3], "int64")
+    with pytest.raises(StageFailed) as caught:
+        allocate(tmp_path, (IMAGE, boxes), shapes={"image": [2, 3, 32, 32]})
+    assert str(caught.value) == (
+        "a batch has 2 samples (axis 0 of image [batch, 3, height, width]), and nothing says which axis of sel [n, 3] "
+        "they lie along; expected in params of allocate: batch_axis: {sel: 0} with the axis that is the batch, or none "
+        "where all samples share the output; or shapes with a batch of 1; or batch_axis: {image: none} if that is no "
+        "batch at all"
+    )
+    assert axes(allocate(tmp_path, (IMAGE, boxes), shapes={"image": [1, 3, 32, 32]}))["sel"] is None
+
+
+def test_a_batch_of_one_is_not_proposed_where_it_cannot_be(tmp_path):
+    bindings = (binding("x", "input", [8, 4]), binding("y", "output", [3]))
+    with pytest.raises(StageFailed) as caught:
+        allocate(tmp_path, bindings, (), batch_axis={"x": 0})
+    assert "batch of 1" not in str(caught.value)
+    low = {"image": {"min": [2, 3, 32, 32], "opt": [4, 3, 64, 64], "max": [8, 3, 128, 128]}}
+    with pytest.raises(StageFailed) as caught:
+        allocate(tmp_path, (IMAGE, binding("s", "output", [])), (low,), shapes={"image": [2, 3, 32, 32]})
+    assert "batch of 1" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"nosuch": 0}, r"batch_axis\.nosuch: found a tensor that is not there; there are x, state, y"),
+        ({"state": 3}, r"batch_axis\.state: found 3, expected less than 3: \[2, 4, 5\]"),
+        (
+            {"x": 0, "state": 1},
+            r"the batch has two sizes: axis 0 of x is 8, axis 1 of state is 4; batch_axis says which",
+        ),
+    ],
+)
+def test_what_batch_axis_cannot_say_is_refused(tmp_path, said, message):
+    bindings = (binding("x", "input", [8, 3]), binding("state", "input", [2, 4, 5]), binding("y", "output", [8]))
+    with pytest.raises(StageFailed, match=message):
+        allocate(tmp_path, bindings, (), batch_axis=said)
+
+
+def test_an_output_in_which_the_batch_stands_twice_is_asked_for(tmp_path):
+    square = binding("similar", "output", ["batch", "batch"])
+    with pytest.raises(StageFailed, match=r"which axis of similar \[batch, batch\] they lie along"):
+        allocate(tmp_path, (IMAGE, square), shapes={"image": [2, 3, 32, 32]})
+    found = allocate(tmp_path, (IMAGE, square), shapes={"image": [2, 3, 32, 32]}, batch_axis={"similar": 1})
+    assert axes(found)["similar"] == 1
 
 
 def test_what_depends_on_the_data_is_said_to(tmp_path):
@@ -135,3 +215,11 @@ def test_values_of_shape_inputs_that_cannot_be_are_refused(tmp_path, values, mes
     assert str(caught.value) == message
     out = run_stage("allocate", {"values": {"n": [64]}}, {"engine": engine}, tmp_path)
     assert json.loads((out / "buffers.json").read_text())["values"] == {"n": [64]}
+
+
+def test_an_axis_may_be_empty_but_not_the_batch(tmp_path):
+    past = binding("past", "input", ["batch", "past_length", 4])
+    found = allocate(tmp_path, (past, LOGITS), (), shapes={"past": [2, 0, 4]})
+    assert [(b["shape"], b["bytes"]) for b in found["bindings"]] == [([2, 0, 4], 0), ([2, 10], 40)]
+    with pytest.raises(StageFailed, match="shapes: found a batch of 0 samples, expected at least 1"):
+        allocate(tmp_path, (past, LOGITS), (), shapes={"past": [0, 3, 4]})

@@ -158,9 +158,24 @@ def fixed(rows, count, seed=0):
 def test_a_fixed_batch_that_the_last_samples_do_not_fill_is_no_trouble(tmp_path, count):
     proto, weight, data = fixed(4, count)
     inputs = {"model": models.save(proto, tmp_path / "m.onnx"), "data": save(tmp_path / "d.npz", x=data)}
-    found = compare(tmp_path, data @ weight, None, extra=inputs)
+    found = compare(tmp_path, data @ weight, None, extra=inputs, batch_axis={"x": 0, "y": 0})
     assert found["samples"] == count
     assert found["metrics"]["relative_l2"] < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("count", "said", "message"),
+    [
+        (8, {}, r"x \[4, 6\] names no batch: if axis 0 is one, write params\.batch_axis: \{x: 0, y: 0\}"),
+        (8, {"x": 0}, r"nothing says which axis of y they lie along; expected in params: batch_axis: \{y: 0\}"),
+        (4, {}, r"\[1, 4, 6\]; expected the same; batch_axis of the model's tensors must be the same here and in"),
+    ],
+)
+def test_a_fixed_batch_without_a_name_is_asked_for(tmp_path, count, said, message):
+    proto, weight, data = fixed(4, count)
+    inputs = {"model": models.save(proto, tmp_path / "m.onnx"), "data": save(tmp_path / "d.npz", x=data)}
+    with pytest.raises(StageFailed, match=message):
+        compare(tmp_path, data @ weight, None, extra=inputs, batch_axis=said)
 
 
 def test_outputs_that_only_the_reference_has_are_named(tmp_path):
@@ -278,7 +293,8 @@ def test_bisect_runs_on_the_samples_that_differ_most(tmp_path, rows, worst):
         made = (data * np.float32(1e6)) ** 2
     notes = []
     with pytest.raises(GateFailed):
-        compare(tmp_path, made, None, extra=given, bisect=True, bound=1e12, worst=worst, notes=notes)
+        compare(tmp_path, made, None, extra=given, bisect=True, bound=1e12, worst=worst, notes=notes,
+                batch_axis={"x": 0, "y": 0} if rows == 4 else {})  # fmt: skip
     assert any("is square [Mul], 6 values not finite on s" in note for note in notes), notes
 
 

@@ -28,8 +28,8 @@ def engine(proto, tmp_path, profiles=(), name="engine"):
     return made.put(folder, made.manifest(built, profiles=tuple(map(made.profile, profiles))))
 
 
-def infer(built, shapes, data, tmp_path, notes=None, **params):
-    buffers = run_stage("allocate", {"shapes": shapes}, {"engine": built}, tmp_path)
+def infer(built, shapes, data, tmp_path, notes=None, *, batch_axis=None, **params):
+    buffers = run_stage("allocate", {"shapes": shapes, "batch_axis": batch_axis or {}}, {"engine": built}, tmp_path)
     inputs = {"engine": built, "buffers": buffers, "data": data}
     return run_stage("infer", params, inputs, tmp_path, notes=notes)
 
@@ -69,7 +69,8 @@ def test_batches_give_what_one_run_gives_whatever_the_last_batch_holds(tmp_path,
 
 def test_a_fixed_batch_is_padded_and_cut(tmp_path):
     x = pictures(6)
-    out = infer(engine(models.conv(4), tmp_path), {}, save(tmp_path, image=x), tmp_path)
+    built, data = engine(models.conv(4), tmp_path), save(tmp_path, image=x)
+    out = infer(built, {}, data, tmp_path, batch_axis={"image": 0, "logits": 0})
     assert read(out).shape == (6, 5)
     engine(models.conv(), tmp_path, name="free")
     np.testing.assert_allclose(read(out), plain(tmp_path, x, "free"), atol=1e-5)
@@ -135,6 +136,8 @@ def test_a_batch_that_has_two_names_is_explained_and_one_name_helps(tmp_path):
         StageFailed, match=r"y\]: found .*; its first axis is rows and the batch n: give them one name in"
     ):
         infer(engine(summing("n", "rows"), tmp_path, name="two"), shapes, data, tmp_path)
+    out = infer(tmp_path / "two", shapes, data, tmp_path, batch_axis={"y": 0, "x": 0})
+    np.testing.assert_array_equal(read(out, "sum"), x + x)
     out = infer(engine(summing("n", "n"), tmp_path, name="one"), shapes, data, tmp_path)
     np.testing.assert_array_equal(read(out, "sum"), x + x)
 
@@ -236,15 +239,80 @@ def test_a_scalar_is_fed_to_every_batch_or_one_to_each_sample(tmp_path):
     each = save(tmp_path, x=x, factor=np.array([1, 2, 3], np.float32))
     out = infer(built, {"x": [1, 2]}, each, tmp_path)
     np.testing.assert_array_equal(read(out, "total"), [2, 4, 6])
-    with pytest.raises(StageFailed, match="allocate a batch of 1"):
-        infer(built, {"x": [2, 2]}, each, tmp_path)
+    with pytest.raises(StageFailed, match="allocate a batch of 1; or give factor once for all samples, as \\[\\]"):
+        infer(built, {"x": [2, 2]}, each, tmp_path, batch_axis={"total": "none"})
 
 
-def test_an_output_without_rows_needs_a_batch_of_one(tmp_path):
-    wrong = r"output total has shape \[\] for a batch of 2: .* allocate a batch of 1"
-    with pytest.raises(StageFailed, match=wrong):
-        infer(engine(scaled(), tmp_path), {"x": [2, 2]},
-              save(tmp_path, x=np.ones((4, 2), np.float32), factor=np.float32(1)), tmp_path)  # fmt: skip
+def test_an_output_without_rows_needs_a_batch_of_one_or_belongs_to_all(tmp_path):
+    data = save(tmp_path, x=np.ones((4, 2), np.float32), factor=np.float32(1))
+    built = engine(scaled(), tmp_path)
+    with pytest.raises(StageFailed, match=r"which axis of total \[\] they lie along; .* or shapes with a batch of 1"):
+        infer(built, {"x": [2, 2]}, data, tmp_path)
+    out = infer(built, {"x": [2, 2]}, data, tmp_path, batch_axis={"total": "none"})
+    np.testing.assert_array_equal(read(out, "total"), [4, 4, 4, 4])
+
+
+def fixed():
+    """y = x * x, x [8, 4] without a name for its batch."""
+    return models.model([helper.make_node("Mul", ["x", "x"], ["y"])], [models.value("x", [8, 4])],
+                        [models.value("y", [8, 4])])  # fmt: skip
+
+
+def test_data_of_the_shape_of_an_input_without_a_batch_is_one_sample_and_that_is_told(tmp_path):
+    notes, x = [], np.arange(32, dtype=np.float32).reshape(8, 4)
+    out = infer(engine(fixed(), tmp_path), {}, save(tmp_path, x=x), tmp_path, notes)
+    np.testing.assert_array_equal(read(out, "y"), (x * x)[None])
+    line = "if axis 0 has samples, write batch_axis: {x: 0, y: 0} in params of allocate"
+    assert notes == [f"the data is one sample: data.npz[x] has the shape of x, which names no batch; {line}"]
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_data_of_another_length_shows_the_line_to_write(tmp_path, count):
+    built, x = engine(fixed(), tmp_path), np.ones((count, 4), np.float32)
+    with pytest.raises(StageFailed) as caught:
+        infer(built, {}, save(tmp_path, x=x), tmp_path)
+    assert str(caught.value) == (
+        f"data.npz[x]: found rank 2, shape [{count}, 4], expected rank 3, shape [samples, 8, 4], or [8, 4] for all "
+        "samples; x [8, 4] names no batch: if axis 0 is one, write batch_axis: {x: 0, y: 0} in params of allocate"
+    )
+    out = infer(built, {}, tmp_path / "data.npz", tmp_path, batch_axis={"x": 0, "y": 0})
+    np.testing.assert_array_equal(read(out, "y"), x)
+
+
+def recurrent():
+    """y [time, batch, 4] = 2 x, and last [2, batch, 4]: the state of two layers, one above the other."""
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["y"]),
+        helper.make_node("ReduceSum", ["x", "zero"], ["sum"], keepdims=1),
+        helper.make_node("Add", ["sum", "state"], ["last"]),
+    ]
+    time, layers = ["time", "batch", 4], [2, "batch", 4]
+    return models.model(nodes, [models.value("x", time), models.value("state", layers)],
+                        [models.value("y", time), models.value("last", layers)], {"zero": np.array([0])})  # fmt: skip
+
+
+def test_the_batch_is_cut_where_it_stands(tmp_path):
+    """Two layers and a batch of two; five samples, so that the last batch is not full."""
+    random = np.random.default_rng(0)
+    x, state = (random.standard_normal(shape).astype(np.float32) for shape in ((5, 3, 4), (5, 2, 4)))
+    shapes = {"x": [3, 2, 4], "state": [2, 2, 4]}
+    out = infer(engine(recurrent(), tmp_path), shapes, save(tmp_path, x=x, state=state), tmp_path)
+    np.testing.assert_array_equal(read(out, "y"), 2 * x)
+    np.testing.assert_allclose(read(out, "last"), x.sum(axis=1, keepdims=True) + state, atol=1e-6)
+    with pytest.raises(StageFailed, match=r"the samples come first, the engine has them on axis 1: \[2, batch, 4\]"):
+        infer(engine(recurrent(), tmp_path, name="b"), shapes,
+              save(tmp_path, x=x, state=np.moveaxis(state, 0, 1).copy()), tmp_path)  # fmt: skip
+
+
+def test_a_model_that_is_fixed_inside_says_so(tmp_path):
+    """Its output is called [batch, 2, 2], and is [8, 2, 2] whatever the batch is."""
+    nodes = [helper.make_node("Relu", ["x"], ["z"]), helper.make_node("Reshape", ["z", "s"], ["y"])]
+    proto = models.model(nodes, [models.value("x", ["batch", 4])], [models.value("y", ["batch", 2, 2])],
+                         {"s": np.array([8, 2, 2])})  # fmt: skip
+    built = engine(proto, tmp_path)
+    x = np.random.default_rng(0).random((8, 4), np.float32)
+    out = infer(built, {"x": [8, 4]}, save(tmp_path, x=x), tmp_path)
+    np.testing.assert_array_equal(read(out, "y"), x.reshape(8, 2, 2))
 
 
 def test_outputs_that_change_their_shape_are_refused(tmp_path):

@@ -100,6 +100,18 @@ def test_declaring_dims_leaves_the_input_artifact_as_it_was(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_an_axis_that_is_frozen_keeps_its_name_also_in_the_outputs(tmp_path):
+    path = models.save(models.conv(), tmp_path / "m.onnx")
+    out = run_stage("parse", {"dims": {"image": [4, 3, 8, 8]}}, {"model": path}, tmp_path)
+    network = json.loads((out / "network.json").read_text())
+    assert network["inputs"][0] | {"dtype": ""} == {
+        "name": "image", "dtype": "", "dims": [4, 3, 8, 8], "names": ["batch", None, None, None]
+    }  # fmt: skip
+    assert (network["outputs"][0]["dims"], network["outputs"][0]["names"]) == ([4, 5], ["batch", None])
+    again = run_stage("parse", {}, {"model": out / "model.onnx"}, tmp_path)
+    assert json.loads((again / "network.json").read_text())["outputs"] == network["outputs"]
+
+
 def test_nan_and_infinity_in_weights_are_named_and_counted(tmp_path):
     weights = np.ones((2, 3), np.float32)
     weights[0, 0], weights[1, 1], weights[1, 2] = np.nan, np.inf, np.inf

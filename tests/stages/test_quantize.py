@@ -181,7 +181,7 @@ def test_only_the_asked_ops_are_quantised(tmp_path):
 
 
 def test_a_fixed_batch_takes_samples_in_batches(tmp_path):
-    _, record = quantize(tmp_path, models.conv(4))
+    _, record = quantize(tmp_path, models.conv(4), batch_axis={"image": 0})
     assert "8 calibration runs" in record["check"]["how"]
 
 

@@ -106,15 +106,18 @@ def _signature(model: onnx.ModelProto, session: Any) -> list[Binding]:
     sizes = shape_inputs.find(model)
 
     def binding(arg: Any, mode: Literal["input", "output"]) -> Binding:
-        known = next((t.dims for t in (inputs if mode == "input" else outputs) if t.name == arg.name), None)
+        entry = next((t for t in (inputs if mode == "input" else outputs) if t.name == arg.name), None)
+        known, names = (None, ()) if entry is None else (entry.dims, entry.names)
         if known is None or (arg.shape and len(known) != len(arg.shape)):
             known = tuple(d if isinstance(d, (int, str)) else f"{arg.name}_{a}" for a, d in enumerate(arg.shape))
             # ONNX Runtime shows an unknown rank as no axes at all, which would be a scalar.
             known = known or (f"{arg.name}_0",)
         shape = tuple(d if isinstance(d, int) else -1 for d in known)
-        decides = mode == "input" and arg.name in sizes
-        dtype = ort_values.element(arg.type)
-        return Binding(name=arg.name, mode=mode, dtype=dtype, shape=shape, dims=known, shape_input=decides)
+        names = names if len(names) == len(known) else ()
+        return Binding(
+            name=arg.name, mode=mode, dtype=ort_values.element(arg.type), shape=shape, dims=known, names=names,
+            shape_input=mode == "input" and arg.name in sizes,
+        )  # fmt: skip
 
     return [
         *(binding(arg, "input") for arg in session.get_inputs()),

@@ -20,7 +20,8 @@ class Buffer(Part, frozen=True, kw_only=True):
     bytes: Annotated[Count | None, Meta(description="The buffer's size in bytes; null where the data decides it.")]
     size: Annotated[Literal["known", "data-dependent"], Meta(description="Whether `bytes` is known.")]
     batch_axis: Annotated[
-        Literal[0] | None, Meta(description="The axis along which samples lie; null if there is none.")
+        Count | None,
+        Meta(description="The axis along which the samples of a batch lie; null if the whole tensor belongs to each."),
     ]
     host: Annotated[Literal["pageable", "pinned"], Meta(description="The host memory that is copied from and to.")]
     device: Annotated[Literal["cuda:0", "cpu"], Meta(description="Where the engine computes.")]

@@ -48,6 +48,13 @@ class Binding(Part, frozen=True, kw_only=True):
             "range of values for it. Source: TensorRT's parser; with ONNX Runtime, the model's graph."
         ),
     ] = False
+    names: Annotated[
+        tuple[str | None, ...],
+        Meta(
+            description="The name of each axis, where an axis of a fixed size has one. Left out where only dynamic "
+            "axes have names. Source: the ONNX model."
+        ),
+    ] = ()
 
 
 class Proof(Part, frozen=True, kw_only=True):

@@ -27,6 +27,13 @@ class Tensor(Part, frozen=True, kw_only=True):
             "for ONNX Runtime, which does not ask, the model's graph does."
         ),
     ] = False
+    names: Annotated[
+        tuple[str | None, ...],
+        Meta(
+            description="The name of each axis, where an axis of a fixed size has one: `parse` froze it, or the model "
+            "calls it so. Left out where only dynamic axes have names."
+        ),
+    ] = ()
 
     def count(self) -> int | None:
         """Give how many elements it has; None where that is dynamic or unknown."""

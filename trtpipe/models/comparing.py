@@ -169,6 +169,7 @@ def pairs(
         if one.shape != partner.shape or not one.shape:
             problems.append(
                 f"{one.label} is {list(one.shape)}, {partner.label} {list(partner.shape)}; expected the same"
+                + _axis(one, partner)
             )
         elif one.dtype.kind not in "biuf" or partner.dtype.kind not in "biuf":
             problems.append(f"{one.label} is {one.dtype}, {partner.label} {partner.dtype}; expected numbers")
@@ -180,6 +181,12 @@ def pairs(
     if not found or not found[0][1].shape[0]:
         raise StageFailed("there is nothing to compare: no outputs, or no samples")
     return found
+
+
+def _axis(one: Source, other: Source) -> str:
+    """Propose what helps where one side took an axis for the batch and the other did not."""
+    few, many = sorted(([n for n in s.shape if n != 1] for s in (one, other)), key=len)
+    return "; batch_axis of the model's tensors must be the same here and in allocate" if few == many else ""
 
 
 def overall(outputs: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

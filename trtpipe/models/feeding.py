@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from trtpipe.data import tensors
+from trtpipe import batch as rule
+from trtpipe.data import laying, tensors
 from trtpipe.errors import StageFailed
 from trtpipe.models import ort_cpu
-from trtpipe.runtime import batch_dim
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,26 +37,26 @@ def random_feeds(
     """Make two feeds of seeded random inputs: floats normal, then uniform in [0, 1); integers 0 or 1.
 
     `profiles` are as configure's params have them: a shape input takes the first one's best values. Dynamic
-    axes take the first profile's `opt`, with a batch (axis 0) of at most 2; without a profile, the first of GUESSES
+    axes take the first profile's `opt`, with a batch of at most 2; without a profile, the first of GUESSES
     with which the model runs. Raises StageFailed if none does.
     """
     unknown = [entry.name for entry in inputs if entry.dims is None]
     if unknown:
         raise StageFailed(f"the model does not say how many axes {', '.join(unknown)} has; fix its shape in the model")
     profile = profiles[0] if profiles else {}
+    batches = {*decide(inputs, (), {}).names, *(e.dims[0] for e in inputs if e.dims and isinstance(e.dims[0], str))}
     named: dict[str, int] = {}
     for entry in inputs:
         shapes = profile.get(entry.name)
         for axis, dim in enumerate(entry.dims or ()):
             if isinstance(dim, str) and shapes is not None:
                 size = shapes.opt[axis]
-                if axis == 0:
-                    size = max(shapes.min[0], min(size, 2))
+                if axis == 0 or dim in batches:
+                    size = max(shapes.min[axis], min(size, 2))
                 named.setdefault(dim, size)
     missing = [d for e in inputs for d in e.dims or () if isinstance(d, str) and d not in named]
     if not missing:
         return _random(inputs, named, profile)
-    batches = {e.dims[0] for e in inputs if e.dims and isinstance(e.dims[0], str)}
     said = ""
     for guess in GUESSES:
         sizes = {d: 1 if d in batches else guess for d in missing} | named
@@ -95,8 +95,9 @@ def _random(inputs: Sequence[Tensor], named: Mapping[str, int], profile: Mapping
 
 class _Fed(NamedTuple):
     name: str
-    how: str  # batch: rows of axis 0; run: axis 0 is added for the samples; constant: the same in every run
+    how: laying.How
     source: tensors.Source
+    axis: int | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ class Samples:
     """Instead of an even choice: these samples, in rising order."""
     filled: bool = False
     """Whether a last batch that is not full is fed, filled with its last sample."""
+    batched: bool = False
+    """Whether a feed has its samples along a batch axis."""
 
     @property
     def runs(self) -> int:
@@ -125,6 +128,9 @@ class Samples:
         """Give the feeds; the arrays are their own."""
         still = {f.name: f.source.read() for f in self.fed if f.how == "constant"}
         moving = {f.name: f for f in self.fed if f.how != "constant"}
+        if not moving and self.total:
+            yield still
+            return
         even = np.linspace(0, self.total - 1, self.count).round().astype(int).tolist()
         wanted = set(self.picked or even)
         waiting: list[Feed] = []
@@ -138,7 +144,10 @@ class Samples:
                 feed = dict(still)
                 for name, one in moving.items():
                     rows = [w[name] for w in waiting]
-                    feed[name] = np.asarray(rows[0][0]) if one.how == "run" else np.concatenate(rows)
+                    if one.how == "run":
+                        feed[name] = np.asarray(rows[0][0])
+                    else:
+                        feed[name] = np.ascontiguousarray(np.moveaxis(np.concatenate(rows), 0, one.axis or 0))
                 waiting = []
                 yield feed
 
@@ -167,10 +176,23 @@ class Samples:
         return found
 
 
+def decide(inputs: Sequence[Tensor], outputs: Sequence[Tensor], said: Mapping[str, int | str]) -> rule.Batch:
+    """Decide which axes are the batch where nothing says its length: a dynamic batch is one sample then."""
+    return rule.find(inputs, outputs, said, {d: 1 for e in inputs for d in e.dims or () if isinstance(d, str)})
+
+
 def samples(
-    given: Input, inputs: Sequence[Tensor], *, names: Mapping[str, str] | None = None, most: int = 128
+    given: Input,
+    inputs: Sequence[Tensor],
+    *,
+    names: Mapping[str, str] | None = None,
+    batch_axis: Mapping[str, int | str] | None = None,
+    outputs: Sequence[Tensor] = (),
+    most: int = 128,
 ) -> Samples:
-    """Match data with a model's inputs. `most` limits the samples.
+    """Match data with a model's inputs. `most` limits the samples; `batch.find` says what `batch_axis` is.
+
+    `outputs` are only named in the line that a refusal proposes.
 
     Raises StageFailed that lists every mismatch with what was found and what was expected.
     """
@@ -178,10 +200,12 @@ def samples(
     names = names or {}
     known = [entry.name for entry in inputs]
     problems = [f"params.names.{n}: the model's inputs are {', '.join(known)}" for n in names if n not in known]
+    batch = decide(inputs, (), {n: a for n, a in (batch_axis or {}).items() if n in known})
+    problems += batch.problems
     fed: list[_Fed] = []
-    rows, batch = 1, batch_dim(inputs)
-    for entry in inputs:
-        name, dims = entry.name, entry.dims
+    rows = batch.size or 1
+    for entry in inputs if batch.axes else ():
+        name, dims, axis = entry.name, entry.dims, batch.axes[entry.name]
         if names.get(name, name) not in sources:
             problems.append(
                 f"{given.label} has no {names.get(name, name)} for the input {name}; it has {', '.join(sources)}. "
@@ -192,36 +216,40 @@ def samples(
         if source.element != entry.dtype:
             problems.append(f"{source.label}: found {source.element}, expected {entry.dtype}")
             continue
-        how = "batch"
         if dims is None:
-            pass
-        elif not dims or (len(source.shape) == len(dims) and _fits(source.shape, dims) and isinstance(dims[0], int)):
-            how = "batch" if dims and dims[0] == batch else "constant"
-            if not dims and source.shape:
-                how = "run"
-        elif len(source.shape) == len(dims) + 1 and _fits(source.shape[1:], dims):
-            how = "run"
-        elif len(source.shape) != len(dims) or not _fits(source.shape[1:], dims[1:]):
-            expected = ", ".join(["samples", *map(str, dims[1:])])
-            problems.append(f"{source.label}: found shape {list(source.shape)}, expected [{expected}]")
+            fed.append(_Fed(name, "batch", source, 0))
             continue
-        if how == "batch" and dims and isinstance(dims[0], int):
-            rows = dims[0]
-        fed.append(_Fed(name, how, source))
+        # A dynamic axis without the batch's name takes what the data has: as a batch is one sample, that is no guess.
+        if axis is None and dims and isinstance(dims[0], str) and rows == 1 and name not in (batch_axis or {}):
+            axis = 0
+        how = laying.how(source.shape, dims, axis, rows)
+        if how is None:
+            line = rule.line([*inputs, *outputs], dims[0] if dims and isinstance(dims[0], int) else None)
+            hint = ""
+            if axis is None and len(source.shape) == len(dims) and laying.fits(source.shape[1:], dims[1:]):
+                hint = f"; {name} {rule.text(entry)} names no batch: if axis 0 is one, write params.{line}"
+            problems.append(
+                f"{source.label}: found shape {list(source.shape)}, expected {laying.expected(dims, axis)}{hint}"
+            )
+            continue
+        fed.append(_Fed(name, how, source, axis if how == "batch" else None))
     if problems:
         raise StageFailed("\n".join(problems))
     counts = {f.source.label: f.source.shape[0] for f in fed if f.how != "constant"}
     if len(set(counts.values())) > 1:
         text = ", ".join(f"{label} {count}" for label, count in counts.items())
         raise StageFailed(f"the tensors differ in their number of samples: {text}")
-    total = next(iter(counts.values()), 0)
-    if any(f.how == "run" for f in fed):
+    total = next(iter(counts.values()), 1)
+    hows = {f.how for f in fed}
+    if "batch" not in hows:
         rows = 1
+    elif "run" in hows and rows > 1:
+        one = next(f for f in fed if f.how == "run")
+        raise StageFailed(
+            f"{one.source.label} has one value a sample, but input {one.name} takes one a batch, and the model's batch "
+            f"is fixed at {rows}: give it once for all samples, or say which of its axes is the batch (batch_axis)"
+        )
     if total and total < rows:
         raise StageFailed(f"{given.label}: found {total} samples, expected at least {rows}: the model's batch is fixed")
     count = min(most, total) // rows * rows or (rows if total else 0)
-    return Samples(tuple(fed), total, count, rows, given.label)
-
-
-def _fits(shape: Sequence[int], dims: Sequence[Any]) -> bool:
-    return len(shape) == len(dims) and all(isinstance(d, str) or d == n for n, d in zip(shape, dims, strict=True))
+    return Samples(tuple(fed), total, count, rows, given.label, batched="batch" in hows)

@@ -6,8 +6,10 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import onnx
 
+from trtpipe import batch
 from trtpipe.documents.network import Network, Tensor
 from trtpipe.errors import StageFailed
 from trtpipe.models import dtypes, external_data, onnxgraph
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from trtpipe.documents.base import Runtime
 
 Dim = int | str
+LENGTHS = (5, 7)
+"""Two lengths that say together which axis is the batch."""
 SHAPE_LIKE = 4096
 """Initialisers up to this many bytes take part in shape inference; larger ones are weights, not shapes."""
 
@@ -84,20 +88,72 @@ def of(model: onnx.ModelProto) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """
     inputs = tuple(_tensor(v, input_dims(v)) for v in graph_inputs(model))
     known = {d for entry in inputs for d in entry.dims or () if isinstance(d, str)}
+    skeleton = _skeleton(model)
+    inferred = _inferred(skeleton)
+    outputs = tuple(
+        _tensor(value, _merge(value.name, _dims(value), inferred.get(value.name), known))
+        for value in model.graph.output
+    )
+    return inputs, _with_batch(skeleton, inputs, outputs, known)
+
+
+def _inferred(skeleton: onnx.ModelProto) -> dict[str, list[Dim | None] | None]:
+    """Infer the outputs' dims; none at all where inference fails: such a model may still run."""
     try:
-        inferred = {v.name: v for v in onnx.shape_inference.infer_shapes(_skeleton(model), data_prop=True).graph.output}
-    except Exception:  # noqa: BLE001  a model for which inference fails may still run
-        inferred = {}
-    outputs = []
-    for value in model.graph.output:
-        declared = _dims(value)
-        seen = _dims(inferred[value.name]) if value.name in inferred else None
-        outputs.append(_tensor(value, _merge(value.name, declared, seen, known)))
-    return inputs, tuple(outputs)
+        found = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph.output
+    except Exception:  # noqa: BLE001
+        return {}
+    return {value.name: _dims(value) for value in found}
+
+
+def _with_batch(
+    skeleton: onnx.ModelProto, inputs: Sequence[Tensor], outputs: tuple[Tensor, ...], known: Collection[str]
+) -> tuple[Tensor, ...]:
+    """Name the batch's axis in outputs where names are lost on the way, as in a Reshape, and numbers are not.
+
+    The shapes are inferred for two batches of LENGTHS: an axis that has the length of each is the batch's.
+    """
+    names = batch.find(inputs, (), {}, {}).names
+    open_ended = [e.name for e in outputs if any(isinstance(d, str) and d not in known for d in e.dims or ())]
+    if not names or not open_ended or any(names[0] in (e.dims or ()) for e in outputs if e.name in open_ended):
+        return outputs
+    sized = []
+    for length in LENGTHS:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(skeleton)
+        for value in copy.graph.input:
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param == names[0]:
+                    dim.dim_value = length
+        sized.append(_inferred(copy))
+    found = []
+    for entry in outputs:
+        one, other = (dims.get(entry.name) or () for dims in sized)
+        whole = entry.dims or ()
+        if entry.name in open_ended and len(one) == len(other) == len(whole):
+            whole = tuple(
+                names[0] if (a, b) == LENGTHS and isinstance(d, str) else d
+                for d, a, b in zip(whole, one, other, strict=True)
+            )
+            entry = msgspec.structs.replace(entry, dims=whole)  # noqa: PLW2901
+        found.append(entry)
+    return tuple(found)
 
 
 def _tensor(value: onnx.ValueInfoProto, dims: Sequence[Dim] | None) -> Tensor:
-    return Tensor(name=value.name, dtype=dtypes.value_dtype(value), dims=None if dims is None else tuple(dims))
+    kept = None if dims is None else tuple(dims)
+    return Tensor(name=value.name, dtype=dtypes.value_dtype(value), dims=kept, names=_names(value, kept))
+
+
+def _names(value: onnx.ValueInfoProto, dims: Sequence[Dim] | None) -> tuple[str | None, ...]:
+    """Give the name of each axis where a fixed one has a name: as declared, or kept when it was frozen (`set_dims`)."""
+    if dims is None or value.type.WhichOneof("value") != "tensor_type":
+        return ()
+    said = [d.dim_param or d.denotation or None for d in value.type.tensor_type.shape.dim]
+    if len(said) != len(dims):
+        return ()
+    names = tuple(d if isinstance(d, str) else name for d, name in zip(dims, said, strict=True))
+    return names if any(isinstance(d, int) and n for d, n in zip(dims, names, strict=True)) else ()
 
 
 def _merge(
@@ -137,25 +193,36 @@ def set_dims(model: onnx.ModelProto, dims: Mapping[str, Sequence[Dim]], *, label
         if have is not None and len(have) != len(wanted):
             problems.append(f"{label}: input {name} has {len(have)} axes, found {len(wanted)} dims: {list(wanted)}")
             continue
-        shape = value.type.tensor_type.shape
+    if problems:
+        raise StageFailed("\n".join(problems))
+    before = {entry.name: entry for side in of(model) for entry in side}
+    for name, wanted in dims.items():
+        shape = inputs[name].type.tensor_type.shape
         shape.ClearField("dim")
-        for dim in wanted:
+        for axis, dim in enumerate(wanted):
             if isinstance(dim, str):
                 shape.dim.add(dim_param=dim)
             else:
-                shape.dim.add(dim_value=dim)
-    if problems:
-        raise StageFailed("\n".join(problems))
+                shape.dim.add(dim_value=dim, denotation=_former(before[name], axis))
     for _, graph in onnxgraph.graphs(model):
         graph.ClearField("value_info")
     ranks = {value.name: _dims(value) for value in model.graph.output}
     for value in model.graph.output:
         if value.type.WhichOneof("value") == "tensor_type":
             value.type.tensor_type.ClearField("shape")
-    _write_output_dims(model, ranks)
+    _write_output_dims(model, ranks, before)
 
 
-def _write_output_dims(model: onnx.ModelProto, ranks: Mapping[str, Sequence[Any] | None]) -> None:
+def _former(before: Tensor, axis: int) -> str | None:
+    """Give the name that an axis had, which it keeps where it is frozen; a name of two axes says nothing."""
+    names = before.names or before.dims or ()
+    name = names[axis] if axis < len(names) else None
+    return name if isinstance(name, str) and names.count(name) == 1 else None
+
+
+def _write_output_dims(
+    model: onnx.ModelProto, ranks: Mapping[str, Sequence[Any] | None], before: Mapping[str, Tensor]
+) -> None:
     """Write the inferred dims into outputs that have none; an axis that inference cannot determine stays dynamic."""
     _, outputs = of(model)
     for value, found in zip(model.graph.output, outputs, strict=True):
@@ -168,7 +235,7 @@ def _write_output_dims(model: onnx.ModelProto, ranks: Mapping[str, Sequence[Any]
         shape = value.type.tensor_type.shape
         for axis, dim in enumerate(dims):
             if isinstance(dim, int):
-                shape.dim.add(dim_value=dim)
+                shape.dim.add(dim_value=dim, denotation=_former(before[value.name], axis))
             elif dim == f"{value.name}_{axis}":
                 shape.dim.add()
             else:

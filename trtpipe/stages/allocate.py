@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from trtpipe import batch as rule
 from trtpipe.documents.buffers import Buffer, Buffers, Totals
 from trtpipe.documents.manifest import Manifest
 from trtpipe.errors import StageFailed
-from trtpipe.runtime import batch_dim
-from trtpipe.stage import Context, Params, Port, StageType
+from trtpipe.stage import BatchAxis, Context, Params, Port, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 BITS = {
     "float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "int64": 64, "int32": 32, "int16": 16, "int8": 8,
@@ -42,6 +42,7 @@ class AllocateParams(Params, frozen=True, kw_only=True):
             "for them."
         ),
     ] = msgspec.field(default_factory=dict)
+    batch_axis: BatchAxis = msgspec.field(default_factory=dict)
     profile: Annotated[int, Meta(ge=0, description="Which of the engine's optimisation profiles is used, from 0.")] = 0
     slots: Annotated[
         Annotated[int, Meta(ge=1, le=16)] | None,
@@ -59,11 +60,15 @@ class AllocateParams(Params, frozen=True, kw_only=True):
 def run(ctx: Context) -> None:
     """Write `buffers.json`. Needs the engine's manifest only, no runtime and no GPU."""
     params: AllocateParams = ctx.params
-    ctx.write(plan_buffers(ctx.inputs["engine"].read(Manifest), params))
+    manifest = ctx.inputs["engine"].read(Manifest)
+    buffers = plan_buffers(manifest, params)
+    ctx.write(buffers)
+    if told := _told(manifest, buffers):
+        ctx.note(told)
 
 
 def plan_buffers(manifest: Manifest, params: AllocateParams) -> Buffers:
-    """Work out the buffers. Raises StageFailed that lists everything wrong with the shapes."""
+    """Work out the buffers. Raises StageFailed that lists everything wrong with the shapes and with the batch."""
     on_gpu = manifest.runtime != "onnxruntime"
     if params.host == "pinned" and not on_gpu:
         raise StageFailed(
@@ -71,7 +76,7 @@ def plan_buffers(manifest: Manifest, params: AllocateParams) -> Buffers:
         )
     auto: Literal["pinned", "pageable"] = "pinned" if on_gpu else "pageable"
     shapes, sizes = _input_shapes(manifest, params)
-    batch = batch_dim(manifest.side("input"))
+    batch = _batch(manifest, params, sizes)
     buffers = []
     for b in manifest.bindings:
         shape = shapes[b.name] if b.mode == "input" else [sizes.get(d) if isinstance(d, str) else d for d in b.dims]
@@ -84,7 +89,7 @@ def plan_buffers(manifest: Manifest, params: AllocateParams) -> Buffers:
                 shape=tuple(shape),
                 bytes=count,
                 size="known" if count is not None else "data-dependent",
-                batch_axis=0 if b.dims and b.dims[0] == batch else None,
+                batch_axis=batch.axes[b.name],
                 host=auto if params.host == "auto" else params.host,
                 device="cuda:0" if on_gpu else "cpu",
             )
@@ -98,8 +103,60 @@ def plan_buffers(manifest: Manifest, params: AllocateParams) -> Buffers:
         unknown=tuple(b.name for b in buffers if b.bytes is None),
         profile=params.profile,
         values={name: tuple(given) for name, given in params.values.items()},
-        batch=sizes[batch] if isinstance(batch, str) else 1 if batch is None else batch,
+        batch=1 if batch.size is None else batch.size,
     )
+
+
+def _batch(manifest: Manifest, params: AllocateParams, sizes: Mapping[str, int]) -> rule.Batch:
+    """Decide which axes are the batch. Raises StageFailed where that is contradictory, or for outputs left open."""
+    inputs, outputs = manifest.side("input"), manifest.side("output")
+    batch = rule.find(inputs, outputs, params.batch_axis, sizes)
+    if batch.problems:
+        raise StageFailed("\n".join(batch.problems))
+    if batch.size == 0:
+        raise StageFailed("shapes: found a batch of 0 samples, expected at least 1")
+    if batch.undecided:
+        unclear = [b for b in outputs if b.name in batch.undecided]
+        which = ", ".join(f"{b.name} {rule.text(b)}" for b in unclear)
+        carried = next(b for b in inputs if batch.axes[b.name] is not None)
+        whose = f"axis {batch.axes[carried.name]} of {carried.name} {rule.text(carried)}"
+        line = rule.line(unclear, batch.size)
+        ways = [f"{line} with the axis that is the batch, or none where all samples share the output"]
+        if _alone(manifest, params, batch):
+            ways.append("shapes with a batch of 1")
+        if not params.batch_axis:
+            ways.append(f"batch_axis: {{{carried.name}: none}} if that is no batch at all")
+        raise StageFailed(
+            f"a batch has {batch.size} samples ({whose}), and nothing says which axis of {which} they lie along; "
+            f"expected in params of allocate: {'; or '.join(ways)}"
+        )
+    return batch
+
+
+def _alone(manifest: Manifest, params: AllocateParams, batch: rule.Batch) -> bool:
+    """Tell whether the engine takes a batch of 1."""
+    profile = manifest.profiles[params.profile] if manifest.profiles else {}
+    for b in manifest.side("input"):
+        axis = batch.axes[b.name]
+        if axis is not None and (
+            isinstance(b.dims[axis], int) or (b.name in profile and profile[b.name].min[axis] > 1)
+        ):
+            return False
+    return True
+
+
+def _told(manifest: Manifest, buffers: Buffers) -> str:
+    """Say which axes are the batch, where that is not axis 0 of every tensor."""
+    dims = {b.name: rule.text(b) for b in manifest.bindings}
+    axes = {b.name: b.batch_axis for b in buffers.bindings}
+    if all(axis == 0 for axis in axes.values()):
+        return ""
+    whole = [f"{name} {dims[name]}" for name, axis in axes.items() if axis is None]
+    if len(whole) == len(axes):
+        return f"no batch: the engine runs once a sample ({', '.join(whole)})"
+    found = ", ".join(f"axis {axis} of {name} {dims[name]}" for name, axis in axes.items() if axis is not None)
+    rest = f"; none of {', '.join(whole)}" if whole else ""
+    return f"batch of {buffers.batch}: {found}{rest}"
 
 
 def _input_shapes(manifest: Manifest, params: AllocateParams) -> tuple[dict[str, Sequence[int]], dict[str, int]]:
@@ -189,7 +246,7 @@ def _text(dims: Sequence[int | str]) -> str:
 
 STAGE = StageType(
     name="allocate",
-    version=3,
+    version=4,
     Params=AllocateParams,
     inputs={"engine": Port(kinds=("engine",), doc="The engine whose buffers are worked out.")},
     output="buffers",

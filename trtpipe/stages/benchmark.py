@@ -136,16 +136,15 @@ def _feed(ctx: Context, manifest: Manifest, buffers: Buffers) -> dict[str, NDArr
     from trtpipe.data import elements
 
     if "data" in ctx.inputs:
-        from trtpipe.data import conversion, tensors
-        from trtpipe.stages.infer import check_values, match, tell_conversions
+        from trtpipe.data import conversion, feeds, tensors
 
         given = ctx.inputs["data"]
         feed = {}
-        feeds = match(buffers, manifest, tensors.open_input(given), ctx.params.names, given.label)
-        check_values(feeds, manifest, buffers.profile)
-        tell_conversions(feeds, buffers, ctx.note)
+        matched = feeds.match(buffers, manifest, tensors.open_input(given), ctx.params.names, given.label)
+        feeds.check_values(matched, manifest, buffers.profile)
+        feeds.tell_conversions(matched, buffers, ctx.note)
         kinds = {b.name: b.dtype for b in buffers.side("input")}
-        for one in feeds:
+        for one in matched:
             if one.how == "constant":
                 feed[one.name] = conversion.converted(one.source.read(), kinds[one.name], one.source.label)
                 continue
@@ -154,7 +153,10 @@ def _feed(ctx: Context, manifest: Manifest, buffers: Buffers) -> dict[str, NDArr
             # A small file is repeated to fill the batch.
             whole = np.resize(first, (rows, *first.shape[1:]))
             whole = conversion.converted(whole, kinds[one.name], one.source.label)
-            feed[one.name] = whole[0] if one.how == "run" else whole
+            if one.how == "run":
+                feed[one.name] = whole[0]
+            else:
+                feed[one.name] = np.ascontiguousarray(np.moveaxis(whole, 0, one.axis or 0))
         return feed
     random = np.random.default_rng(0)
     best = manifest.profile_values[buffers.profile] if manifest.profile_values else {}
@@ -236,7 +238,7 @@ TOLD = ("throughput_samples", "latency_p50_ms", "gpu_compute_p50_ms")
 
 STAGE = StageType(
     name="benchmark",
-    version=1,
+    version=2,
     Params=BenchmarkParams,
     inputs={
         "engine": Port(kinds=("engine",), doc="The engine that is measured."),

@@ -115,19 +115,19 @@ def _named(binding: Binding, network: Network) -> Binding:
     if known is not None and known.dtype != binding.dtype:
         binding = msgspec.structs.replace(binding, model_dtype=known.dtype)
     dims = known.dims if known else None
-    if dims is None or len(dims) != len(binding.shape):
+    if known is None or dims is None or len(dims) != len(binding.shape):
         return binding
     # A dim that the model fixes and the runtime calls dynamic stays what the runtime says.
     named = (
         size if size >= 0 else own if isinstance(dim, int) else dim
         for size, dim, own in zip(binding.shape, dims, binding.dims, strict=True)
     )
-    return msgspec.structs.replace(binding, dims=tuple(named))
+    return msgspec.structs.replace(binding, dims=tuple(named), names=known.names)
 
 
 STAGE = StageType(
     name="build",
-    version=3,
+    version=4,
     Params=BuildParams,
     inputs={
         "config": Port(kinds=("config",), doc="The configured network."),

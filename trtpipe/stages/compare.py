@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from trtpipe import batch as rule
 from trtpipe import formatting
 from trtpipe.documents.comparison import Bisect, Comparison, Different, Tolerance
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 from trtpipe.gates import Rule, judge, malformed, tell, unknown
-from trtpipe.stage import Context, Params, Port, StageType
+from trtpipe.stage import BatchAxis, Context, Params, Port, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ class CompareParams(Params, frozen=True, kw_only=True):
     names: Annotated[
         dict[str, str], Meta(description="Where they differ: the reference's name for a candidate's output, by output.")
     ] = msgspec.field(default_factory=dict)
+    batch_axis: BatchAxis = msgspec.field(default_factory=dict)
     rtol: Annotated[float, Meta(ge=0, description="Relative tolerance of the figure mismatched.")] = 1e-3
     atol: Annotated[float, Meta(ge=0, description="Absolute tolerance of the figure mismatched.")] = 1e-5
     formula: Annotated[
@@ -162,32 +164,37 @@ def run(ctx: Context) -> None:
 def _reference(ctx: Context) -> Mapping[str, Source | Ragged]:
     """Give the reference's tensors: the input, or what the model makes of the data in onnxruntime."""
     from trtpipe.data import tensors
+    from trtpipe.data.outputs import Outputs
     from trtpipe.models import feeding, onnxfile, ort_cpu, signature
 
     if "reference" in ctx.inputs:
         return tensors.open_input(ctx.inputs["reference"])
     path = onnxfile.of_input(ctx.inputs["model"])
-    inputs, _ = signature.of(onnxfile.load(path))
-    samples = feeding.samples(ctx.inputs["data"], inputs).all()
+    said = ctx.params.batch_axis
+    inputs, outputs = signature.of(onnxfile.load(path))
+    samples = feeding.samples(ctx.inputs["data"], inputs, batch_axis=said, outputs=outputs).all()
+    batch = feeding.decide(inputs, outputs, said)
+    if batch.problems:
+        raise StageFailed("\n".join(batch.problems))
+    if batch.undecided and samples.batched:
+        line = rule.line([entry for entry in outputs if entry.name in batch.undecided], batch.size)
+        raise StageFailed(
+            f"the reference model's batch has {batch.size} samples, and nothing says which axis of "
+            f"{', '.join(batch.undecided)} they lie along; expected in params: {line}"
+        )
     session = ort_cpu.Session(path)
     folder = ctx.scratch / "reference"
     folder.mkdir()
-    outputs: dict[str, tensors.ArrayWriter] = {}
-    alone = any(f.how == "run" for f in samples.fed)
+    axes = {name: batch.axes.get(name) for name in session.outputs}
     with tensors.Writer(folder) as writer:
+        made = Outputs(writer, axes, samples.total, batched=samples.batched)
         for number, feed in enumerate(samples):
             ctx.progress(number, samples.runs, "reference runs")
             try:
-                made = session(feed)
+                result = session(feed)
             except Exception as error:
                 raise StageFailed(f"onnxruntime cannot run the reference model: {error}") from error
-            for name, array in made.items():
-                batched = not alone and array.ndim and array.shape[0] == samples.rows
-                rows = array[: samples.total - number * samples.rows] if batched else array[None]
-                if name not in outputs:
-                    total = samples.total if batched else samples.runs
-                    outputs[name] = writer.add(name, rows.dtype, (total, *rows.shape[1:]))
-                outputs[name].write(rows)
+            made.write(result, samples.rows, min(samples.rows, samples.total - number * samples.rows))
     ctx.note(f"reference: onnxruntime on the CPU, {samples.total} samples of {samples.label}")
     from trtpipe.stage import Input
 
@@ -204,7 +211,7 @@ def _bisect(ctx: Context, worst: Sequence[Different]) -> Bisect:
     model = onnxfile.load(right)
     inputs, _ = signature.of(model)
     if "data" in ctx.inputs:
-        samples = feeding.samples(ctx.inputs["data"], inputs, most=BISECTED)
+        samples = feeding.samples(ctx.inputs["data"], inputs, batch_axis=params.batch_axis, most=BISECTED)
         feeds = list(samples.pick([one.index for one in worst[:BISECTED]]))
         how = f"{len(feeds)} runs of {samples.label}"
     else:
@@ -264,7 +271,7 @@ TOLD = ("max_abs", "relative_l2", "cosine_min")
 
 STAGE = StageType(
     name="compare",
-    version=6,
+    version=7,
     Params=CompareParams,
     inputs={
         "candidate": Port(kinds=("tensors",), doc="The outputs in question.", outside=True),

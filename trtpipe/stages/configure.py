@@ -11,7 +11,7 @@ from msgspec.structs import asdict, replace
 from trtpipe.documents.config import Asked, Config, Hold, Profile, ProfileValues, Rewrite, Shapes, Values
 from trtpipe.documents.network import Network
 from trtpipe.errors import StageFailed
-from trtpipe.stage import Context, Params, Port, Size, StageType
+from trtpipe.stage import BatchAxis, Context, Params, Port, Size, StageType
 from trtpipe.texts import size_in_bytes
 from trtpipe.violations import INSTEAD
 
@@ -90,6 +90,7 @@ class ConfigureParams(Params, frozen=True, kw_only=True):
         dict[str, str],
         Meta(description="Where they differ: the calibration data's tensor name for a model's input, by input."),
     ] = msgspec.field(default_factory=dict)
+    batch_axis: BatchAxis = msgspec.field(default_factory=dict)
     workspace: Annotated[
         Size | None, Meta(description="Scratch memory that a layer may use; without it, the runtime's own limit.")
     ] = None
@@ -305,7 +306,9 @@ def run(ctx: Context) -> None:
             modelopt.require()
         samples = None
         if "calibration" in ctx.inputs:
-            samples = feeding.samples(ctx.inputs["calibration"], network.inputs, names=params.names)
+            samples = feeding.samples(
+                ctx.inputs["calibration"], network.inputs, names=params.names, batch_axis=params.batch_axis
+            )
             calibration.check_values(samples)  # with NaN, the check would look away
         ranges = [{**shape, **(values[number] if values else {})} for number, shape in enumerate(shapes)]
         how: dict[str, Any] = {
@@ -351,7 +354,7 @@ def run(ctx: Context) -> None:
 
 STAGE = StageType(
     name="configure",
-    version=8,
+    version=9,
     Params=ConfigureParams,
     inputs={
         "network": Port(kinds=("network",), doc="The parsed network."),

@@ -168,7 +168,7 @@ def _onnxslim() -> Any:
 
 STAGE = StageType(
     name="optimize",
-    version=2,
+    version=3,
     Params=OptimizeParams,
     inputs={"model": Port(kinds=("model",), doc="An ONNX model.", outside=True)},
     output="model",

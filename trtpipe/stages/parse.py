@@ -222,7 +222,7 @@ def _text(dims: Sequence[Any]) -> str:
 
 STAGE = StageType(
     name="parse",
-    version=4,
+    version=5,
     Params=ParseParams,
     inputs={"model": Port(kinds=("model",), doc="An ONNX model, with its external data.", outside=True)},
     output="network",

@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 from trtpipe.documents.checks import Check
 from trtpipe.documents.quantisation import Quantisation
 from trtpipe.errors import GateFailed, PipelineInvalid
-from trtpipe.stage import Context, Params, Port, StageType
+from trtpipe.stage import BatchAxis, Context, Params, Port, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -63,6 +63,7 @@ class QuantizeParams(Params, frozen=True, kw_only=True):
         dict[str, str],
         Meta(description="Where they differ: the calibration data's tensor name for a model's input, by input."),
     ] = msgspec.field(default_factory=dict)
+    batch_axis: BatchAxis = msgspec.field(default_factory=dict)
     block_size: Annotated[
         Annotated[int, Meta(ge=16)] | None,
         Meta(description="With int4_weights: how many weights share a scale; default 128."),
@@ -113,7 +114,7 @@ def run(ctx: Context) -> None:
     samples: Samples | None = None
     if "calibration" in ctx.inputs:
         data = ctx.inputs["calibration"]
-        samples = feeding.samples(data, inputs, names=params.names, most=params.samples)
+        samples = feeding.samples(data, inputs, names=params.names, batch_axis=params.batch_axis, most=params.samples)
         for remark in calibration.check_samples(samples):
             ctx.note(remark)
     for _, message in params.missing(ctx.inputs.keys()):
@@ -178,7 +179,7 @@ def _check(
 
 STAGE = StageType(
     name="quantize",
-    version=4,
+    version=5,
     Params=QuantizeParams,
     inputs={
         "model": Port(kinds=("model",), doc="A float32 ONNX model.", outside=True),
