@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from trtpipe import copying, texts, typed
 from trtpipe.documents import files
+from trtpipe.documents.checks import Bound
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -87,6 +88,15 @@ BatchAxis = Annotated[
     Meta(
         description="Which axis of a tensor is the batch, by the tensor's name: a number from 0, or `none`. It is "
         "needed only where the network does not say it: an axis with the name of the inputs' batch is the batch."
+    ),
+]
+
+FirstCheck = Annotated[
+    Literal["auto", "off"] | Bound,
+    Meta(
+        description="An engine's first answer is held against ONNX Runtime's on the model as it was parsed; beyond the "
+        "bound the stage fails (exit 5). `auto`: the manifest's bound. `off`: for models that draw random numbers. "
+        "`{relative_l2: 0.1}`: this bound."
     ),
 ]
 

@@ -37,7 +37,7 @@ def build(tmp_path, config, backend="tensorrt_rtx"):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_manifest_says_what_the_plan_is(tmp_path, backend):
     out, manifest = build(tmp_path, configured(tmp_path, backend=backend, profiles=[IMAGE]), backend)
-    assert sorted(p.name for p in out.iterdir()) == sorted([manifest["plan"], "manifest.json"])
+    assert sorted(p.name for p in out.iterdir()) == sorted([manifest["plan"], "manifest.json", "parsed"])
     assert manifest["format"] == 1
     assert manifest["runtime"] == backend
     assert manifest["plan"] == ("engine.onnx" if backend == "onnxruntime" else "engine.plan")

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from trtpipe.documents.base import Count, Part, Shape
@@ -21,6 +22,12 @@ class Difference(Part, frozen=True, kw_only=True):
         Meta(description="How many values are NaN or infinite where the original's are not; left out if 0."),
     ] = None
     shape_differs: Annotated[bool | None, Meta(description="true where the output has another shape.")] = None
+
+
+class Bound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far an engine's first answer may be from ONNX Runtime's."""
+
+    relative_l2: Annotated[float, Meta(gt=0, description="The largest relative L2 difference that an output may have.")]
 
 
 class Check(Part, frozen=True, kw_only=True):

@@ -165,6 +165,17 @@ class Manifest(Document, frozen=True, kw_only=True):
             "then allow host code of the engine. Source: the config."
         ),
     ]
+    parsed: Annotated[
+        str | None,
+        Meta(
+            description="The ONNX model in this folder as it was parsed, before precision changed it. An engine's "
+            "first answer is held against what ONNX Runtime makes of it. No program needs it to run the plan."
+        ),
+    ] = None
+    bound: Annotated[
+        float | None,
+        Meta(description="The largest relative L2 difference that an output may then have, by the precision."),
+    ] = None
     target: Annotated[Target, Meta(description="The device that the plan was built for.")]
     key: Annotated[
         str,

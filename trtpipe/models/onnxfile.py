@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from trtpipe.stage import Input
 
 MODEL = "model.onnx"
+PARSED = "parsed"
+"""The folder in artifacts of a model as it was parsed, beside what was made of it."""
 INLINE_LIMIT = 1536 * 2**20
 """Weights above this many bytes go into an external file: protobuf itself ends at 2 GiB."""
 

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from trtpipe import formatting
 from trtpipe.documents.benchmark import Benchmark, Environment, Host, MeasuredEngine, Settings
-from trtpipe.stage import Context, Params, Port, StageType
+from trtpipe.stage import Context, FirstCheck, Params, Port, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,6 +54,7 @@ class BenchmarkParams(Params, frozen=True, kw_only=True):
         dict[str, str],
         Meta(description="Where they differ: the data's tensor name for an engine's input, by the input's name."),
     ] = msgspec.field(default_factory=dict)
+    check: FirstCheck = "auto"
     keep: Annotated[
         bool,
         Meta(description="Keep the figures as other artifacts are kept; by default each run measures anew."),
@@ -76,6 +77,7 @@ class BenchmarkParams(Params, frozen=True, kw_only=True):
 def run(ctx: Context) -> None:
     """Write `benchmark.json`, `times.json`, `table.txt` and, if asked for, `profile.json`."""
     from trtpipe.backends import measure, preflight
+    from trtpipe.models import first_answer
 
     params: BenchmarkParams = ctx.params
     plan, manifest, buffers = preflight.engine(ctx)
@@ -91,6 +93,7 @@ def run(ctx: Context) -> None:
     feed = _feed(ctx, manifest, buffers)
     session = ctx.backend().open(plan, manifest, buffers, ctx.note, ctx.shared)
     try:
+        first_answer.check(ctx, session, manifest, buffers, [feed])
         before = _device(ctx.backend_name)
         measured = session.measure(feed, settings)
         after = _device(ctx.backend_name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -81,9 +81,22 @@ def run(ctx: Context) -> None:
         key=ctx.key,
     )
     check_precision(built.proof, config)
-    ctx.write(manifest)
+    ctx.write(msgspec.structs.replace(manifest, **_parsed(ctx, config)))
     if built.layers is not None:
         ctx.write(built.layers)
+
+
+def _parsed(ctx: Context, config: Config) -> dict[str, Any]:
+    """Put the model as it was parsed beside the plan; give what the manifest says of it."""
+    from trtpipe.models import external_data, first_answer, onnxfile
+
+    source = ctx.inputs["config"]
+    inside = f"{onnxfile.PARSED}/{onnxfile.MODEL}"
+    path = source.path(inside if inside in source.files else onnxfile.MODEL)
+    model = onnxfile.load(path)
+    files = external_data.external_files(model, path.parent, label=path.name)
+    onnxfile.copy_model(path, ctx.out / onnxfile.PARSED, files, link=source.kind == "config")
+    return {"parsed": inside, "bound": first_answer.bound(model, config)}
 
 
 def check_precision(proof: Proof, config: Config) -> None:

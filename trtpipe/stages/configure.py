@@ -340,6 +340,8 @@ def run(ctx: Context) -> None:
             ctx.note(f"{change.narrow:.1%} of the weights are left to {params.precision}")
     if not made.exists():  # nothing had to be changed
         onnxfile.copy_model(model_path, ctx.out, data, link=source.kind == "network")
+    else:
+        onnxfile.copy_model(model_path, ctx.out / onnxfile.PARSED, data, link=source.kind == "network")
     usual = ConfigureParams()
     for name in settled.not_applicable:
         if getattr(params, name) != getattr(usual, name):

@@ -11,7 +11,7 @@ from msgspec import Meta
 from trtpipe import batch as rule
 from trtpipe.documents.samples import Sample
 from trtpipe.errors import StageFailed
-from trtpipe.stage import Context, Params, Port, StageType
+from trtpipe.stage import Context, FirstCheck, Params, Port, StageType
 
 if TYPE_CHECKING:
     from trtpipe.data.feeds import Batches
@@ -27,6 +27,7 @@ class InferParams(Params, frozen=True, kw_only=True):
         dict[str, str],
         Meta(description="Where they differ: the data's tensor name for an engine's input, by the input's name."),
     ] = msgspec.field(default_factory=dict)
+    check: FirstCheck = "auto"
     allow_nan: Annotated[bool, Meta(description="Let NaN in the data pass; by default it is an error.")] = False
 
 
@@ -36,6 +37,7 @@ def run(ctx: Context) -> None:
     from trtpipe.data import feeds as feeding
     from trtpipe.data import tensors
     from trtpipe.data.outputs import Outputs
+    from trtpipe.models import first_answer
 
     params: InferParams = ctx.params
     data = ctx.inputs["data"]
@@ -65,6 +67,8 @@ def run(ctx: Context) -> None:
         )
     session = ctx.backend().open(plan, manifest, buffers, ctx.note, ctx.shared)
     try:
+        first = feeding.Batches(feeds, manifest, buffers, allow_nan=params.allow_nan)
+        first_answer.check(ctx, session, manifest, buffers, first)
         with tensors.Writer(ctx.out) as writer:
             batches = feeding.Batches(feeds, manifest, buffers, allow_nan=params.allow_nan)
             axes = {b.name: b.batch_axis for b in buffers.side("output")}
