@@ -70,6 +70,7 @@ COMMANDS = [
     "cache ls --artifacts E", "keys trust E E", "stages E", "schema --check --folder E", "doctor E", "bench p.yaml",
     "bench p.yaml --target E", "run p.yaml --set E=1", "run p.yaml --set vars.a=E", "run p.yaml --target E", "E",
     "inspect E", "inspect p.yaml", "inspect NAME", "inspect step.py",
+    "init E", "init E.py:load", "init p.yaml --shapes E", "init --from E", "build --from E",
     "build E", "build p.yaml --int8 E", "build p.yaml --precision E", "build p.yaml --emit-yaml E", "run p.yaml --E",
     "run p.yaml --jobs E", "completion E", "notes p.yaml",
 ]  # fmt: skip

@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--json", action="store_true", help="print JSON for programs")
         return one
 
+    _add_init(add)
     _add_build(add)
     _add_running(add)
     _add_status_and_explain(add)
@@ -92,22 +93,35 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_init(add: Add) -> None:
+    one = add("init", "scaffolding.init", "write the first pipeline of a project",
+              "Write a commented pipeline for a model, with made-up samples to check it on and a gate. It runs at "
+              "once.")  # fmt: skip
+    one.add_argument("model", metavar="MODEL", nargs="?",
+                     help="an ONNX file, or file.py:callable that gives a PyTorch module (default: the only ONNX file "
+                          "here)")  # fmt: skip
+    one.add_argument("--task", choices=("none", "classify", "detect", "segment", "embed", "asr"), default="none",
+                     help="what becomes of the outputs (default: %(default)s)")  # fmt: skip
+    _from_option(one)
+    _precision_options(one)
+    _shapes_option(one)
+    one.add_argument("--dtype", action="append", default=[], metavar="NAME=TYPE",
+                     help="of a callable: the type of an input, such as ids=int64 (default: float32)")  # fmt: skip
+    one.add_argument("--outputs", metavar="NAMES", help="of a callable: names of its outputs, with commas between them")
+    one.add_argument("--output", "-o", metavar="FILE", help="the document (default: the model's name with .yaml)")
+    one.add_argument("--ci", choices=("github",), help="also write a workflow that runs it")
+    _store_option(one)
+
+
 def _add_build(add: Add) -> None:
     one = add("build", "building.build", "build a checked engine of an ONNX model, without a document",
               "Build an engine of an ONNX model with the same stages, cache and checks as a pipeline, and say how far "
               "it is from float32.")  # fmt: skip
     one.add_argument("model", metavar="MODEL", nargs="?", help="an ONNX file")
     _from_option(one)
-    half = one.add_mutually_exclusive_group()
-    for name, what in (("fp16", "float16"), ("bf16", "bfloat16")):
-        half.add_argument(f"--{name}", dest="shorthand", action="store_const", const=name,
-                          help=f"{what}, checked against float32")  # fmt: skip
+    _precision_options(one)
     one.add_argument("--int8", metavar="DATA", help="8-bit products, with ranges from these samples (.npz or a folder)")
-    one.add_argument("--precision", type=_precision, metavar="P",
-                     help="model, fp32, tf32, fp16 or bf16 (default: model, the model's own types)")  # fmt: skip
-    one.add_argument("--shapes", action="append", default=[], metavar="NAME=DIMS",
-                     help="the smallest, best and largest sizes of an input, such as images=1..8..16x3x640x640; may be "
-                          "repeated (default: sensible ones, which are told)")  # fmt: skip
+    _shapes_option(one)
     one.add_argument("--data", metavar="DATA", help="samples (.npz or a folder) on which everything is checked")
     one.add_argument("--output", "-o", metavar="FILE", help="copy the plan there")
     one.add_argument("--emit-yaml", metavar="FILE", help="write the pipeline that is run")
@@ -322,6 +336,21 @@ def _pipeline_options(one: argparse.ArgumentParser, *, many: bool = False) -> No
                      help="set a value in the document, such as vars.batch=8; may be repeated")  # fmt: skip
     one.add_argument("--allow-outside", action="store_true", help="allow paths that lead out of the project")
     _store_option(one)
+
+
+def _precision_options(one: argparse.ArgumentParser) -> None:
+    half = one.add_mutually_exclusive_group()
+    for name, what in (("fp16", "float16"), ("bf16", "bfloat16")):
+        half.add_argument(f"--{name}", dest="shorthand", action="store_const", const=name,
+                          help=f"{what}, checked against float32")  # fmt: skip
+    one.add_argument("--precision", type=_precision, metavar="P",
+                     help="model, fp32, tf32, fp16 or bf16 (default: model, the model's own types)")  # fmt: skip
+
+
+def _shapes_option(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--shapes", action="append", default=[], metavar="NAME=DIMS",
+                     help="the smallest, best and largest sizes of an input, such as images=1..8..16x3x640x640; may be "
+                          "repeated (default: sensible ones, which are told)")  # fmt: skip
 
 
 def _from_option(one: argparse.ArgumentParser) -> None:

@@ -26,11 +26,14 @@ _PASSES = ("Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 def make(
-    model: onnx.ModelProto, inputs: Sequence[Side], shapes: Mapping[str, Sequence[int]]
+    model: onnx.ModelProto | None, inputs: Sequence[Side], shapes: Mapping[str, Sequence[int]]
 ) -> dict[str, NDArray[Any]]:
-    """Make an array of the given shape for each input: floats normal, whole numbers small, masks ones, types zeros."""
+    """Make an array of the given shape for each input: floats normal, whole numbers small, masks ones.
+
+    Without a model, whole numbers are 0 or 1. Raises TypeError for a type that NumPy lacks.
+    """
     random = np.random.default_rng(SEED)
-    bounds = table_sizes(model)
+    bounds = {} if model is None else table_sizes(model)
     made = {}
     for one in inputs:
         shape = tuple(shapes[one.name])
