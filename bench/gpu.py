@@ -169,7 +169,7 @@ def through_infer(backend: Any, engine: Path, buffers: Path, data: Path, top: Pa
     try:
         with tensors.Writer(out) as writer:
             batches = feeds.Batches(matched, manifest, planned, allow_nan=False)
-            total = matched[0].source.shape[0]
+            total = matched[0].samples
             axes = {b.name: b.batch_axis for b in planned.side("output")}
             made = outputs.Outputs(writer, axes, total, batched=batches.batched)
             infer.stream(fake, timed, made, batches, total)

@@ -35,8 +35,8 @@ def test_samples_are_chosen_evenly_from_first_to_last(tmp_path):
 
 
 def test_ragged_samples_are_refused(tmp_path):
-    arrays = {"x.values": numbers(1)[0], "x.offsets": np.array([0, 2]), "x.shapes": np.array([[2]])}
-    with pytest.raises(StageFailed, match=r"d\.npz\[x\]: found a ragged tensor \(1 sample,"):
+    arrays = {"x.values": numbers(2)[0], "x.offsets": np.array([0, 2, 2]), "x.shapes": np.array([[2], [0]])}
+    with pytest.raises(StageFailed, match=r"d\.npz\[x\]: found a ragged tensor \(2 samples,"):
         samples(tmp_path, [entry("x", ["n", 2])], arrays)
 
 

@@ -139,8 +139,8 @@ def test_lengths_that_happen_to_fit_say_nothing(tmp_path):
     assert str(caught.value) == (
         "a batch has 2 samples (axis 0 of image [batch, 3, height, width]), and nothing says which axis of sel [n, 3] "
         "they lie along; expected in params of allocate: batch_axis: {sel: 0} with the axis that is the batch, or none "
-        "where all samples share the output; or shapes with a batch of 1; or batch_axis: {image: none} if that is no "
-        "batch at all"
+        "where all samples share the output; or split_by: {tensor: sel, column: 0} if a column has the sample's "
+        "number; or shapes with a batch of 1; or batch_axis: {image: none} if that is no batch at all"
     )
     assert axes(allocate(tmp_path, (IMAGE, boxes), shapes={"image": [1, 3, 32, 32]}))["sel"] is None
 
@@ -171,6 +171,29 @@ def test_what_batch_axis_cannot_say_is_refused(tmp_path, said, message):
     bindings = (binding("x", "input", [8, 3]), binding("state", "input", [2, 4, 5]), binding("y", "output", [8]))
     with pytest.raises(StageFailed, match=message):
         allocate(tmp_path, bindings, (), batch_axis=said)
+
+
+def test_outputs_may_be_split_by_a_column(tmp_path):
+    sel, best = binding("sel", "output", ["n", 3], "int64"), binding("best", "output", ["n"])
+    split = {"tensor": "sel", "column": 0, "also": ["best"]}
+    found = allocate(tmp_path, (IMAGE, sel, best), shapes={"image": [2, 3, 32, 32]}, split_by=[split])
+    assert found["splits"] == [split]
+    assert axes(found) == {"image": 0, "sel": None, "best": None}
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"tensor": "self", "column": 0}, r"split_by \(self\): found self, expected an output; they are sel, best"),
+        ({"tensor": "sel", "column": 3}, r"split_by: found column 3, but sel is \[n, 3\]"),
+        ({"tensor": "best", "column": 0}, r"split_by: best is float32 \[n\], expected whole numbers \[n\] or"),
+        ({"tensor": "sel", "column": 0, "also": ["sel"]}, r"found sel twice, expected it once"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused(tmp_path, split, message):
+    sel, best = binding("sel", "output", ["n", 3], "int64"), binding("best", "output", ["n"])
+    with pytest.raises(StageFailed, match=message):
+        allocate(tmp_path, (IMAGE, sel, best), shapes={"image": [2, 3, 32, 32]}, split_by=split)
 
 
 def test_an_output_in_which_the_batch_stands_twice_is_asked_for(tmp_path):

@@ -57,15 +57,34 @@ def test_equal_outputs_agree_in_everything(tmp_path):
     assert (found["cosine_min"], found["relative_l2"], found["mismatched"]) == (1, 0, 0)
 
 
-def test_a_ragged_output_is_refused(tmp_path):
-    values = {"y.values": np.ones(3), "y.offsets": np.array([0, 1, 3]), "y.shapes": np.array([[1], [2]])}
-    inputs = {"candidate": save(tmp_path / "c.npz", **values), "reference": save(tmp_path / "r.npz", y=RIGHT)}
-    with pytest.raises(
-        StageFailed, match=r"c\.npz\[y\]: found a ragged tensor \(2 samples.*, expected one of fixed shape"
-    ):
+def ragged(*samples):
+    flat = [np.asarray(s, np.float32) for s in samples]
+    return {"y.values": np.concatenate(flat), "y.offsets": np.cumsum([0, *(s.size for s in flat)]),
+            "y.shapes": np.array([s.shape for s in flat])}  # fmt: skip
+
+
+def test_ragged_outputs_are_compared_sample_by_sample(tmp_path):
+    right = save(tmp_path / "r.npz", **ragged([1, 2], [], [3, 4, 0]))
+    wrong = save(tmp_path / "c.npz", **ragged([1, 2], [], [3, 5, 0]))
+    out = run_stage("compare", {}, {"candidate": wrong, "reference": right}, tmp_path)
+    found = json.loads((out / "comparison.json").read_text())
+    assert (found["metrics"]["max_abs"], found["metrics"]["shapes"], found["samples"]) == (1, 0, 3)
+    assert found["metrics"]["relative_l2"] == pytest.approx(1 / np.sqrt(30))
+    assert found["worst"][0]["index"] == 2
+
+
+def test_samples_of_another_shape_fail_the_run_unless_there_is_a_rule(tmp_path):
+    inputs = {
+        "candidate": save(tmp_path / "c.npz", **ragged([1, 2], [3])),
+        "reference": save(tmp_path / "r.npz", **ragged([1, 2], [3, 4])),
+    }
+    with pytest.raises(GateFailed, match=r"1 samples have another shape on one side \(most different: sample 1"):
         run_stage("compare", {}, inputs, tmp_path)
-    with pytest.raises(StageFailed, match=r"c\.npz\[y\]: found a ragged tensor"):
-        run_stage("compare", {}, {"candidate": inputs["reference"], "reference": inputs["candidate"]}, tmp_path)
+    out = run_stage("compare", {"require": {"shapes": "<= 1"}}, inputs, tmp_path)
+    found = json.loads((out / "comparison.json").read_text())
+    assert (found["metrics"]["shapes"], found["metrics"]["max_abs"]) == (1, 0)
+    with pytest.raises(StageFailed, match=r"2 samples of 1 axes, .* 1 samples of 1 axes; expected the same"):
+        run_stage("compare", {}, {**inputs, "reference": save(tmp_path / "s.npz", y=RIGHT[:1])}, tmp_path)
 
 
 def test_the_whole_takes_the_worst_of_its_outputs(tmp_path):

@@ -44,7 +44,7 @@ def pictures(count):
 
 
 def read(out, name="logits"):
-    return tensors.open_input(as_input("made", out))[name].read()
+    return tensors.fixed(tensors.open_input(as_input("made", out))[name]).read()
 
 
 def plain(tmp_path, x, name="engine"):
@@ -315,14 +315,108 @@ def test_a_model_that_is_fixed_inside_says_so(tmp_path):
     np.testing.assert_array_equal(read(out, "y"), x.reshape(8, 2, 2))
 
 
-def test_outputs_that_change_their_shape_are_refused(tmp_path):
-    proto = models.model([helper.make_node("NonZero", ["x"], ["y"])], [models.value("x", [1, 3])],
-                         [models.value("y", [2, "n"], TensorProto.INT64)])  # fmt: skip
-    built = engine(proto, tmp_path)
-    out = infer(built, {}, save(tmp_path, x=np.array([[0, 1, 1], [1, 1, 0]], np.float32)), tmp_path)
-    np.testing.assert_array_equal(read(out, "y")[1], [[0, 0], [0, 1]])
-    with pytest.raises(StageFailed, match=r"output y is \[2, 2\] for the first samples and \[2, 1\] for sample 1"):
-        infer(built, {}, save(tmp_path, x=np.array([[0, 1, 1], [1, 0, 0]], np.float32)), tmp_path)
+def nonzero(rows=1):
+    return models.model([helper.make_node("NonZero", ["x"], ["y"])], [models.value("x", [rows, 3])],
+                        [models.value("y", [2, "n"], TensorProto.INT64)])  # fmt: skip
+
+
+def rows_of(out, name):
+    tensor = tensors.open_input(as_input("made", out))[name]
+    assert isinstance(tensor, tensors.Ragged)
+    with tensor.reader() as reader:
+        return reader.rows(0, len(tensor))
+
+
+def test_outputs_whose_size_the_data_decides_are_ragged(tmp_path):
+    x = np.array([[0, 1, 1], [1, 0, 0], [0, 0, 0]], np.float32)
+    out = infer(engine(nonzero(), tmp_path), {}, save(tmp_path, x=x), tmp_path)
+    found = rows_of(out, "y")
+    assert [row.tolist() for row in found] == [[[0, 0], [1, 2]], [[0], [0]], [[], []]]
+    assert json.loads((out / "tensors.json").read_text())["tensors"][0]["shape"] == [3, None, None]
+
+
+def test_ragged_outputs_that_happen_to_have_one_shape_are_read_as_an_array(tmp_path):
+    x = np.array([[0, 1, 1], [1, 1, 0]], np.float32)
+    out = infer(engine(nonzero(), tmp_path), {}, save(tmp_path, x=x), tmp_path)
+    tensor = tensors.open_input(as_input("made", out))["y"]
+    assert isinstance(tensor, tensors.Ragged)
+    np.testing.assert_array_equal(tensors.fixed(tensor).read(), [[[0, 0], [1, 2]], [[0, 0], [0, 1]]])
+
+
+def selecting():
+    """NMS in the model, as in many detectors: sel [n, 3] is (picture, class, box); best [n] repeats the picture."""
+    weights = {"k": np.array([10]), "iou": np.array([0.5], np.float32), "thr": np.array([0.5], np.float32),
+               "zero": np.array(0)}  # fmt: skip
+    nodes = [helper.make_node("NonMaxSuppression", ["boxes", "scores", "k", "iou", "thr"], ["sel"]),
+             helper.make_node("Gather", ["sel", "zero"], ["best"], axis=1)]  # fmt: skip
+    inputs = [models.value("boxes", ["batch", 6, 4]), models.value("scores", ["batch", 1, 6])]
+    kind = TensorProto.INT64
+    return models.model(
+        nodes, inputs, [models.value("sel", ["n", 3], kind), models.value("best", ["n"], kind)], weights
+    )
+
+
+def pictures_with_boxes():
+    boxes, scores = np.zeros((3, 6, 4), np.float32), np.zeros((3, 1, 6), np.float32)
+    for i in range(6):
+        boxes[:, i] = [0, i * 10, 5, i * 10 + 5]
+    scores[1, 0, 2], scores[1, 0, 4], scores[2, 0, 1] = 0.9, 0.8, 0.7
+    return {"boxes": boxes, "scores": scores}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_selected_rows_go_to_the_sample_that_their_column_says(tmp_path, batch):
+    built, data = engine(selecting(), tmp_path), save(tmp_path, **pictures_with_boxes())
+    shapes = {"boxes": [batch, 6, 4], "scores": [batch, 1, 6]}
+    split = {"tensor": "sel", "column": 0, "also": ["best"]}
+    buffers = run_stage("allocate", {"shapes": shapes, "split_by": split}, {"engine": built}, tmp_path)
+    out = run_stage("infer", {}, {"engine": built, "buffers": buffers, "data": data}, tmp_path)
+    assert [row.tolist() for row in rows_of(out, "sel")] == [[], [[0, 0, 2], [0, 0, 4]], [[0, 0, 1]]]
+    assert [len(row) for row in rows_of(out, "best")] == [0, 2, 1]
+
+
+def test_a_number_that_is_no_sample_of_the_batch_is_refused(tmp_path):
+    """Rows [7, 1] and [0, 2] whatever goes in: there is no sample 7 in a batch of two."""
+    nodes = [helper.make_node("Mul", ["x", "x"], ["y"]),
+             helper.make_node("Cast", ["y"], ["whole"], to=TensorProto.INT64),
+             helper.make_node("ReduceMin", ["whole"], ["least"], keepdims=0),
+             helper.make_node("Add", ["rows", "least"], ["sel"])]  # fmt: skip
+    proto = models.model(nodes, [models.value("x", ["n", 3])],
+                         [models.value("y", ["n", 3]), models.value("sel", [2, 2], TensorProto.INT64)],
+                         {"rows": np.array([[7, 1], [0, 2]])})  # fmt: skip
+    built, data = engine(proto, tmp_path), save(tmp_path, x=np.zeros((2, 3), np.float32))
+    params = {"shapes": {"x": [2, 3]}, "split_by": {"tensor": "sel", "column": 0}}
+    buffers = run_stage("allocate", params, {"engine": built}, tmp_path)
+    wrong = "output sel: found 7 in column 0, expected the number of a sample in the batch, 0 to 1"
+    with pytest.raises(StageFailed, match=wrong):
+        run_stage("infer", {}, {"engine": built, "buffers": buffers, "data": data}, tmp_path)
+
+
+def native():
+    """Pictures of any size: y [batch, 3, height, width] = 2 x, and the mean of each channel."""
+    nodes = [helper.make_node("Add", ["x", "x"], ["y"]),
+             helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=0)]  # fmt: skip
+    whole = ["batch", 3, "height", "width"]
+    return models.model(nodes, [models.value("x", whole)],
+                        [models.value("y", whole), models.value("mean", ["batch", 3])])  # fmt: skip
+
+
+def test_samples_of_many_shapes_are_fed_one_by_one(tmp_path):
+    random = np.random.default_rng(0)
+    x = [random.standard_normal((3, h, w)).astype(np.float32) for h, w in ((4, 5), (7, 2), (1, 1))]
+    (tmp_path / "native").mkdir()
+    tensors.write(tmp_path / "native", {"x": x})
+    built = engine(native(), tmp_path)
+    out = infer(built, {"x": [2, 3, 7, 5]}, tmp_path / "native", tmp_path)
+    for found, wanted in zip(rows_of(out, "y"), x, strict=True):
+        np.testing.assert_array_equal(found, 2 * wanted)
+    np.testing.assert_allclose(read(out, "mean"), [one.mean(axis=(1, 2)) for one in x], atol=1e-6)
+    with pytest.raises(StageFailed) as caught:
+        infer(built, {"x": [1, 3, 6, 5]}, tmp_path / "native", tmp_path)
+    assert str(caught.value) == (
+        "native[x]: found shape [3, 7, 2] for sample 1, expected [3, 0, 0] to [3, 6, 5]: what allocate planned is the "
+        "largest that is fed; write shapes: {x: [1, 3, 7, 5]} in its params, within the profile"
+    )
 
 
 def ragged(tmp_path, **more):
@@ -331,11 +425,13 @@ def ragged(tmp_path, **more):
     return tmp_path / "ragged"
 
 
-def test_a_ragged_tensor_is_refused_before_anything_runs(tmp_path):
-    with pytest.raises(
-        StageFailed, match=r"ragged\[image\]: found a ragged tensor \(2 samples.*expected one of fixed shape"
-    ):
+def test_ragged_samples_that_the_model_does_not_take_are_refused_before_anything_runs(tmp_path):
+    wrong = r"ragged\[image\]: found shape \[3, 8, 7\] for sample 1, expected \[samples, 3, 8, 8\]"
+    with pytest.raises(StageFailed, match=wrong):
         infer(engine(models.conv(), tmp_path), {"image": [2, 3, 8, 8]}, ragged(tmp_path), tmp_path)
+    with pytest.raises(StageFailed, match=r"found samples with 3 axes, expected 2 axes each: \[samples, 3, 8\]"):
+        infer(engine(models.doubling(["n", 3, 8]), tmp_path, name="flat"), {"x": [2, 3, 8]}, tmp_path / "ragged",
+              tmp_path, names={"x": "image"})  # fmt: skip
 
 
 def test_a_ragged_tensor_that_the_engine_does_not_read_does_not_matter(tmp_path):

@@ -204,14 +204,32 @@ def test_embeddings_are_pooled_normalised_and_written_as_an_array(post):
     np.testing.assert_allclose(np.load(out / "0-00000.npy"), expected, rtol=1e-5)
 
 
-def test_a_ragged_tensor_is_refused_if_a_step_reads_it(post, tmp_path):
+def test_samples_of_shapes_of_their_own_are_decided_one_by_one(post, tmp_path):
     folder = tmp_path / "ragged"
     folder.mkdir()
-    tensors.write(folder, {"x": LOGITS, "boxes": [np.ones((n, 4)) for n in range(len(LOGITS))]})
-    out = post({}, {**TOP, "tensor": "x"}, inputs={"tensors": folder})
-    assert len(records(out)) == len(LOGITS)
-    with pytest.raises(StageFailed, match=r"ragged\[boxes\]: found a ragged tensor .*, expected one of fixed shape"):
-        post({}, {**TOP, "tensor": "boxes"}, inputs={"tensors": folder})
+    sounds = [np.array(values, np.float32) for values in ([0, 3, 1], [5, 2], [1, 1, 1, 9])]
+    tensors.write(folder, {"x": LOGITS[:2].repeat(2, axis=0)[:3], "sound": sounds})
+    steps = [{"op": "argmax", "tensor": "sound", "axis": 1, "output": "loudest"},
+             {"op": "argmax", "tensor": "x", "axis": 1, "output": "best"}]  # fmt: skip
+    out = post({}, *steps, inputs={"tensors": folder}, arrays=["sound"])
+    assert [r["loudest"]["class"] if isinstance(r["loudest"], dict) else r["loudest"] for r in records(out)] == [
+        1,
+        0,
+        3,
+    ]
+    best = LOGITS[:2].repeat(2, axis=0)[:3].argmax(axis=1).tolist()
+    assert [r["best"]["class"] if isinstance(r["best"], dict) else r["best"] for r in records(out)] == best
+    index = json.loads((out / "tensors.json").read_text())["tensors"]
+    assert [(t["name"], t["form"], t["shape"]) for t in index] == [("sound", "ragged", [3, None])]
+    np.testing.assert_array_equal(np.load(out / "0-values-00000.npy"), np.concatenate(sounds))
+
+
+def test_a_step_that_cannot_decide_a_sample_says_which_shape_it_has(post, tmp_path):
+    folder = tmp_path / "ragged"
+    folder.mkdir()
+    tensors.write(folder, {"sound": [np.ones(2, np.float32), np.ones(0, np.float32)]})
+    with pytest.raises(StageFailed, match=r"steps\[0\] \(argmax\)"):
+        post({}, {"op": "argmax", "tensor": "sound", "axis": 1}, inputs={"tensors": folder})
 
 
 def test_a_name_in_both_inputs_is_refused(post):

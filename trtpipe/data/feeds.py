@@ -11,7 +11,9 @@ import numpy as np
 
 from trtpipe import batch as rule
 from trtpipe.data import conversion, elements, laying, tensors
+from trtpipe.data.ragged import Ragged, RaggedReader
 from trtpipe.data.stored import Memory
+from trtpipe.data.tensors import Source
 from trtpipe.errors import StageFailed
 from trtpipe.runtime import Pending
 
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from trtpipe.data.tensors import Ragged, Reader, Source
+    from trtpipe.data.tensors import Reader
     from trtpipe.documents.buffers import Buffer, Buffers
+    from trtpipe.documents.config import Profile
     from trtpipe.documents.manifest import Binding, Manifest
 
 
@@ -30,8 +33,13 @@ class Feed(NamedTuple):
 
     name: str
     how: laying.How
-    source: Source
+    source: Source | Ragged
     axis: int | None = None
+
+    @property
+    def samples(self) -> int:
+        """How many samples the data has; of a constant, none."""
+        return len(self.source) if isinstance(self.source, Ragged) else self.source.shape[0]
 
 
 def match(
@@ -55,10 +63,15 @@ def match(
         if own not in sources:
             problems.append(f"{label}: found tensors {', '.join(sources) or 'none'}, expected {own}")
             continue
-        source = tensors.fixed(sources[own])
+        source = sources[own]
         other = next(one for one in manifest.side("input") if one.name == name).model_dtype
         if source.element != b.dtype and not conversion.possible(source.element, b.dtype, other):
             problems.append(f"{source.label}: found dtype {source.element}, expected {b.dtype}")
+            continue
+        if isinstance(source, Ragged):
+            open_ended = [binding for binding in manifest.side("input") if binding.name == name]
+            problems += _ragged_problems(source, b, open_ended[0], manifest.profiles, buffers.profile)
+            feeds.append(Feed(name, "run" if b.batch_axis is None else "batch", source, b.batch_axis))
             continue
         how = laying.how(source.shape, b.shape, b.batch_axis, buffers.batch)
         if how is None:
@@ -68,12 +81,13 @@ def match(
     if problems:
         raise StageFailed("\n".join(problems))
     hows = {f.how for f in feeds}
-    if {"batch", "run"} <= hows and buffers.batch != 1:
+    alone = any(isinstance(f.source, Ragged) for f in feeds)
+    if {"batch", "run"} <= hows and buffers.batch != 1 and not alone:
         raise StageFailed(_mixed(feeds, buffers, manifest))
-    rows = {f.source.label: f.source.shape[0] for f in feeds if f.how != "constant"}
+    rows = {f.source.label: f.samples for f in feeds if f.how != "constant"}
     if len(set(rows.values())) > 1:
         text = ", ".join(f"{name} {count}" for name, count in rows.items())
-        same = [f.name for f in feeds if f.how == "batch" and f.source.shape[0] == 1 == buffers.batch]
+        same = [f.name for f in feeds if f.how == "batch" and f.samples == 1 == buffers.batch]
         hint = f"; batch_axis: {{{same[0]}: none}} in params of allocate feeds {same[0]} whole to all" if same else ""
         raise StageFailed(f"the tensors differ in their number of samples: {text}{hint}")
     if 0 in rows.values():
@@ -81,10 +95,46 @@ def match(
     return feeds
 
 
+def _ragged_problems(source: Ragged, b: Buffer, own: Binding, profiles: Sequence[Profile], profile: int) -> list[str]:
+    """Give what is wrong with samples of many shapes: each is fed alone, within what was allocated and the profile."""
+    axis = b.batch_axis
+    rank = len(b.shape) - (axis is not None)
+    if source.rank != rank:
+        wants = laying.expected(own.dims, axis)
+        return [f"{source.label}: found samples with {source.rank} axes, expected {rank} axes each: {wants}"]
+    if axis is not None and isinstance(own.dims[axis], int) and own.dims[axis] != 1:
+        whole = f"axis {axis} of {own.name} is fixed at {own.dims[axis]}: {rule.text(own)}"
+        found = "found a ragged tensor, whose samples are fed one by one"
+        return [f"{source.label}: {found}, but {whole}; expected samples of one shape"]
+    known = profiles[profile].get(own.name) if profiles else None
+    low = [0 if isinstance(d, str) else d for d in own.dims] if known is None else list(known.min)
+    high = [size or 0 for size in b.shape]
+    if axis is not None and low[axis] > 1:
+        return [f"{source.label}: found a ragged tensor, but the profile's smallest batch of {own.name} is {low[axis]}"]
+    least, most = (np.array([*x[:axis], *x[axis + 1 :]] if axis is not None else x, np.int64) for x in (low, high))
+    start = 0
+    for shapes in source.all_shapes():
+        outside = ((shapes < least) | (shapes > most)).any(axis=1)
+        if outside.any():
+            at = int(np.flatnonzero(outside)[0])
+            rest = [d for place, d in enumerate(own.dims) if place != axis]
+            if any(isinstance(d, int) and d != n for d, n in zip(rest, shapes[at].tolist(), strict=True)):
+                wants = laying.expected(own.dims, axis)
+                return [f"{source.label}: found shape {shapes[at].tolist()} for sample {start + at}, expected {wants}"]
+            largest = np.maximum(shapes.max(axis=0), 1).tolist()
+            asked = laying.shape(largest, axis, 1)
+            wants = f"{least.tolist()} to {most.tolist()}"
+            planned = f"write shapes: {{{own.name}: {list(asked)}}} in its params, within the profile"
+            found = f"found shape {shapes[at].tolist()} for sample {start + at}, expected {wants}"
+            return [f"{source.label}: {found}: what allocate planned is the largest that is fed; {planned}"]
+        start += len(shapes)
+    return []
+
+
 def _values(name: str, dtype: str, shape: Sequence[int | None], values: Sequence[int]) -> Source:
     """Give the values that `allocate` was given for a shape input, as if the data had them."""
     array = np.asarray(values, np.dtype(dtype)).reshape([size or 0 for size in shape])
-    return tensors.Source(
+    return Source(
         name=name, element=dtype, shape=array.shape, label=f"allocate's values.{name}",
         data=Memory(data=memoryview(array.tobytes())),
     )  # fmt: skip
@@ -102,7 +152,7 @@ def check_values(feeds: Sequence[Feed], manifest: Manifest, profile: int) -> Non
         known = manifest.profile_values[profile].get(feed.name)
         if known is None:
             continue
-        rows = feed.source.read().reshape(-1, len(known.min))
+        rows = tensors.fixed(feed.source).read().reshape(-1, len(known.min))
         for number, row in enumerate(rows):
             if problem := manifest.values_outside(profile, feed.name, [int(v) for v in row]):
                 where = f", sample {number}" if feed.how == "run" else ""
@@ -190,6 +240,17 @@ def _mixed(feeds: Sequence[Feed], buffers: Buffers, manifest: Manifest) -> str:
     )
 
 
+def ragged_outputs(feeds: Sequence[Feed], manifest: Manifest, buffers: Buffers) -> set[str]:
+    """Name the outputs whose size differs from sample to sample: by themselves, or as the inputs do."""
+    found = {b.name for b in buffers.side("output") if None in b.shape}
+    if any(isinstance(f.source, Ragged) for f in feeds):
+        axes = {b.name: b.batch_axis for b in buffers.bindings}
+        for b in manifest.side("output"):
+            if any(isinstance(dim, str) for axis, dim in enumerate(b.dims) if axis != axes[b.name]):
+                found.add(b.name)
+    return found
+
+
 class Turn(NamedTuple):
     """One batch on its way: how many rows are fed, and how many of them are true."""
 
@@ -206,7 +267,8 @@ class Batches:
         self._floats = {f.name for f in feeds if elements.is_float(f.source.dtype)}
         self._allow_nan = allow_nan
         self.batched = any(f.how == "batch" for f in feeds)
-        self.size = buffers.batch if self.batched else 1
+        self._ragged = any(isinstance(f.source, Ragged) for f in feeds)
+        self.size = buffers.batch if self.batched and not self._ragged else 1
         self.turns: deque[Turn] = deque()
         """The batches on their way."""
         dims = {b.name: b.dims for b in manifest.bindings}
@@ -218,7 +280,7 @@ class Batches:
     def __iter__(self) -> Iterator[dict[str, NDArray[Any] | Pending]]:
         """Give the feeds, to be read by whoever runs them. Filling raises StageFailed where NaN is found."""
         moving = {f.name: f for f in self._feeds if f.how != "constant"}
-        still = {f.name: f.source.read() for f in self._feeds if f.how == "constant"}
+        still = {f.name: tensors.fixed(f.source).read() for f in self._feeds if f.how == "constant"}
         for name, array in still.items():
             self._check(name, array, None)
         still = {f.name: self._converted(f, still[f.name]) for f in self._feeds if f.how == "constant"}
@@ -226,23 +288,39 @@ class Batches:
             self.turns.append(Turn(1, 1))
             yield dict(still)
             return
-        total = next(iter(moving.values())).source.shape[0]
+        total = next(iter(moving.values())).samples
         with ExitStack() as stack:
-            readers = {name: stack.enter_context(feed.source.reader()) for name, feed in moving.items()}
+            readers: dict[str, Reader] = {}
+            ragged: dict[str, RaggedReader] = {}
+            for name, one in moving.items():
+                if isinstance(one.source, Ragged):
+                    ragged[name] = stack.enter_context(one.source.reader())
+                else:
+                    readers[name] = stack.enter_context(one.source.reader())
             for start in range(0, total, self.size):
                 count = min(self.size, total - start)
                 fed = count if self._dynamic and count >= self._smallest else self.size
                 feed: dict[str, NDArray[Any] | Pending] = dict(still)
                 for name, one in moving.items():
                     axis = one.axis if one.how == "batch" else None
+                    if isinstance(one.source, Ragged):
+                        feed[name] = self._sample(one, ragged[name].row(start), start)
+                        continue
+                    reader = readers[name]
                     shape = laying.shape(one.source.shape[1:], axis, fed)
-                    fill = partial(self._fill, name, readers[name], (start, count), axis)
+                    fill = partial(self._fill, name, reader, (start, count), axis)
                     feed[name] = Pending(
                         shape=shape, dtype=elements.in_memory(self._kinds[name]), fill=fill,
-                        ordered=not readers[name].anywhere,
+                        ordered=not reader.anywhere,
                     )  # fmt: skip
                 self.turns.append(Turn(fed, count))
                 yield feed
+
+    def _sample(self, one: Feed, row: NDArray[Any], index: int) -> NDArray[Any]:
+        """Give one sample of a ragged tensor as the engine takes it."""
+        self._check(one.name, row[None], index)
+        whole = row if one.how == "run" or one.axis is None else np.expand_dims(row, one.axis)
+        return np.ascontiguousarray(self._converted(one, whole))
 
     def _fill(self, name: str, reader: Reader, taken: tuple[int, int], axis: int | None, into: NDArray[Any]) -> None:
         """Read so many rows from a start into an array, repeat the last for padding, and look for NaN on the way."""

@@ -10,40 +10,76 @@ from trtpipe.data import laying
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from trtpipe.data.tensors import ArrayWriter, Writer
+    from trtpipe.data.tensors import ArrayWriter, RaggedWriter, Writer
+    from trtpipe.documents.buffers import Split
+
+    Rows = NDArray[Any] | list[NDArray[Any]]
+    """Samples: rows of one array, or arrays of shapes of their own."""
 
 
 class Outputs:
     """Writes an engine's outputs, one row a sample."""
 
-    def __init__(self, writer: Writer, axes: Mapping[str, int | None], total: int, *, batched: bool) -> None:
-        """Take each output's batch axis by name; if a run is not `batched`, it is one sample as a whole."""
+    def __init__(
+        self,
+        writer: Writer,
+        axes: Mapping[str, int | None],
+        total: int,
+        *,
+        batched: bool,
+        ragged: Collection[str] = (),
+        splits: Sequence[Split] = (),
+    ) -> None:
+        """Take each output's batch axis by name; if a run is not `batched`, it is one sample as a whole.
+
+        `ragged` are those whose size differs from sample to sample, as `splits` do.
+        """
         self._writer = writer
         self._total = total
         self._batched = batched
         self._axes = axes
-        self._arrays: dict[str, ArrayWriter] = {}
+        self._splits = splits
+        self._ragged = {*ragged, *(name for one in splits for name in (one.tensor, *one.also))}
+        self._fixed: dict[str, ArrayWriter] = {}
+        self._open: dict[str, RaggedWriter] = {}
         self.done = 0
         """Samples written."""
 
     def write(self, result: Mapping[str, NDArray[Any]], fed: int, count: int) -> None:
         """Write the first `count` samples of a batch of `fed`. Raises StageFailed if an output is not as allocated."""
+        split = {name: rows for one in self._splits for name, rows in _split(one, result, fed, count).items()}
         for name in self._axes:
-            rows = self._rows(name, result[name], fed, count)
-            if name not in self._arrays:
-                self._arrays[name] = self._writer.add(name, rows.dtype, (self._total, *rows.shape[1:]))
-            array = self._arrays[name]
-            if rows.shape[1:] != array.shape[1:]:
-                raise StageFailed(
-                    f"output {name} is {list(array.shape[1:])} for the first samples and "
-                    f"{list(rows.shape[1:])} for sample {self.done}; an array holds one shape only"
-                )
-            array.write(rows)
+            rows: Rows = split[name] if name in split else self._rows(name, result[name], fed, count)
+            if name in self._ragged:
+                self._write_ragged(name, list(rows))
+            else:
+                self._write_fixed(name, np.asarray(rows))
         self.done += count
+
+    def _write_fixed(self, name: str, rows: NDArray[Any]) -> None:
+        if name not in self._fixed:
+            self._fixed[name] = self._writer.add(name, rows.dtype, (self._total, *rows.shape[1:]))
+        array = self._fixed[name]
+        if rows.shape[1:] != array.shape[1:]:
+            raise StageFailed(
+                f"output {name} is {list(array.shape[1:])} for the first samples and "
+                f"{list(rows.shape[1:])} for sample {self.done}; by its dims it is of one shape"
+            )
+        array.write(rows)
+
+    def _write_ragged(self, name: str, rows: list[NDArray[Any]]) -> None:
+        if name not in self._open:
+            self._open[name] = self._writer.add_ragged(name, rows[0].dtype, self._total, rows[0].ndim)
+        ragged = self._open[name]
+        if rows[0].ndim != ragged.rank:
+            raise StageFailed(
+                f"output {name} has {ragged.rank} axes for the first samples and {rows[0].ndim} for sample {self.done}"
+            )
+        ragged.write(rows)
 
     def _rows(self, name: str, array: NDArray[Any], fed: int, count: int) -> NDArray[Any]:
         """Give an output's rows, one a sample, without padding."""
@@ -58,3 +94,30 @@ class Outputs:
                 "which is the batch by the network's names or batch_axis: what the model computes is of another size"
             )
         return np.ascontiguousarray(laying.rows(array, axis)[:count])
+
+
+def _split(split: Split, result: Mapping[str, NDArray[Any]], fed: int, count: int) -> dict[str, list[NDArray[Any]]]:
+    """Give each sample's rows of outputs that are split by a column, which becomes 0: a sample of a batch of its own.
+
+    Raises StageFailed for a number that is no sample of the batch, and for outputs with unlike numbers of rows.
+    """
+    table = result[split.tensor]
+    numbers = table[:, split.column] if table.ndim == 2 else table
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < fed:
+        wrong = numbers[(numbers < 0) | (numbers >= fed)]
+        raise StageFailed(
+            f"output {split.tensor}: found {wrong[0]} in column {split.column}, expected the number of a sample in the "
+            f"batch, 0 to {fed - 1}"
+        )
+    cut: dict[str, list[NDArray[Any]]] = {}
+    for name in (split.tensor, *split.also):
+        array = result[name]
+        if not array.ndim or array.shape[0] != numbers.shape[0]:
+            raise StageFailed(
+                f"output {name} has shape {list(array.shape)}, expected {numbers.shape[0]} rows as {split.tensor} has, "
+                "by which it is split"
+            )
+        cut[name] = [np.array(array[numbers == sample]) for sample in range(count)]
+    for rows in cut[split.tensor]:
+        (rows[:, split.column] if table.ndim == 2 else rows)[...] = 0
+    return cut

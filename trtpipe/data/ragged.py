@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtpipe.data import readable
+from trtpipe.data import elements, readable
 from trtpipe.data.parts import STEP
 from trtpipe.errors import StageFailed
 
@@ -65,6 +65,14 @@ class Ragged:
             yield RaggedReader(
                 self, *(stack.enter_context(one.reader()) for one in (self.values, self.offsets, self.shapes))
             )
+
+    def all_shapes(self) -> Iterator[NDArray[np.int64]]:
+        """Give the shapes of all samples, in order, BLOCK samples at a time."""
+        with self.shapes.reader() as reader:
+            for start in range(0, len(self), BLOCK):
+                found = np.empty((min(BLOCK, len(self) - start), self.rank), self.shapes.dtype)
+                reader.fill(found)
+                yield found.astype(np.int64)
 
     def check(self) -> Ragged:
         """Give the tensor again if its three arrays fit each other. Raises StageFailed that says where they do not."""
@@ -173,11 +181,34 @@ class RaggedReader:
 
 
 def fixed(source: Source | Ragged) -> Source:
-    """Give a tensor whose samples have one shape: what nearly all stages take. Raises StageFailed for a ragged one."""
-    if isinstance(source, Ragged):
-        samples = readable.count(len(source), "sample")
-        raise StageFailed(
-            f"{source.label}: found a ragged tensor ({samples}, each of a shape of its own), expected one of fixed "
-            f"shape; pad its samples to one shape and stack them, or leave the tensor out"
-        )
-    return source
+    """Give a tensor whose samples have one shape. Raises StageFailed for a ragged one whose samples differ."""
+    found = plain(source)
+    if not isinstance(found, Ragged):
+        return found
+    samples = readable.count(len(found), "sample")
+    raise StageFailed(
+        f"{source.label}: found a ragged tensor ({samples}, each of a shape of its own), expected one of fixed "
+        f"shape; pad its samples to one shape and stack them, or leave the tensor out"
+    )
+
+
+def plain(source: Source | Ragged) -> Source | Ragged:
+    """Give a ragged tensor whose samples all have one shape as what it is: an array; and all others as they are."""
+    shape = _one_shape(source) if isinstance(source, Ragged) else None
+    if not isinstance(source, Ragged) or shape is None or elements.per_byte(source.element) > 1:
+        return source
+    # The samples lie one after the other, as the rows of an array do.
+    return replace(source.values, name=source.name, label=source.label, shape=(len(source), *shape))
+
+
+def _one_shape(ragged: Ragged) -> tuple[int, ...] | None:
+    """Give the shape that all samples have; None if they differ, or if there are none."""
+    shape: tuple[int, ...] | None = None
+    for found in ragged.all_shapes():
+        if not len(found):
+            continue
+        first = tuple(int(n) for n in found[0])
+        if (found != found[0]).any() or first != (shape or first):
+            return None
+        shape = first
+    return shape

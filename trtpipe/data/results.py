@@ -120,15 +120,25 @@ def json_line(record: Mapping[str, Any]) -> str:
 class Arrays:
     """Whole tensors of `total` samples, which are written batch by batch."""
 
-    def __init__(self, writer: tensors.Writer, total: int) -> None:
+    def __init__(self, writer: tensors.Writer, total: int, *, ragged: bool = False) -> None:
+        """Write tensors of one shape a sample, or `ragged` ones."""
         self._writer = writer
         self._total = total
+        self._wants_ragged = ragged
         self._arrays: dict[str, tensors.ArrayWriter] = {}
+        self._ragged: dict[str, tensors.RaggedWriter] = {}
 
     def append(self, name: str, value: Any) -> None:
         """Append the rows of a batch. Raises StageFailed if they are no numbers, or of another dtype or shape."""
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
             raise StageFailed(f"arrays: {name} is no tensor of numbers, expected one with the samples on axis 0")
+        if self._wants_ragged:
+            if name not in self._ragged:
+                self._ragged[name] = self._writer.add_ragged(name, value.dtype, self._total, value.ndim - 1)
+            if (value.dtype, value.ndim - 1) != (self._ragged[name].dtype, self._ragged[name].rank):
+                raise StageFailed(f"arrays: {name} changes its dtype or rank between samples, expected one of each")
+            self._ragged[name].write([np.ascontiguousarray(row) for row in value])
+            return
         if name not in self._arrays:
             self._arrays[name] = self._writer.add(name, value.dtype, (self._total, *value.shape[1:]))
         array = self._arrays[name]

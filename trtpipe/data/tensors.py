@@ -12,7 +12,7 @@ import numpy as np
 
 from trtpipe.data import artifact, given
 from trtpipe.data.arrays import Reader, Source
-from trtpipe.data.ragged import Ragged, fixed
+from trtpipe.data.ragged import Ragged, fixed, plain
 from trtpipe.data.writing import ArrayWriter, RaggedWriter, Writer, write
 from trtpipe.errors import StageFailed
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from trtpipe.stage import Input
 
 __all__ = (
-    "INDEX", "ArrayWriter", "Ragged", "RaggedWriter", "Reader", "Source", "Writer", "batches", "fixed", "open_input",
-    "write",
+    "INDEX", "ArrayWriter", "Ragged", "RaggedWriter", "Reader", "Source", "Writer", "batches", "count", "fixed",
+    "one_by_one", "open_input", "plain", "write",
 )  # fmt: skip
 
 INDEX = artifact.INDEX
@@ -42,6 +42,31 @@ def open_input(source: Input) -> dict[str, Source | Ragged]:
     if source.kind == "tensors" or INDEX in source.files:
         return artifact.listed(source)
     return given.listed(source)
+
+
+def one_by_one(sources: Mapping[str, Source | Ragged]) -> Iterator[dict[str, NDArray[Any]]]:
+    """Give each sample of all sources together, as arrays [1, …] of their own, whatever shapes the samples have.
+
+    Raises StageFailed if the sources differ in their number of samples.
+    """
+    counts = {name: count(source) for name, source in sources.items()}
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{n} {c}" for n, c in counts.items())
+        raise StageFailed(f"the tensors differ in their number of samples (axis 0): {found}")
+    even = {name: source for name, source in sources.items() if isinstance(source, Source)}
+    with ExitStack() as stack:
+        readers = {
+            name: stack.enter_context(source.reader()) for name, source in sources.items() if isinstance(source, Ragged)
+        }
+        rows = batches(even, 1) if even else ({} for _ in range(next(iter(counts.values()), 0)))
+        for index, row in enumerate(rows):
+            found_rows = {name: array.copy() for name, array in row.items()}
+            yield found_rows | {name: reader.row(index)[None] for name, reader in readers.items()}
+
+
+def count(source: Source | Ragged) -> int:
+    """Give the number of samples."""
+    return len(source) if isinstance(source, Ragged) else source.shape[0] if source.shape else 0
 
 
 def batches(sources: Mapping[str, Source], size: int, *, copies: int = 1) -> Iterator[dict[str, NDArray[Any]]]:

@@ -27,6 +27,18 @@ class Buffer(Part, frozen=True, kw_only=True):
     device: Annotated[Literal["cuda:0", "cpu"], Meta(description="Where the engine computes.")]
 
 
+class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An output whose rows belong to samples: a column has the number of the sample within the batch."""
+
+    # People write this part in params, too, where a misspelt name must be an error.
+
+    tensor: Annotated[str, Meta(description="The output: rows of numbers, or one number a row.")]
+    column: Annotated[int, Meta(ge=0, description="The column with the sample's number. It is 0 in what is written.")]
+    also: Annotated[
+        tuple[str, ...], Meta(description="More outputs with the same rows, such as boxes and scores.")
+    ] = ()
+
+
 class Totals(Part, frozen=True, kw_only=True):
     """Bytes of all buffers whose size is known, times the slots."""
 
@@ -49,6 +61,7 @@ class Buffers(Document, frozen=True, kw_only=True):
         Meta(description="Values of shape inputs, flat, which are fed where the data has no tensor for them."),
     ] = msgspec.field(default_factory=dict)
     batch: Annotated[int, Meta(ge=0, description="Samples in a batch; 1 where there is no batch axis.")]
+    splits: Annotated[tuple[Split, ...], Meta(description="Outputs that are cut into samples by a column.")] = ()
 
     def side(self, mode: Literal["input", "output"]) -> list[Buffer]:
         """Give the buffers of the inputs or of the outputs."""

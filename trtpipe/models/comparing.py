@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from trtpipe.data import metrics, steps, tensors
+from trtpipe.data.ragged import Ragged
 from trtpipe.documents.comparison import Different
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from trtpipe.data.tensors import Ragged, Source
+    from trtpipe.data.tensors import Source
 
 BATCH_BYTES = 1 << 25
 LARGEST = 1e140
@@ -79,23 +80,44 @@ def errors(candidate: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float
     return result
 
 
-def output(candidate: Source, reference: Source, tolerance: Tolerance, top_k: int | None) -> Compared:
-    """Compare two arrays [samples, …] batch by batch.
+def _rows(candidate: Source | Ragged, reference: Source | Ragged) -> Iterator[tuple[NDArray[Any], NDArray[Any], bool]]:
+    """Give rows of both sides, flat, and whether they have one shape; samples of shapes of their own come alone."""
+    if isinstance(candidate, Ragged) or isinstance(reference, Ragged):
+        for pair in tensors.one_by_one({"c": candidate, "r": reference}):
+            same = pair["c"].shape == pair["r"].shape
+            one, other = (pair[side].reshape(1, -1)[:, : None if same else 0] for side in "cr")
+            yield one, other, same
+        return
+    size = max(1, BATCH_BYTES // max(1, candidate.row_bytes + reference.row_bytes))
+    for pair in tensors.batches({"c": candidate, "r": reference}, size):
+        one, other = (pair[side].reshape(len(pair[side]), -1) for side in "cr")
+        yield one, other, True
+
+
+def output(candidate: Source | Ragged, reference: Source | Ragged, tolerance: Tolerance, top_k: int | None) -> Compared:
+    """Compare two tensors [samples, …] batch by batch.
 
     max_abs, mean_abs; relative_l2 |c - r| / |r| over everything; cosine (mean over samples) and cosine_min; psnr in
     dB against the reference's largest magnitude; mismatched, the share of elements beyond the tolerance; nan, the
     elements that are not finite in one and not the same in the other: they count in no other figure. For [samples,
     classes] with more than `top_k` classes: topK_agreement, the share of samples whose best k classes are the same
-    set.
+    set. For ragged tensors: shapes, the number of samples that have another shape on the other side; they count in no
+    other figure, but with a cosine of 0 and a relative_l2 of 1 among the samples.
     """
-    total = candidate.shape[0]
+    total = tensors.count(candidate)
+    ragged = isinstance(candidate, Ragged) or isinstance(reference, Ragged)
+    shapes = 0
     per: dict[str, list[NDArray[np.float64]]] = {k: [] for k in ("max_abs", "mean_abs", "relative_l2", "cosine", "nan")}
     sums = {"abs": 0.0, "error2": 0.0, "right2": 0.0, "beyond": 0, "size": 0, "counted": 0, "peak": 0.0}
-    ranked = top_k is not None and len(candidate.shape) == 2 and candidate.shape[1] > top_k
+    ranked = (
+        top_k is not None
+        and not isinstance(candidate, Ragged)
+        and len(candidate.shape) == 2
+        and candidate.shape[1] > top_k
+    )
     agree: list[NDArray[np.bool_]] = []
-    size = max(1, BATCH_BYTES // max(1, candidate.row_bytes + reference.row_bytes))
-    for pair in tensors.batches({"c": candidate, "r": reference}, size):
-        found, wanted = (array.reshape(len(array), -1) for array in (pair["c"], pair["r"]))
+    for found, wanted, same_shape in _rows(candidate, reference):
+        shapes += not same_shape
         error = errors(found, wanted)
         sums["beyond"] += int(mismatches(found, wanted, tolerance, error).sum())
         c, r = found.astype(np.float64), wanted.astype(np.float64)
@@ -121,7 +143,11 @@ def output(candidate: Source, reference: Source, tolerance: Tolerance, top_k: in
         per["max_abs"].append(error.max(axis=1, initial=0.0))
         per["mean_abs"].append(error.sum(axis=1) / np.maximum(counted, 1))
         # A sample without any comparable element has a cosine of 0.
-        per["cosine"].append(np.where((counted == 0) & (per["nan"][-1] > 0), 0.0, metrics.cosine(c, r)))
+        empty = not found.size and same_shape
+        near = np.ones(len(c)) if empty else metrics.cosine(c, r)
+        per["cosine"].append(np.where((counted == 0) & (per["nan"][-1] > 0) | (not same_shape), 0.0, near))
+        if not same_shape:
+            per["relative_l2"][-1] = np.ones(1)
         sums["abs"] += float(error.sum())
         sums["error2"] += float(np.square(error).sum())
         sums["right2"] += float(np.square(r).sum())
@@ -139,6 +165,8 @@ def output(candidate: Source, reference: Source, tolerance: Tolerance, top_k: in
         "mismatched": sums["beyond"] / max(sums["size"], 1),
         "nan": float(samples["nan"].sum()),
     }
+    if ragged:
+        figures["shapes"] = float(shapes)
     if ranked:
         figures[f"top{top_k}_agreement"] = float(np.concatenate(agree).mean()) if agree else 1.0
     return Compared(figures, samples)
@@ -154,7 +182,7 @@ def _psnr(mean_square: float, peak: float) -> float:
 
 def pairs(
     candidate: Mapping[str, Source | Ragged], reference: Mapping[str, Source | Ragged], names: Mapping[str, str]
-) -> list[tuple[str, Source, Source]]:
+) -> list[tuple[str, Source | Ragged, Source | Ragged]]:
     """Pair outputs by name; `names` maps a candidate's name to the reference's.
 
     Raises StageFailed that lists outputs without a partner, with another shape, or that are not numeric.
@@ -165,20 +193,30 @@ def pairs(
         if names.get(name, name) not in reference:
             problems.append(f"the reference has no {names.get(name, name)}; it has {', '.join(reference)}")
             continue
-        one, partner = tensors.fixed(given), tensors.fixed(reference[names.get(name, name)])
-        if one.shape != partner.shape or not one.shape:
+        one, partner = (tensors.plain(side) for side in (given, reference[names.get(name, name)]))
+        if isinstance(one, Ragged) or isinstance(partner, Ragged):
+            ranks = [side.rank if isinstance(side, Ragged) else len(side.shape) - 1 for side in (one, partner)]
+            if ranks[0] != ranks[1] or tensors.count(one) != tensors.count(partner):
+                had = [
+                    f"{s.label} has {tensors.count(s)} samples of {r} axes"
+                    for s, r in zip((one, partner), ranks, strict=True)
+                ]
+                problems.append(f"{', '.join(had)}; expected the same")
+                continue
+        elif one.shape != partner.shape or not one.shape:
             problems.append(
                 f"{one.label} is {list(one.shape)}, {partner.label} {list(partner.shape)}; expected the same"
                 + _axis(one, partner)
             )
-        elif one.dtype.kind not in "biuf" or partner.dtype.kind not in "biuf":
+            continue
+        if one.dtype.kind not in "biuf" or partner.dtype.kind not in "biuf":
             problems.append(f"{one.label} is {one.dtype}, {partner.label} {partner.dtype}; expected numbers")
         else:
             found.append((name, one, partner))
     problems += [f"names: the candidate has no {n}; it has {', '.join(candidate)}" for n in names if n not in candidate]
     if problems:
         raise StageFailed("\n".join(problems))
-    if not found or not found[0][1].shape[0]:
+    if not found or not tensors.count(found[0][1]):
         raise StageFailed("there is nothing to compare: no outputs, or no samples")
     return found
 

@@ -9,13 +9,15 @@ import msgspec
 from msgspec import Meta
 
 from trtpipe import batch as rule
-from trtpipe.documents.buffers import Buffer, Buffers, Totals
+from trtpipe.documents.buffers import Buffer, Buffers, Split, Totals
 from trtpipe.documents.manifest import Manifest
 from trtpipe.errors import StageFailed
 from trtpipe.stage import BatchAxis, Context, Params, Port, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from trtpipe.documents.manifest import Binding
 
 BITS = {
     "float64": 64, "float32": 32, "float16": 16, "bfloat16": 16, "int64": 64, "int32": 32, "int16": 16, "int8": 8,
@@ -43,6 +45,13 @@ class AllocateParams(Params, frozen=True, kw_only=True):
         ),
     ] = msgspec.field(default_factory=dict)
     batch_axis: BatchAxis = msgspec.field(default_factory=dict)
+    split_by: Annotated[
+        Split | list[Split],
+        Meta(
+            description="Outputs whose rows belong to samples, such as the boxes that are selected in a whole batch: "
+            "the output, and the column that has the sample's number within the batch."
+        ),
+    ] = msgspec.field(default_factory=list)
     profile: Annotated[int, Meta(ge=0, description="Which of the engine's optimisation profiles is used, from 0.")] = 0
     slots: Annotated[
         Annotated[int, Meta(ge=1, le=16)] | None,
@@ -79,7 +88,7 @@ def plan_buffers(manifest: Manifest, params: AllocateParams) -> Buffers:
     batch = _batch(manifest, params, sizes)
     buffers = []
     for b in manifest.bindings:
-        shape = shapes[b.name] if b.mode == "input" else [sizes.get(d) if isinstance(d, str) else d for d in b.dims]
+        shape = shapes[b.name] if b.mode == "input" else _output_shape(b, sizes, batch)
         count = _bytes(shape, b.dtype)
         buffers.append(
             Buffer(
@@ -104,15 +113,57 @@ def plan_buffers(manifest: Manifest, params: AllocateParams) -> Buffers:
         profile=params.profile,
         values={name: tuple(given) for name, given in params.values.items()},
         batch=1 if batch.size is None else batch.size,
+        splits=_splits(params),
     )
+
+
+def _splits(params: AllocateParams) -> tuple[Split, ...]:
+    return (params.split_by,) if isinstance(params.split_by, Split) else tuple(params.split_by)
+
+
+def _split_problems(outputs: Sequence[Binding], params: AllocateParams) -> list[str]:
+    """Give what is wrong with `split_by`."""
+    problems = []
+    known = {b.name: b for b in outputs}
+    seen: set[str] = set()
+    for split in _splits(params):
+        for name in (split.tensor, *split.also):
+            at = f"split_by ({split.tensor})"
+            if name not in known:
+                problems.append(f"{at}: found {name}, expected an output; they are {', '.join(known)}")
+            elif name in seen or name in params.batch_axis:
+                problems.append(f"{at}: found {name} twice, expected it once, in split_by or in batch_axis")
+            seen.add(name)
+        b = known.get(split.tensor)
+        if b is not None and (len(b.dims) not in (1, 2) or "int" not in b.dtype):
+            problems.append(
+                f"split_by: {split.tensor} is {b.dtype} {rule.text(b)}, expected whole numbers [n] or [n, columns]"
+            )
+        elif b is not None and split.column and (len(b.dims) == 1 or split.column >= (_size(b.dims[1]))):
+            problems.append(f"split_by: found column {split.column}, but {split.tensor} is {rule.text(b)}")
+    return problems
+
+
+def _size(dim: int | str) -> float:
+    return dim if isinstance(dim, int) else math.inf
+
+
+def _output_shape(b: Binding, sizes: Mapping[str, int], batch: rule.Batch) -> list[int | None]:
+    """Give an output's shape, as far as the inputs' shapes decide it."""
+    shape = [sizes.get(d) if isinstance(d, str) else d for d in b.dims]
+    axis = batch.axes[b.name]
+    if axis is not None and shape[axis] is None:
+        shape[axis] = batch.size
+    return shape
 
 
 def _batch(manifest: Manifest, params: AllocateParams, sizes: Mapping[str, int]) -> rule.Batch:
     """Decide which axes are the batch. Raises StageFailed where that is contradictory, or for outputs left open."""
     inputs, outputs = manifest.side("input"), manifest.side("output")
-    batch = rule.find(inputs, outputs, params.batch_axis, sizes)
-    if batch.problems:
-        raise StageFailed("\n".join(batch.problems))
+    split = {name: "none" for one in _splits(params) for name in (one.tensor, *one.also)}
+    batch = rule.find(inputs, outputs, {**split, **params.batch_axis}, sizes)
+    if problems := [*_split_problems(outputs, params), *batch.problems]:
+        raise StageFailed("\n".join(problems))
     if batch.size == 0:
         raise StageFailed("shapes: found a batch of 0 samples, expected at least 1")
     if batch.undecided:
@@ -122,6 +173,9 @@ def _batch(manifest: Manifest, params: AllocateParams, sizes: Mapping[str, int])
         whose = f"axis {batch.axes[carried.name]} of {carried.name} {rule.text(carried)}"
         line = rule.line(unclear, batch.size)
         ways = [f"{line} with the axis that is the batch, or none where all samples share the output"]
+        rows = [b for b in unclear if len(b.dims) == 2 and "int" in b.dtype and isinstance(b.dims[0], str)]
+        if rows:
+            ways.append(f"split_by: {{tensor: {rows[0].name}, column: 0}} if a column has the sample's number")
         if _alone(manifest, params, batch):
             ways.append("shapes with a batch of 1")
         if not params.batch_axis:
@@ -246,7 +300,7 @@ def _text(dims: Sequence[int | str]) -> str:
 
 STAGE = StageType(
     name="allocate",
-    version=4,
+    version=5,
     Params=AllocateParams,
     inputs={"engine": Port(kinds=("engine",), doc="The engine whose buffers are worked out.")},
     output="buffers",

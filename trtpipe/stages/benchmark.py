@@ -149,10 +149,12 @@ def _feed(ctx: Context, manifest: Manifest, buffers: Buffers) -> dict[str, NDArr
         kinds = {b.name: b.dtype for b in buffers.side("input")}
         for one in matched:
             if one.how == "constant":
-                feed[one.name] = conversion.converted(one.source.read(), kinds[one.name], one.source.label)
+                feed[one.name] = conversion.converted(
+                    tensors.fixed(one.source).read(), kinds[one.name], one.source.label
+                )
                 continue
             rows = buffers.batch if one.how == "batch" else 1
-            first = next(iter(tensors.batches({one.name: one.source}, rows)))[one.name]
+            first = next(iter(tensors.batches({one.name: tensors.fixed(one.source)}, rows)))[one.name]
             # A small file is repeated to fill the batch.
             whole = np.resize(first, (rows, *first.shape[1:]))
             whole = conversion.converted(whole, kinds[one.name], one.source.label)

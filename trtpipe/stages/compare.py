@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trtpipe.data.tensors import Ragged, Source
     from trtpipe.models.comparing import Compared
 
-FIGURES = ("max_abs", "mean_abs", "relative_l2", "cosine", "cosine_min", "psnr", "mismatched", "nan")
+FIGURES = ("max_abs", "mean_abs", "relative_l2", "cosine", "cosine_min", "psnr", "mismatched", "nan", "shapes")
 WIDE = 80
 """Columns of a terminal."""
 BISECTED = 2
@@ -126,7 +126,7 @@ def run(ctx: Context) -> None:
     verdicts = judge(figures, params.require)
     told = {name: value for name, value in figures.items() if name in verdicts or name in TOLD}
     tell(told, verdicts, ctx.figure)
-    total = paired[0][1].shape[0]
+    total = tensors.count(paired[0][1])
     ids = ids_of(given, total) if given.kind == "tensors" else list(map(str, range(total)))
     most = comparing.most_different(compared, ids, max(params.worst, BISECTED))
     worst = most[: params.worst]
@@ -155,6 +155,8 @@ def run(ctx: Context) -> None:
     ]
     if whole["nan"] and not any(name.rpartition(".")[2] == "nan" for name in params.require):
         broken.insert(0, f"{int(whole['nan'])} values are NaN or infinite on one side alone{_where('', most)}")
+    if whole.get("shapes") and not any(name.rpartition(".")[2] == "shapes" for name in params.require):
+        broken.insert(0, f"{int(whole['shapes'])} samples have another shape on one side{_where('', most)}")
     if broken:
         if bisect is not None:
             broken.append(_found(bisect))
@@ -187,7 +189,14 @@ def _reference(ctx: Context) -> Mapping[str, Source | Ragged]:
     folder.mkdir()
     axes = {name: batch.axes.get(name) for name in session.outputs}
     with tensors.Writer(folder) as writer:
-        made = Outputs(writer, axes, samples.total, batched=samples.batched)
+        known = {d for entry in inputs for d in entry.dims or () if isinstance(d, str)}
+        ragged = [
+            e.name
+            for e in outputs
+            if e.dims is None
+            or any(isinstance(d, str) and d not in known for a, d in enumerate(e.dims) if a != axes.get(e.name))
+        ]
+        made = Outputs(writer, axes, samples.total, batched=samples.batched, ragged=ragged)
         for number, feed in enumerate(samples):
             ctx.progress(number, samples.runs, "reference runs")
             try:
@@ -271,7 +280,7 @@ TOLD = ("max_abs", "relative_l2", "cosine_min")
 
 STAGE = StageType(
     name="compare",
-    version=7,
+    version=8,
     Params=CompareParams,
     inputs={
         "candidate": Port(kinds=("tensors",), doc="The outputs in question.", outside=True),

@@ -49,7 +49,7 @@ def run(ctx: Context) -> None:
     ignored = sorted(sources.keys() - {f.source.name for f in feeds})
     if ignored:
         ctx.note(f"{data.label} also holds {', '.join(ignored)}, which the engine does not read")
-    total = next((f.source.shape[0] for f in feeds if f.how != "constant"), 1)
+    total = next((f.samples for f in feeds if f.how != "constant"), 1)
     samples = None
     if Sample.file in data.files:
         samples = data.path(Sample.file)
@@ -57,10 +57,10 @@ def run(ctx: Context) -> None:
             lines = sum(1 for line in file if line.strip())
         if lines != total:
             raise StageFailed(f"{data.label}: {Sample.file} has {lines} lines for {total} samples")
-    if (whole := [f for f in feeds if f.source.shape and f.source.shape[0] > 1]) and all(
-        f.how == "constant" for f in feeds
-    ):
-        line = rule.line(manifest.bindings, whole[0].source.shape[0])
+    still = [f for f in feeds if f.how == "constant"]
+    whole = [f for f in still if (tensors.fixed(f.source).shape or (0,))[0] > 1]
+    if whole and len(still) == len(feeds):
+        line = rule.line(manifest.bindings, tensors.fixed(whole[0].source).shape[0])
         ctx.note(
             f"the data is one sample: {whole[0].source.label} has the shape of {whole[0].name}, which names no batch; "
             f"if axis 0 has samples, write {line} in params of allocate"
@@ -71,8 +71,11 @@ def run(ctx: Context) -> None:
         first_answer.check(ctx, session, manifest, buffers, first)
         with tensors.Writer(ctx.out) as writer:
             batches = feeding.Batches(feeds, manifest, buffers, allow_nan=params.allow_nan)
-            axes = {b.name: b.batch_axis for b in buffers.side("output")}
-            stream(ctx, session, Outputs(writer, axes, total, batched=batches.batched), batches, total)
+            outputs = Outputs(
+                writer, {b.name: b.batch_axis for b in buffers.side("output")}, total, batched=batches.batched,
+                ragged=feeding.ragged_outputs(feeds, manifest, buffers), splits=buffers.splits,
+            )  # fmt: skip
+            stream(ctx, session, outputs, batches, total)
     finally:
         session.close()
     if samples is not None:
@@ -95,7 +98,7 @@ def stream(ctx: Context, session: Any, outputs: Outputs, batches: Batches, total
 
 STAGE = StageType(
     name="infer",
-    version=5,
+    version=6,
     Params=InferParams,
     inputs={
         "engine": Port(kinds=("engine",), doc="The engine that runs."),

@@ -15,7 +15,7 @@ from trtpipe.stage import Context, Env, Network, Params, Port, StageType
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trtpipe.data.tensors import Source
+    from trtpipe.data.tensors import Ragged, Source
 
 BATCH_BYTES = 1 << 26
 """So many bytes of tensors are in memory at a time (at least one sample)."""
@@ -76,13 +76,15 @@ def run(ctx: Context) -> None:
 
     params: PostprocessParams = ctx.params
     sources, given = _sources(ctx)
-    total = next(iter(sources.values())).shape[0]
+    total = tensors.count(next(iter(sources.values())))
+    even = {name: source for name, source in sources.items() if not isinstance(source, tensors.Ragged)}
+    alone = len(even) < len(sources)
     known = lines_of(ctx.inputs["tensors"], total)
     runners = [
         (f"steps[{i}] ({step.__struct_config__.tag})", step_runs.runner(step, ctx.inputs, ctx.load))
         for i, step in enumerate(params.steps)
     ]
-    size = max(1, BATCH_BYTES // max(1, sum(source.row_bytes for source in sources.values())))
+    size = max(1, BATCH_BYTES // max(1, sum(source.row_bytes for source in even.values())))
     draws = "images" in ctx.inputs and params.pictures
     painting = painter.Painter(ctx.inputs["images"], ctx.out / "pictures") if draws else None
     shown: list[dict[str, Any]] = []
@@ -91,8 +93,9 @@ def run(ctx: Context) -> None:
         (ctx.out / results.RESULTS).open("w", encoding="utf-8", newline="\n") as lines,
         tensors.Writer(ctx.out) if params.arrays else nullcontext() as writer,
     ):
-        arrays = results.Arrays(writer, total) if writer else None
-        for batch in tensors.batches(sources, size):
+        arrays = results.Arrays(writer, total, ragged=alone) if writer else None
+        # Samples of shapes of their own are decided one by one.
+        for batch in tensors.one_by_one(sources) if alone else tensors.batches(even, size):
             count = len(next(iter(batch.values())))
             work = WorkingSet(batch, list(itertools.islice(known, count)), given)
             for where, step in runners:
@@ -121,7 +124,7 @@ def run(ctx: Context) -> None:
         ctx.note(f"{params.pictures} of {total} pictures drawn (param pictures)")
 
 
-def _sources(ctx: Context) -> tuple[dict[str, Source], list[str]]:
+def _sources(ctx: Context) -> tuple[dict[str, Source | Ragged], list[str]]:
     """Give the arrays to read by name, and the names of all in the input `tensors`."""
     from trtpipe.data import tensors
 
@@ -134,16 +137,19 @@ def _sources(ctx: Context) -> tuple[dict[str, Source], list[str]]:
     chosen = {name: source for name, source in {**main, **extra}.items() if name in wanted}
     # Where the steps name nothing that is there, they are to say so themselves: the message has the step.
     chosen = chosen or dict(itertools.islice(main.items(), 1))
-    sources = {name: tensors.fixed(source) for name, source in chosen.items()}
+    sources = {name: tensors.plain(source) for name, source in chosen.items()}
     for source in sources.values():
-        if not source.shape or not source.shape[0]:
+        if isinstance(source, tensors.Ragged):
+            if not len(source):
+                raise StageFailed(f"{source.label} has no samples, expected at least one")
+        elif not source.shape or not source.shape[0]:
             raise StageFailed(f"{source.label} has shape {list(source.shape)}, expected at least one sample on axis 0")
     return sources, list(main)
 
 
 STAGE = StageType(
     name="postprocess",
-    version=4,
+    version=5,
     Params=PostprocessParams,
     inputs={
         "tensors": Port(kinds=("tensors",), doc="What the steps read: a model's outputs.", outside=True),
