@@ -6,12 +6,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 INSTALL := $(PIP) pip && $(PIP) --build-constraint constraints.txt --editable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all torture lint stale schemas bench install update clean
+.PHONY: help demo test test-all conformance torture lint stale schemas bench install update clean
 
 help:
 	@echo 'make demo     install what the demo needs and run it: handwritten digits, from PyTorch to checked predictions'
 	@echo 'make test     install what the tests need and run them: a few minutes'
 	@echo 'make test-all the same, with the tests that take minutes each'
+	@echo 'make conformance  run all of ONNX own backend tests through trtpipe: up to half an hour'
 	@echo 'make torture  kill, starve, damage and confuse it for a quarter of an hour; print what was lost'
 	@echo 'make lint     ruff, its formatter, and mypy'
 	@echo 'make stale    fail if schemas/, docs/stages/ or docs/floors.svg do not fit the code'
@@ -34,6 +35,9 @@ test: .venv/test.stamp
 
 test-all: .venv/test.stamp
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
+
+conformance: .venv/test.stamp
+	timeout 1800 $(BIN)/python -m tests.conformance $(CONFORMANCE)
 
 torture: .venv/test.stamp
 	timeout 900 $(BIN)/python tests/torture.py --long

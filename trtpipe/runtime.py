@@ -131,6 +131,8 @@ class Parsed(NamedTuple):
 
     bindings: Sequence[Binding]
     layers: dict[str, int]
+    told: tuple[str, ...] = ()
+    """What the parser changed, for people."""
 
     def side(self, mode: str) -> list[Binding]:
         """Give the bindings of one mode, `input` or `output`."""
@@ -151,12 +153,13 @@ class Settled(NamedTuple):
 
 
 class Built(NamedTuple):
-    """What a runtime says about the plan that it built."""
+    """What a runtime says about the plan that it built; `told` is what it warned of, for people."""
 
     bindings: tuple[Binding, ...]
     target: Target
     proof: Proof
     layers: Layers | None = None
+    told: tuple[str, ...] = ()
 
 
 class Backend(Protocol):

@@ -154,6 +154,10 @@ class Manifest(Document, frozen=True, kw_only=True):
             "input with a range. Source: the config."
         ),
     ] = msgspec.field(default_factory=tuple)
+    profile_remarks: Annotated[
+        tuple[str, ...],
+        Meta(description="What the builder says of shapes inside the profiles that the engine does not take."),
+    ] = msgspec.field(default_factory=tuple)
     precision: Annotated[
         Precision, Meta(description="The precision that was asked for; precision_proof says what came of it.")
     ]

@@ -74,12 +74,15 @@ def run(ctx: Context) -> None:
         bindings=tuple(_named(binding, network) for binding in built.bindings),
         profiles=config.profiles,
         profile_values=config.profile_values,
+        profile_remarks=built.told,
         precision=config.precision,
         precision_proof=built.proof,
         version_compatible=config.version_compatible,
         target=built.target,
         key=ctx.key,
     )
+    for remark in built.told:
+        ctx.note(remark)
     check_precision(built.proof, config)
     ctx.write(msgspec.structs.replace(manifest, **_parsed(ctx, config)))
     if built.layers is not None:

@@ -102,6 +102,8 @@ def run(ctx: Context) -> None:
     backend = ctx.backend()
     seen = backend.parse(target)
     network = signature.describe(model, layers=seen.layers, runtime=backend.name, runtime_version=backend.version)
+    for remark in seen.told:
+        ctx.note(remark)
     _tell_types(ctx, network, seen.bindings)
     ctx.write(
         msgspec.structs.replace(

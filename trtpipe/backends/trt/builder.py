@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from trtpipe import environment
-from trtpipe.backends.trt import networks, profiles, proof, rules, timing_cache
+from trtpipe.backends.trt import heard, networks, profiles, proof, rules, timing_cache
 from trtpipe.backends.trt import progress as progress_of_build
 from trtpipe.backends.trt.rules import OBEY
 from trtpipe.backends.trt.timing_cache import TimingCache
@@ -74,13 +74,14 @@ def build(
             builder_config.progress_monitor = watching
         # EngineFromNetwork would deserialise too, which RTX cannot do without a GPU.
         serialised = EngineBytesFromNetwork(parts, lambda *_: builder_config)()
+        told = heard.of_builder(library.warnings, config)
         with open(plan, "wb") as stream:
             stream.write(memoryview(serialised))
         del serialised
     if cache is not None:
         cache.finish(builder_config, complete=reproducible)
     proven, layers = _inspected(library, plan)
-    return Built(bindings=tuple(bindings), target=_target(library, config), proof=proven, layers=layers)
+    return Built(tuple(bindings), _target(library, config), proven, layers, tuple(told))
 
 
 def _check_reproducible(library: Library, config: Config, pinned: Path | None, *, reproducible: bool) -> None:

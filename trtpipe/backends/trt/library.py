@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trtpipe.documents.base import Runtime
 
 KEPT = 12  # native errors of one call that a message shows
+WARNINGS = 500  # warnings of one call that are looked at
 LONGEST = 600  # characters of one of them
 
 
@@ -37,6 +38,8 @@ class Library:
         self.trt = trt
         self.errors: deque[str] = deque(maxlen=KEPT)
         """What the runtime has logged as an error since it was last cleared: some failures are only told there."""
+        self.warnings: deque[str] = deque(maxlen=WARNINGS)
+        """The same of warnings: some of them change what was asked for."""
         self.logger = self._make_logger()
         self.rtx = name == rules.RTX
         self.title = f"{rules.TITLES[name]} {self.version}"
@@ -52,7 +55,7 @@ class Library:
             python.addHandler(_Stderr())
         python.propagate = False
         python.setLevel(logging.INFO)
-        trt, errors = self.trt, self.errors
+        trt, errors, warned = self.trt, self.errors, self.warnings
         severity = trt.ILogger.Severity
         worst = (severity.INTERNAL_ERROR, severity.ERROR)
         names = {severity.INTERNAL_ERROR: "internal error", severity.ERROR: "error", severity.WARNING: "warning"}
@@ -66,6 +69,8 @@ class Library:
                 with contextlib.suppress(Exception):
                     if level in worst:
                         errors.append(message)
+                    elif level == severity.WARNING:
+                        warned.append(message)
                     if level != severity.VERBOSE:
                         sys.stderr.write(f"[{names.get(level, 'info')}] {message}\n")
 
@@ -92,6 +97,7 @@ class Library:
         `advice` may add a sentence for what the runtime said. MemoryError and OSError pass as they are.
         """
         self.errors.clear()
+        self.warnings.clear()
         try:
             with warnings.catch_warnings():
                 # Polygraphy serves every version, and so calls what newer ones deprecate.

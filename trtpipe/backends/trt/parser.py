@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from trtpipe.backends.trt import networks, rules
+from trtpipe.backends.trt import heard, networks, rules
 from trtpipe.errors import StageFailed
 from trtpipe.runtime import Parsed
 
@@ -41,7 +41,8 @@ def parse(library: Library, model: Path) -> Parsed:
             # The parser reads a torn file, or one of another format, as an empty model and reports no error.
             raise StageFailed(f"{model.name} holds no network: it is torn, or no ONNX model")
         layers = Counter(network.get_layer(i).type.name for i in range(network.num_layers))
-        return Parsed(networks.describe(network), dict(sorted(layers.items())))
+        told = heard.of_parser(library.title, library.warnings)
+        return Parsed(networks.describe(network), dict(sorted(layers.items())), tuple(told))
 
 
 def _rejected(library: Library, parser: Any, model: Path) -> list[str]:
