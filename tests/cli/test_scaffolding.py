@@ -58,19 +58,6 @@ def test_what_init_writes_is_valid_and_runs_at_once(shared, task, stage, shows):
     assert shows in "".join(sorted(path.read_text() for path in Path(folder).glob("*.json*")))
 
 
-def test_a_document_is_commented_and_has_schema_profile_samples_and_gate(shared):
-    text = (shared / "none.yaml").read_text()
-    schema, title, *_ = text.splitlines()
-    assert schema == "# yaml-language-server: $schema=.trtpipe/pipeline.schema.json"
-    assert json.loads((shared / ".trtpipe/pipeline.schema.json").read_text())["title"]
-    assert title == "# none: from a model to a checked engine. Run it:  trtpipe run none.yaml"
-    assert "# x axis 0 (batch) is taken for a batch of 1..8..16; --shapes says otherwise." in text
-    assert "profiles: [{x: {min: [1, 6], opt: [8, 6], max: [16, 6]}}]" in text
-    assert 'require: {cosine: ">= 0.9999"}' in text
-    with np.load(shared / "heads-samples.npz") as samples:
-        assert {name: (a.shape, a.dtype.name) for name, a in samples.items()} == {"x": ((8, 6), "float32")}
-
-
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -83,6 +70,21 @@ def init(capsys, *args):
     code = main.main(["init", *args, "--json"])
     text = capsys.readouterr().out
     return code, json.loads(text) if text else {}
+
+
+def test_a_document_is_commented_and_has_schema_profile_samples_and_gate(here, capsys):
+    onnx_models.save(heads(), here / "heads.onnx")
+    assert init(capsys, "--output", "none.yaml")[0] == 0
+    text = (here / "none.yaml").read_text()
+    schema, title, *_ = text.splitlines()
+    assert schema == "# yaml-language-server: $schema=.trtpipe/pipeline.schema.json"
+    assert json.loads((here / ".trtpipe/pipeline.schema.json").read_text())["title"]
+    assert title == "# none: from a model to a checked engine. Run it:  trtpipe run none.yaml"
+    assert "# x axis 0 (batch) is taken for a batch of 1..8..16; --shapes says otherwise." in text
+    assert "profiles: [{x: {min: [1, 6], opt: [8, 6], max: [16, 6]}}]" in text
+    assert 'require: {cosine: ">= 0.9999"}' in text
+    with np.load(here / "heads-samples.npz") as samples:
+        assert {name: (a.shape, a.dtype.name) for name, a in samples.items()} == {"x": ((8, 6), "float32")}
 
 
 def test_a_language_model_gets_tokens_that_it_knows_and_a_mask_of_ones(here, capsys):

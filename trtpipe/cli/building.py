@@ -139,6 +139,11 @@ def _draft(args: argparse.Namespace, choice: Choice, line: Translated) -> Drafte
     with State(args.artifacts) as state:
         found = outline.read(args.model, state)
         settled = drafted.settle(args.model, found, {**line.shapes, **ranges.read(args.shapes)}, state)
+        batch_axis: dict[str, int] = {}
+        if line.measures or args.data is not None:
+            fixed = {one.name: [d for d in one.dims or () if isinstance(d, int)] for one in found.inputs}
+            shapes = {**fixed, **settled.shapes("opt"), **{n: list(s) for n, s in line.run_shapes.items()}}
+            batch_axis = drafted.batch_axes(args.model, found, shapes, state)
     told = [*line.told, *settled.told]
     name = drafting.name_of(args.model)
     file = args.emit_yaml or f"{name}.yaml"
@@ -153,11 +158,16 @@ def _draft(args: argparse.Namespace, choice: Choice, line: Translated) -> Drafte
         model=drafting.relative(args.model, folder),
         backend=choice.backend,
         ranges=settled,
-        params={"precision": args.shorthand or args.precision or "model", **line.params},
+        params={
+            "precision": args.shorthand or args.precision or "model",
+            **({"meet_tolerance": True} if args.meet_tolerance else {}),
+            **line.params,
+        },
         int8=args.int8 and drafting.relative(args.int8, folder),
         data=args.data and drafting.relative(args.data, folder),
         runs=runs,
         measured=line.run_shapes if line.measures else None,
+        batch_axis=batch_axis,
     )
     if line.measures:
         told.append("trtexec measures the engine too, and build does not; this does, with the document of --emit-yaml: "

@@ -51,6 +51,67 @@ def settle(path: str, found: Outline, given: Mapping[str, tuple[Range, ...]], st
     return ranges.settle(found.inputs, given, runs=trial)
 
 
+def batch_axes(path: str, found: Outline, shapes: Mapping[str, Sequence[int]], state: State) -> dict[str, int]:
+    """Give the batch's axis of inputs and outputs whose names do not say it, as far as a trial in onnxruntime shows it.
+
+    Samples that are fed in the reverse order must come out in the reverse order along that axis. `shapes` has the shape
+    of each input. A batch of one sample needs no answer; without onnxruntime there is none.
+    """
+    batched = {one.name: one.dims[0] for one in found.inputs if one.dims}
+    names = {dim for dim in batched.values() if isinstance(dim, str)}
+    if names:
+        batched = {name: dim for name, dim in batched.items() if dim in names}
+    said = {one.name for one in found.outputs if names & set(one.dims or ())}
+    asked = [one.name for one in found.outputs if one.name not in said]
+    sizes = {shapes[name][0] for name in batched}
+    if not asked or len(sizes) != 1 or environment.runtime_version("onnxruntime") is None:
+        return {}
+    (rows,) = sizes
+    if names:
+        rows = min(rows, 3)
+    if rows < 2:
+        return {}
+    name = f"batch {key.digest({k: list(v) for k, v in shapes.items()})}"
+    known = state.derived(name, found.sha256)
+    if known is None:
+        tried = {one: [rows, *shape[1:]] if one in batched else list(shape) for one, shape in shapes.items()}
+        known = json.dumps(_reversed(path, found, tried, list(batched), asked))
+        state.remember_derived(name, found.sha256, known)
+    axes: dict[str, int] = json.loads(known)
+    return {**({} if names else dict.fromkeys(batched, 0)), **axes} if axes else {}
+
+
+def _reversed(
+    path: str, found: Outline, shapes: Mapping[str, Sequence[int]], batched: Sequence[str], asked: Sequence[str]
+) -> dict[str, int]:
+    from pathlib import Path
+
+    import numpy as np
+
+    from trtpipe.models import onnxfile, ort_cpu, trial_data
+
+    try:
+        feed = trial_data.make(onnxfile.load(Path(path)), found.inputs, shapes)
+        session = ort_cpu.Session(path)
+        straight = session(feed, asked)
+        turned = session({n: np.ascontiguousarray(v[::-1]) if n in batched else v for n, v in feed.items()}, asked)
+    except Exception:  # noqa: BLE001 — what does not run is told by the stage that runs it
+        return {}
+    axes = {}
+    for name, one in straight.items():
+        other = turned[name]
+        if one.shape != other.shape or np.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True):
+            continue  # nothing is learnt from what does not depend on the order
+        rows = shapes[batched[0]][0]
+        places = [
+            axis for axis, size in enumerate(one.shape)
+            if size == rows and np.allclose(np.flip(one, axis), other, rtol=1e-3, atol=1e-5, equal_nan=True)
+        ]  # fmt: skip
+        if len(places) == 1:
+            axes[name] = places[0]
+    return axes
+
+
 class _Trial:
     """Runs a model with given shapes; the model is loaded once, and only if a trial is not remembered."""
 

@@ -122,6 +122,8 @@ def _add_build(add: Add) -> None:
     _precision_options(one)
     one.add_argument("--int8", metavar="DATA", help="8-bit products, with ranges from these samples (.npz or a folder)")
     _shapes_option(one)
+    one.add_argument("--meet-tolerance", action="store_true",
+                     help="with --fp16 or --bf16: keep nodes in float32 until the check passes")  # fmt: skip
     one.add_argument("--data", metavar="DATA", help="samples (.npz or a folder) on which everything is checked")
     one.add_argument("--output", "-o", metavar="FILE", help="copy the plan there")
     one.add_argument("--emit-yaml", metavar="FILE", help="write the pipeline that is run")

@@ -11,12 +11,13 @@ from trtpipe import errors, project
 from trtpipe.cli import drafted
 from trtpipe.cli.printing import answer
 from trtpipe.pipeline import drafting, ranges, scaffold, trtexec
+from trtpipe.store.state import State
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
 
-    from trtpipe.models.outline import Side
+    from trtpipe.models.outline import Outline, Side
     from trtpipe.pipeline.ranges import Ranges
     from trtpipe.pipeline.trtexec import Translated
 
@@ -50,6 +51,7 @@ class Subject(NamedTuple):
     settled: Ranges
     model: str
     export: dict[str, Any] | None
+    outline: Outline | None = None
 
 
 def init(args: argparse.Namespace) -> int:
@@ -62,6 +64,10 @@ def init(args: argparse.Namespace) -> int:
     root = project.root(folder)
     data = f"{subject.name}-samples.npz"
     shapes = _shapes(subject, line)
+    batch_axis: dict[str, int] = {}
+    if subject.outline is not None:
+        with State(args.artifacts) as state:
+            batch_axis = drafted.batch_axes(subject.model, subject.outline, shapes, state)
     plan = scaffold.Plan(
         name=os.path.splitext(os.path.basename(document))[0] if args.output else subject.name,
         model=drafting.relative(subject.model, folder),
@@ -75,6 +81,7 @@ def init(args: argparse.Namespace) -> int:
         task=args.task,
         export=subject.export,
         bench=line.bench if line.measures else None,
+        batch_axis=batch_axis,
         told=subject.settled.told,
     )
     text, more = scaffold.document(plan)
@@ -117,7 +124,6 @@ def _only_model() -> str:
 
 def _of_file(args: argparse.Namespace, path: str, line: Translated) -> Subject:
     from trtpipe.models import outline
-    from trtpipe.store.state import State
 
     outline.check(path)
     if args.outputs:
@@ -128,7 +134,7 @@ def _of_file(args: argparse.Namespace, path: str, line: Translated) -> Subject:
         found = outline.read(path, state)
         given = {**line.shapes, **ranges.read(args.shapes)}
         settled = drafted.settle(path, found, given, state)
-    return Subject(drafting.name_of(path), found.inputs, found.outputs, settled, path, None)
+    return Subject(drafting.name_of(path), found.inputs, found.outputs, settled, path, None, found)
 
 
 def _of_callable(args: argparse.Namespace, given: str) -> Subject:

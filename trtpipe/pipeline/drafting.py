@@ -29,7 +29,8 @@ class Wish(NamedTuple):
 
     `params` are those of `configure`. `int8` names calibration data, from which `quantize` takes its ranges. `data`
     names samples: the check of half precision looks at them, and with `runs` the engine is run on them and compared.
-    With `measured`, the buffers of a run are planned, of its shapes or else the best ones, and `bench` can measure.
+    `batch_axis` says which axes are the batch, where names do not. With `measured`, the buffers of a run are planned,
+    of its shapes or else the best ones, and `bench` can measure.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Wish(NamedTuple):
     data: str | None = None
     runs: bool = False
     measured: dict[str, tuple[int, ...]] | None = None
+    batch_axis: dict[str, int] = {}  # noqa: RUF012
     optimize: dict[str, Any] = {}  # noqa: RUF012
 
 
@@ -75,12 +77,18 @@ def stages(wish: Wish) -> dict[str, dict[str, Any]]:
     compared = wish.data is not None and wish.runs
     if compared or wish.measured is not None:
         run = {**shapes["opt"], **{name: list(shape) for name, shape in (wish.measured or {}).items()}}
-        made["buffers"] = {"type": "allocate", "inputs": {"engine": "engine"}, "params": {"shapes": run} if run else {}}
+        made["buffers"] = {"type": "allocate", "inputs": {"engine": "engine"},
+                           "params": {**({"shapes": run} if run else {}), **_batch(wish)}}  # fmt: skip
     if compared:
         data = {"file": wish.data}
         made["outputs"] = {"type": "infer", "inputs": {"engine": "engine", "buffers": "buffers", "data": data}}
-        made["closeness"] = {"type": "compare", "inputs": {"candidate": "outputs", "model": original, "data": data}}
+        made["closeness"] = {"type": "compare", "inputs": {"candidate": "outputs", "model": original, "data": data},
+                             "params": _batch(wish)}  # fmt: skip
     return {name: {k: v for k, v in one.items() if v != {}} for name, one in made.items()}
+
+
+def _batch(wish: Wish) -> dict[str, Any]:
+    return {"batch_axis": wish.batch_axis} if wish.batch_axis else {}
 
 
 def _dims(wish: Wish) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class Plan(NamedTuple):
     task: str = "none"
     export: dict[str, Any] | None = None
     bench: dict[str, Any] | None = None
+    batch_axis: dict[str, int] = {}  # noqa: RUF012 — nobody changes a plan's fields
     told: Sequence[str] = ()
 
 
@@ -77,6 +78,8 @@ def document(plan: Plan) -> tuple[str, dict[str, str]]:
     top_k = task.top_k if task is not None else None
     precision = plan.params.get("precision", "model")
     model: Any = "model" if plan.export is not None else {"file": plan.model}
+    batch = {"batch_axis": plan.batch_axis} if plan.batch_axis else {}
+    own = {name: axis for name, axis in plan.batch_axis.items() if name in {one.name for one in plan.inputs}}
     lines = [
         f"# yaml-language-server: $schema={_SCHEMA}",
         f"# {inline(plan.name)}: from a model to a checked engine. Run it:  trtpipe run {inline(plan.name)}.yaml",
@@ -96,6 +99,7 @@ def document(plan: Plan) -> tuple[str, dict[str, str]]:
         "config", "configure",
         {"network": "network", **({"calibration": {"file": plan.data}} if half else {})},
         {"precision": precision, **{k: v for k, v in plan.params.items() if k != "precision"},
+         **({"meet_tolerance": True} if half else {}), **({"batch_axis": own} if half and own else {}),
          **({"profiles": [plan.profile]} if plan.profile else {})},
         ["How the engine is built. Other values of precision: fp32, tf32, fp16, bf16.",
          *(f"{one}." for one in plan.told)],
@@ -104,7 +108,8 @@ def document(plan: Plan) -> tuple[str, dict[str, str]]:
         "engine", "build", {"config": "config"}, {}, ["The engine: a plan, and a manifest that describes it."]
     )
     lines += _stage("buffers", "allocate", {"engine": "engine"},
-                    {"shapes": plan.run_shapes} if plan.run_shapes else {}, ["The shapes of a run."])  # fmt: skip
+                    {**({"shapes": plan.run_shapes} if plan.run_shapes else {}), **batch},
+                    ["The shapes of a run.", *_batch_comment(plan)])  # fmt: skip
     lines += _stage(
         "outputs", "infer", {"engine": "engine", "buffers": "buffers", "data": {"file": plan.data}}, {},
         [f"{plan.data} has made-up samples, an array for each input. Put your own into it."],
@@ -112,7 +117,7 @@ def document(plan: Plan) -> tuple[str, dict[str, str]]:
     require: dict[str, str] = {"cosine": f">= {_COSINE.get(precision, '0.9999')}"}
     lines += _stage(
         "closeness", "compare", {"candidate": "outputs", "model": model, "data": {"file": plan.data}},
-        {**({"top_k": top_k} if top_k else {}), "require": require},
+        {**({"top_k": top_k} if top_k else {}), "require": require, **batch},
         ["The gate: the run fails if the engine's outputs are too far from the model's own, in ONNX Runtime.",
          *(['With your own samples, require top1_agreement: ">= 0.99" too.'] if top_k else [])],
     )  # fmt: skip
@@ -135,6 +140,14 @@ def _stage(
         lines.append("    params:")
         lines += [f"      {quoted(key)}: {flow(value)}" for key, value in params.items()]
     return lines
+
+
+def _batch_comment(plan: Plan) -> list[str]:
+    if not plan.batch_axis:
+        return []
+    return [
+        "Which axes are the batch is not in the model's names. A trial showed it: reversed samples came out reversed."
+    ]
 
 
 def _truth(task: str, stage: str) -> list[str]:
