@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from trtpipe import environment
+from trtpipe import defaults, environment
 from trtpipe.errors import StageFailed, UnknownReference
 from trtpipe.pipeline import loading
 from trtpipe.run import runner
@@ -128,19 +128,20 @@ def load(
 ) -> Pipeline:
     """Load a document. `set` replaces values by their paths, such as `{"vars.batch": 8}`.
 
-    `backend` is what `--backend` is, `artifacts` the folder of the store: by default `$TRTPIPE_ARTIFACTS`, else
-    `artifacts` in the current folder. Raises PipelineInvalid or one of its kinds with everything that is wrong,
-    EnvironmentMissing if the runtime is not installed, StoreError.
+    `backend` is what `--backend` is, `artifacts` the folder of the store: by default `$TRTPIPE_ARTIFACTS`, else what
+    the project's `trtpipe.toml` names, else `artifacts` in the project's root. Raises PipelineInvalid or one of its
+    kinds with everything that is wrong, EnvironmentMissing if the runtime is not installed, StoreError.
     """
     import json
 
-    folder = os.fspath(artifacts if artifacts is not None else os.environ.get("TRTPIPE_ARTIFACTS", "artifacts"))
+    folder = defaults.store(os.fspath(document), None if artifacts is None else os.fspath(artifacts))
     settings = [f"{path}={json.dumps(value)}" for path, value in (set or {}).items()]
     Store.make(folder)
     state = State(folder)
     try:
         loaded = loading.load(os.fspath(document), settings, state)
-        choice = environment.choose(backend or loaded.backend)
+        own = defaults.read(defaults.top_of(loaded.file)).backend if loaded.backend == "auto" else None
+        choice = environment.choose(backend or own or loaded.backend)
         return Pipeline(Lookup(loaded, Store(folder, state), choice, allow_outside=allow_outside), state)
     except BaseException:
         state.close()

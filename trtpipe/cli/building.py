@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trtpipe import errors, project
+from trtpipe import defaults, errors, project
 from trtpipe.cli import drafted
 from trtpipe.cli.opening import open_pipeline
 from trtpipe.cli.printing import for_programs, wrapped
@@ -52,7 +52,7 @@ def build(args: argparse.Namespace) -> int:
     line = trtexec.translate(args.line) if args.line is not None else trtexec.Translated(measures=False)
     _merge(args, line)
     _check(args)
-    choice = drafted.choose(args.backend, args.output)
+    choice = drafted.choose(args.backend or defaults.read(defaults.top_of(args.model)).backend, args.output)
     _check_output(args.output, choice)
     document = _draft(args, choice, line)
     if args.emit_yaml:

@@ -15,7 +15,9 @@ from trtpipe.store.store import Store
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from trtpipe.store.artifact import Artifact
 
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
 
@@ -44,8 +46,16 @@ def ls(args: argparse.Namespace) -> int:
     from trtpipe.formatting import size_text, table
     from trtpipe.store import actions
 
+    mine = None if args.pipeline is None else {key for key, _ in _current(args, args.pipeline).values()}
     with _opened(args) as store:
         good, bad = actions.read_all(store.layout)
+    kinds = {one.artifact.kind for one in good}
+    if args.kind is not None and args.kind not in kinds:
+        from trtpipe.words import suggest
+
+        hint = suggest(args.kind, kinds)
+        raise errors.UnknownReference(f"--kind {args.kind}: nothing in the store is of this kind{hint}")
+    good = [a for a in good if (mine is None or a.key in mine) and args.kind in (None, a.artifact.kind)]
     rows = [{"stage": a.label, "type": a.record.key.get("type"), "kind": a.artifact.kind, "size": a.artifact.size,
              "used": a.used, "key": a.key, "artifact": a.artifact.digest} for a in reversed(good)]  # fmt: skip
     cells = [["stage", "kind", "size", "last used", "key", "artifact"]]
@@ -96,7 +106,11 @@ def collect(args: argparse.Namespace) -> int:
     from trtpipe.store import gc
     from trtpipe.trust import lockfile
 
-    budget = gc.Budget(args.max_size, args.min_free, args.max_age)
+    only = None
+    if args.unused_by is not None:
+        used = [_current(args, document) for document in _documents(args.unused_by)]
+        only = frozenset(key for one in used for key, _ in one.values())
+    budget = gc.Budget(args.max_size, args.min_free, args.max_age, only)
     with _opened(args) as store:
         found = gc.gc(store, budget, lambda: lockfile.needed(store), dry_run=args.dry_run)
     would = "would remove" if args.dry_run else "removed"
@@ -126,6 +140,42 @@ def pin(args: argparse.Namespace) -> int:
 def unpin(args: argparse.Namespace) -> int:
     """Let `cache gc` remove results that were pinned."""
     return _mark(args, "unpin")
+
+
+def _documents(patterns: Sequence[str]) -> list[str]:
+    """Give the documents that patterns name. Raises PipelineInvalid for a pattern that names none."""
+    import glob
+
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        names = sorted(glob.glob(pattern, recursive=True))
+        if not names:
+            raise errors.PipelineInvalid(f"--unused-by {pattern}: found no file, expected documents")
+        found.update(dict.fromkeys(names))
+    return list(found)
+
+
+def _current(args: argparse.Namespace, document: str) -> dict[str, tuple[str, Artifact]]:
+    """Give the key and artifact of each stage of a document that is in the store as it would be made now.
+
+    Raises PipelineInvalid for a document that is not valid: what it needs is not known.
+    """
+    import argparse as parsing
+
+    from trtpipe.run.lookup import Walk
+
+    usual = {"set": [], "allow_outside": True, "backend": None}
+    with contextlib.ExitStack() as cleanup:
+        settings = {**usual, **vars(args), "pipeline": document, "cleanup": cleanup}
+        settings.pop("remote", None)
+        lookup = open_pipeline(parsing.Namespace(**settings)).lookup
+        walk = Walk(lookup)
+        found = {}
+        for name in lookup.pipeline.closure(()):
+            assessed = walk.take(name)
+            if assessed is not None and assessed.hit is not None:
+                found[name] = (assessed.digest, assessed.hit.artifact)
+        return found
 
 
 def _mark(args: argparse.Namespace, how: str) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trtpipe.run.lookup import Assessed, Lookup, Status
+    from trtpipe.store.artifact import Artifact
 
 
 def status(args: argparse.Namespace) -> int:
@@ -78,7 +79,12 @@ def show(args: argparse.Namespace) -> int:
     from trtpipe.pipeline import inputs
     from trtpipe.run.lookup import Walk
 
-    inputs.check(lookup.pipeline, order, allow_outside=args.allow_outside)
+    try:
+        inputs.check(lookup.pipeline, order, allow_outside=args.allow_outside)
+    except errors.PipelineInvalid as error:
+        if args.log or args.record or not _show_locked(args, lookup, stage, file):
+            raise error from None
+        return 0
     walk = Walk(lookup)
     known = {name: walk.take(name) for name in order}
     for name in lookup.pipeline.match([stage]):
@@ -92,6 +98,33 @@ def show(args: argparse.Namespace) -> int:
             )
         _show(args, lookup, name, file, assessed)
     return 0
+
+
+def _show_locked(args: argparse.Namespace, lookup: Lookup, stage: str, file: str) -> bool:
+    """Show what the lock file names, where inputs are not here (`run --frozen` needs none); tell whether that was done.
+
+    A lock that does not fit what is here says nothing.
+    """
+    from trtpipe.pipeline.graph import lock_path
+    from trtpipe.trust import lockfile
+
+    path = lock_path(args.pipeline)
+    if not os.path.exists(path):
+        return False
+    found = lockfile.compare(lookup, lockfile.read(path), [stage])
+    names = [name for name in lookup.pipeline.match([stage]) if name in found.entries]
+    artifacts = {name: found.entries[name].artifact for name in names}
+    whole = all(
+        lookup.store.damage(sha, size, one) is None
+        for artifact in artifacts.values()
+        for one, (sha, size) in artifact.files.items()
+    )
+    if found.drifts or not artifacts or not whole:
+        return False
+    err(f"as {path} has locked it; not here: {', '.join(map(escaping.inline, found.absent)) or 'its inputs'}", hang=2)
+    for name, artifact in artifacts.items():
+        _show_artifact(args, lookup, name, file, artifact)
+    return True
 
 
 def _show(args: argparse.Namespace, lookup: Lookup, stage: str, file: str, assessed: Assessed) -> None:
@@ -118,7 +151,10 @@ def _show(args: argparse.Namespace, lookup: Lookup, stage: str, file: str, asses
     if assessed.hit is None:
         raise errors.StageFailed(f"{stage} is not built ({'; '.join(assessed.reasons)}); "
                                  f"run it: trtpipe run {args.pipeline} --target {stage}")  # fmt: skip
-    artifact = assessed.hit.artifact
+    _show_artifact(args, lookup, stage, file, assessed.hit.artifact)
+
+
+def _show_artifact(args: argparse.Namespace, lookup: Lookup, stage: str, file: str, artifact: Artifact) -> None:
     folder = lookup.store.tree(artifact)
     for told in lookup.store.told:
         err(told)

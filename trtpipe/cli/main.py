@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from trtpipe import __version__, errors, escaping, interrupts
+from trtpipe import __version__, defaults, errors, escaping, interrupts
 from trtpipe.cli import options
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ def _run(arguments: Sequence[str]) -> int:
         return int(stop.code or 0)
     try:
         _check_surroundings(arguments)
+        if hasattr(args, "artifacts"):
+            document = getattr(args, "pipeline", None) or getattr(args, "model", None) or None
+            args.artifacts = defaults.store(document[0] if isinstance(document, list) else document, args.artifacts)
         with contextlib.ExitStack() as args.cleanup:
             return command(args.function)(args)
     except errors.TrtpipeError as error:

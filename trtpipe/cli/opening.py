@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from trtpipe import environment
+from trtpipe import defaults, environment
 from trtpipe.pipeline import loading
 from trtpipe.remote.sharing import Sharing
 from trtpipe.run.lookup import Lookup
@@ -48,7 +48,7 @@ def open_pipeline(
         Store.make(args.artifacts)
     state = args.cleanup.enter_context(State(args.artifacts))
     loaded = loading.load(args.pipeline, args.set, state, text)
-    choice = choice or environment.choose(args.backend or loaded.backend)
+    choice = choice or choose(args.backend, loaded)
     lookup = Lookup(loaded, Store(args.artifacts, state), choice, allow_outside=args.allow_outside)
     if not hasattr(args, "remote"):
         return Opened(lookup, None)
@@ -56,6 +56,15 @@ def open_pipeline(
     # Content that is damaged or missing in the store may be fetched again by its digest.
     lookup.store.refetch = sharing.refetch
     return Opened(lookup, sharing)
+
+
+def choose(asked: str | None, pipeline: Pipeline) -> Choice:
+    """Choose the backend: the one asked for, else the document's, else that of trtpipe.toml, else `auto`."""
+    own = None
+    if asked is None and pipeline.backend == "auto":
+        own = defaults.read(defaults.top_of(pipeline.file)).backend
+    found = environment.choose(asked or own or pipeline.backend)
+    return found if own in (None, "auto") else found._replace(reason=f"named in {defaults.FILE}")
 
 
 def forced(args: argparse.Namespace, pipeline: Pipeline) -> tuple[str, ...]:

@@ -139,9 +139,9 @@ def _add_running(add: Add) -> None:
     _backend_option(one)
     _target_option(one)
     _force_option(one)
-    one.add_argument("--jobs", type=_positive, default=min(4, os.cpu_count() or 1), metavar="N",
-                     help="largest number of stages at a time (default: %(default)s); "
-                          "on a GPU they run one at a time")  # fmt: skip
+    one.add_argument("--jobs", type=_positive, metavar="N",
+                     help="largest number of stages at a time (default: that of trtpipe.toml, else "
+                          f"{min(4, os.cpu_count() or 1)}); on a GPU they run one at a time")  # fmt: skip
     one.add_argument("--quiet", "-q", action="store_true", help="print errors only")
     one.add_argument("--progress", choices=("auto", "plain", "tty", "json"), default="auto",
                      help="how to show the run: live lines on a terminal, else plain lines (auto); always plain lines; "
@@ -278,6 +278,9 @@ def _add_cache(add: Add, group: Any) -> None:
     _target_option(one)
     one = add("ls", "caching.ls", "list the results in the store, last used first",
               "List the results in the store, each with its size, its key and its last use.", group)  # fmt: skip
+    one.add_argument("pipeline", metavar="PIPELINE", nargs="?", help="only what this document's stages have now")
+    one.add_argument("--kind", metavar="KIND", help="only results of this kind, such as engine")
+    _backend_option(one)
     _store_option(one)
     one = add("du", "caching.du", "say how much space each part of the store takes",
               "Say how much space each part of the store takes.", group)  # fmt: skip
@@ -295,6 +298,9 @@ def _add_cache(add: Add, group: Any) -> None:
     one.add_argument(
         "--max-age", type=_age, metavar="AGE", help="remove results that were not used for this time, such as 30d"
     )
+    one.add_argument("--unused-by", action="append", metavar="PATTERN",
+                     help="remove what no stage of these documents has now, such as 'pipelines/*.yaml', with the "
+                          "backend that they choose here; may be repeated")  # fmt: skip
     one.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     for name, help_text, description in (
         ("pin", "protect results from gc", "Protect the results of stages from `cache gc`."),
@@ -361,8 +367,9 @@ def _from_option(one: argparse.ArgumentParser) -> None:
 
 
 def _store_option(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--artifacts", default=os.environ.get("TRTPIPE_ARTIFACTS") or "artifacts", metavar="DIR",
-                     help="the store's folder (default: %(default)s, or TRTPIPE_ARTIFACTS)")  # fmt: skip
+    one.add_argument("--artifacts", metavar="DIR",
+                     help="the store's folder (default: TRTPIPE_ARTIFACTS, else what trtpipe.toml names, else "
+                          "artifacts in the project's root)")  # fmt: skip
 
 
 def _backend_option(one: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from trtpipe import errors
+from trtpipe import defaults, errors
 from trtpipe.cli.opening import forced, open_pipeline
 from trtpipe.cli.printing import out
 from trtpipe.pipeline.graph import lock_path
@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     )
     lookup, sharing = open_pipeline(args, emit=watcher, make=True)
     lock_file = lock_path(args.pipeline)
+    own = defaults.read(defaults.top_of(args.pipeline))
     try:
         if args.frozen:
             from trtpipe.trust import lockfile
@@ -38,8 +39,9 @@ def run(args: argparse.Namespace) -> int:
             lockfile.keep_root(lookup.store, args.pipeline)
             return 0
         named = forced(args, lookup.pipeline)
+        jobs = args.jobs or own.jobs or min(4, os.cpu_count() or 1)
         outcome = runner.run(
-            lookup, args.target, forced=named, jobs=args.jobs, strict=args.strict, emit=watcher, exchange=sharing
+            lookup, args.target, forced=named, jobs=jobs, strict=args.strict, emit=watcher, exchange=sharing
         )
         if os.path.exists(lock_file):
             from trtpipe.trust import lockfile

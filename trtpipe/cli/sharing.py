@@ -30,7 +30,7 @@ def _share(args: argparse.Namespace, *, pushes: bool) -> int:
         if isinstance(event, events.Warned):
             message("warning", event.message, "skipped")
 
-    sharing = open_pipeline(args, emit=emit, make=not pushes, write=args.remote is not None).sharing
+    sharing = open_pipeline(args, emit=emit, make=not pushes, write=pushes).sharing
     assert sharing is not None
     name = sharing.needed.settings.name
     lines = sharing.push(args.target, force=args.force) if pushes else sharing.pull(args.target)

@@ -24,7 +24,13 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 class FromMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Names from the model's own metadata."""
 
-    metadata: Annotated[str, Meta(description="The metadata's key; its text has a name a line.")]
+    metadata: Annotated[
+        str,
+        Meta(
+            description="The metadata's key. Its text has a name a line, or is a list or a mapping of numbers to "
+            "names, in JSON or Python."
+        ),
+    ]
 
 
 Names = Annotated[

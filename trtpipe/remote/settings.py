@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trtpipe import defaults
 from trtpipe.errors import PipelineInvalid
 from trtpipe.pipeline import checking, document
 from trtpipe.pipeline.remote_section import SCHEMES, TIMEOUT, schema
@@ -56,7 +57,9 @@ def user_config() -> dict[str, Any] | None:
 
 
 def settings(pipeline: Pipeline, url: str | None = None, *, write: bool = False) -> Settings | None:
-    """Give the remote store to use: --remote, else TRTPIPE_REMOTE, else the document's, else the user's config's.
+    """Give the remote store to use: --remote, TRTPIPE_REMOTE, the document's, trtpipe.toml's or the user's config's.
+
+    `write` allows writing to one that the document does not name: what a document says of its own store counts.
 
     Endpoint, options and credentials of the user's config are used only for the address beside them. The document's
     keys, the config's keys and those of `trtpipe keys trust` are trusted; if a name is in both, the user's key counts.
@@ -67,14 +70,20 @@ def settings(pipeline: Pipeline, url: str | None = None, *, write: bool = False)
         return None
     given = pipeline.remote or {}
     own = user_config() or {}
-    if named is not None:
-        if violations(named, schema(private=True)["properties"]["url"]):
+    project = defaults.read(defaults.top_of(pipeline.file)).remote if named is None and not given else None
+    if project == OFF:
+        return None
+    for where, one in (("--remote", named), (f"{defaults.FILE}: remote", project)):
+        if one is not None and violations(one, schema(private=True)["properties"]["url"]):
             raise PipelineInvalid(
-                f"--remote {redact(named)}: expected an address that begins with {'://, '.join(SCHEMES)}://, or {OFF}"
+                f"{where} {redact(one)}: expected an address that begins with {'://, '.join(SCHEMES)}://, or {OFF}"
             )
+    if named is not None:
         address, origin = named, "the command line" if url is not None else VARIABLE
     elif given:
         address, origin = str(given["url"]), pipeline.file
+    elif project is not None:
+        address, origin = project, defaults.FILE
     elif own:
         address, origin = str(own["url"]), _config_path()
     else:
@@ -94,7 +103,8 @@ def settings(pipeline: Pipeline, url: str | None = None, *, write: bool = False)
         float(details.get("timeout", TIMEOUT)),
         details.get("options", {}),
     )
-    return Settings(access, write or details.get("mode") == "write", trusted(pipeline, own), origin)
+    may_write = details.get("mode") == "write" or (write and origin != pipeline.file)
+    return Settings(access, may_write, trusted(pipeline, own), origin)
 
 
 def trusted(pipeline: Pipeline, own: dict[str, Any] | None = None) -> dict[str, str]:

@@ -70,7 +70,8 @@ class Sharing:
         remote = self.remote
         if remote is None:
             raise PipelineInvalid(
-                "no remote store is named: use --remote URL, or write remote: {url: …} in the document"
+                "no remote store is named: use --remote URL or TRTPIPE_REMOTE, or write remote: {url: …} in the "
+                'document, or remote = "…" in trtpipe.toml'
             )
         return remote
 
@@ -208,7 +209,7 @@ class Sharing:
         if not remote.settings.writes:
             raise GateFailed(
                 f"{remote.settings.name} ({remote.settings.origin}) has the mode read; "
-                "to write: --set remote.mode=write"
+                f"to write: --set remote.mode=write, or --remote {remote.settings.name}"
             )
         lines = []
         walk = Walk(self._lookup)

@@ -27,11 +27,15 @@ _OURS = re.compile(r"[0-9a-f]{64}(\.|$)")
 
 
 class Budget(NamedTuple):
-    """The limits for `gc`: bytes in the store, bytes free on its disk, seconds since the last use."""
+    """The limits for `gc`: bytes in the store, bytes free on its disk, seconds since the last use.
+
+    With `only`, the results of all other keys are removed.
+    """
 
     max_size: int | None = None
     min_free: int | None = None
     max_age: float | None = None
+    only: frozenset[str] | None = None
 
 
 class Needed(NamedTuple):
@@ -107,7 +111,8 @@ def _gc(store: Store, budget: Budget, locked: Callable[[], Needed], *, dry_run: 
         too_old = budget.max_age is not None and now - action.used > budget.max_age
         too_big = budget.max_size is not None and size - freed > budget.max_size
         too_full = budget.min_free is not None and free + freed < budget.min_free
-        if action.key in kept or not (too_old or too_big or too_full):
+        unused = budget.only is not None and action.key not in budget.only
+        if action.key in kept or not (too_old or too_big or too_full or unused):
             continue
         removed.append(action)
         if not dry_run:
