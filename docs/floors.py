@@ -34,8 +34,8 @@ FLOORS = (
     Floor(
         (
             "batch", "copying", "defaults", "documents", "environment", "errors", "escaping", "formatting",
-            "gates", "interrupts", "key", "project", "reads", "runtime", "stage", "texts", "typed", "users_code", "variant",
-            "violations", "words",
+            "gates", "interrupts", "key", "project", "reads", "runtime", "stage", "texts", "typed", "users_code",
+            "variant", "violations", "words",
         ),
         "the ground: errors, keys, what a stage type is, what this machine has, documents between stages",
     ),
