@@ -105,7 +105,7 @@ def find(
     undecided = [e.name for e in outputs if e.name not in said and (axes[e.name] is None or e.name in unclear)]
     return Batch(
         names=names, size=length, axes=axes, problems=tuple(problems),
-        undecided=() if length == 1 else tuple(undecided),
+        undecided=() if length in (0, 1) else tuple(undecided),
     )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def _run(case: Case, folder: Path, backend: str, *, engine_only: bool) -> dict[s
     tensors.write(data, {name: np.ascontiguousarray(array[None]) for name, array in given.items()})
     inputs = {"engine": engine, "buffers": buffers, "data": data}
     out = run_stage("infer", {"allow_nan": True}, inputs, folder, backend=backend)
-    return {name: source.read()[0] for name, source in tensors.open_input(as_input("made", out)).items()}
+    return {name: tensors.fixed(source).read()[0] for name, source in tensors.open_input(as_input("made", out)).items()}
 
 
 def _profile(network: Network, given: dict[str, Any]) -> dict[str, dict[str, list[int]]]:

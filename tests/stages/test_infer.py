@@ -540,6 +540,14 @@ def test_an_axis_of_no_length_is_a_shape_too(tmp_path):
     np.testing.assert_array_equal(read(out, "all"), x)
 
 
+def test_a_batch_of_no_samples_takes_no_samples_but_a_whole_empty_input(tmp_path):
+    built, empty = engine(models.doubling(["n", 3]), tmp_path), np.zeros((1, 0, 3), np.float32)
+    out = infer(built, {"x": [0, 3]}, save(tmp_path, x=empty), tmp_path)
+    assert read(out, "y").shape == (1, 0, 3)
+    with pytest.raises(StageFailed, match="allocate: found a batch of 0 samples, expected at least 1"):
+        infer(built, {"x": [0, 3]}, save(tmp_path, x=np.ones((2, 3), np.float32)), tmp_path)
+
+
 def test_a_shape_that_buffers_planned_otherwise_names_who_planned_it(tmp_path):
     built = engine(models.doubling(["batch", "width"]), tmp_path)
     with pytest.raises(StageFailed) as told:

@@ -81,6 +81,8 @@ def match(
     if problems:
         raise StageFailed("\n".join(problems))
     hows = {f.how for f in feeds}
+    if "batch" in hows and not buffers.batch:
+        raise StageFailed("shapes in params of allocate: found a batch of 0 samples, expected at least 1")
     alone = any(isinstance(f.source, Ragged) for f in feeds)
     if {"batch", "run"} <= hows and buffers.batch != 1 and not alone:
         raise StageFailed(_mixed(feeds, buffers, manifest))

@@ -164,8 +164,6 @@ def _batch(manifest: Manifest, params: AllocateParams, sizes: Mapping[str, int])
     batch = rule.find(inputs, outputs, {**split, **params.batch_axis}, sizes)
     if problems := [*_split_problems(outputs, params), *batch.problems]:
         raise StageFailed("\n".join(problems))
-    if batch.size == 0:
-        raise StageFailed("shapes: found a batch of 0 samples, expected at least 1")
     if batch.undecided:
         unclear = [b for b in outputs if b.name in batch.undecided]
         which = ", ".join(f"{b.name} {rule.text(b)}" for b in unclear)

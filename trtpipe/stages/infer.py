@@ -14,8 +14,14 @@ from trtpipe.errors import StageFailed
 from trtpipe.stage import Context, FirstCheck, Params, Port, StageType
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from trtpipe.data.feeds import Batches
     from trtpipe.data.outputs import Outputs
+    from trtpipe.data.tensors import Ragged, Source
+    from trtpipe.documents.buffers import Buffers
+    from trtpipe.documents.manifest import Manifest
 
 PROGRESS_SECONDS = 0.2
 
@@ -26,6 +32,14 @@ class InferParams(Params, frozen=True, kw_only=True):
     names: Annotated[
         dict[str, str],
         Meta(description="Where they differ: the data's tensor name for an engine's input, by the input's name."),
+    ] = msgspec.field(default_factory=dict)
+    state: Annotated[
+        dict[str, str],
+        Meta(
+            description="What the engine remembers: for an input, the output that is fed back as its next value. The "
+            "data is sequences then, [samples, steps, …], and the engine runs once a step. A state begins as zeros, or "
+            "as the tensor of its name in the data."
+        ),
     ] = msgspec.field(default_factory=dict)
     check: FirstCheck = "auto"
     allow_nan: Annotated[bool, Meta(description="Let NaN in the data pass; by default it is an error.")] = False
@@ -43,6 +57,9 @@ def run(ctx: Context) -> None:
     data = ctx.inputs["data"]
     plan, manifest, buffers = preflight.engine(ctx)
     sources = tensors.open_input(data)
+    if params.state:
+        _sequences(ctx, plan, manifest, buffers, sources)
+        return
     feeds = feeding.match(buffers, manifest, sources, params.names, data.label)
     feeding.check_values(feeds, manifest, buffers.profile)
     feeding.tell_conversions(feeds, buffers, ctx.note)
@@ -82,6 +99,34 @@ def run(ctx: Context) -> None:
         (ctx.out / Sample.file).write_bytes(samples.read_bytes())
 
 
+def _sequences(
+    ctx: Context, plan: Path, manifest: Manifest, buffers: Buffers, sources: Mapping[str, Source | Ragged]
+) -> None:
+    """Run sequences step by step, with what is remembered."""
+    from trtpipe.data import sequences, tensors
+    from trtpipe.data.samples import lines_of
+    from trtpipe.models import first_answer
+
+    params, data = ctx.params, ctx.inputs["data"]
+    if buffers.splits:
+        raise StageFailed("found split_by in allocate and state here, expected one of them")
+    fed = sequences.match(buffers, manifest, sources, params, data.label)
+    runs = sequences.Sequences(fed, manifest, buffers, params.state, allow_nan=params.allow_nan)
+    known = Sample.file in data.files
+    if known:
+        for _ in lines_of(data, runs.total):  # which refuses another number of lines
+            pass
+    session = ctx.backend().open(plan, manifest, buffers, ctx.note, ctx.shared)
+    try:
+        first_answer.check(ctx, session, manifest, buffers, runs.first())
+        with tensors.Writer(ctx.out) as writer:
+            runs.run(session, writer, ctx.progress)
+    finally:
+        session.close()
+    if known:
+        (ctx.out / Sample.file).write_bytes(data.path(Sample.file).read_bytes())
+
+
 def stream(ctx: Context, session: Any, outputs: Outputs, batches: Batches, total: int) -> None:
     """Run all batches and write what comes of them. Raises StageFailed, also if fewer samples come back."""
     last = time.monotonic()
@@ -98,7 +143,7 @@ def stream(ctx: Context, session: Any, outputs: Outputs, batches: Batches, total
 
 STAGE = StageType(
     name="infer",
-    version=6,
+    version=7,
     Params=InferParams,
     inputs={
         "engine": Port(kinds=("engine",), doc="The engine that runs."),
