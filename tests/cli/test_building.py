@@ -194,7 +194,8 @@ def test_options_beside_a_line_come_first(folder, capsys):
     assert "found no model, expected an ONNX file: trtpipe build model.onnx" in capsys.readouterr().err
 
 
-def test_the_lines_of_the_page_run(tmp_path):
+@pytest.mark.slow
+def test_the_lines_of_the_pages_run(tmp_path):
     model = onnx_models.conv(side=64)
     model.graph.node[0].input[0] = model.graph.input[0].name = "images"
     onnx_models.save(model, tmp_path / "model.onnx")

@@ -251,7 +251,9 @@ def _manifest(seen: Seen) -> Manifest | None:
         named = one.record.files
         if one.artifact.kind == "engine" and any(sha == seen.sha256 for sha, _ in named.values()):
             found: Manifest | None = _document(seen.store, named, Manifest)
-            return found
+            # An engine carries the model too, and that is no plan.
+            if found is not None and named.get(found.plan, ("",))[0] == seen.sha256:
+                return found
     return None
 
 

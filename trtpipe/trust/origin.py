@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 FIGURES = ("metrics", "comparison", "benchmark")
 """Kinds of artifacts that hold figures."""
-_COPIES = ("network", "config")
+_COPIES = ("network", "config", "engine")
 """Kinds of artifacts that carry the model; one that a network carries is as it was read."""
+_MODEL = "model.onnx"
 _MOST_FOLDERS = 5000
 _NOT_LOOKED_INTO = ("node_modules", "__pycache__", "venv", "site-packages")
 
@@ -83,9 +84,16 @@ def find(
     else:
         wanted = key or next((one.key for one in origins), None)
         asked += _ask(remote, store, wanted, sha256, origins)
-    copied = {one.key for one in origins if one.kind in _COPIES} if any(o.kind == "network" for o in origins) else set()
-    marked = [one._replace(reads=one.key in copied) for one in origins]
-    return Found(sorted(marked, key=lambda one: one.reads), asked)
+    read = any(one.kind == "network" for one in origins)
+    marked = [
+        one._replace(reads=read and one.kind in _COPIES and os.path.basename(one.file) == _MODEL) for one in origins
+    ]
+    return Found(sorted(marked, key=_order), asked)
+
+
+def _order(one: Origin) -> tuple[bool, int]:
+    """Give what made a content before what read it, and there the first reader before others."""
+    return one.reads, _COPIES.index(one.kind) if one.reads else 0
 
 
 def _files(record: Action, sha256: str) -> list[str]:
