@@ -90,7 +90,7 @@ def surroundings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("TRTPIPE_ARTIFACTS")}
 
 
-def trtpipe(*args: str | Path, cwd: Path, env: dict[str, str] | None = None, timeout: float = 240) -> Any:
+def trtpipe(*args: str | Path, cwd: Path, env: dict[str, str] | None = None, timeout: float = 600) -> Any:
     """Run the command in a process of its own, as a user does."""
     return subprocess.run(
         [sys.executable, "-m", "trtpipe", *map(str, args)],

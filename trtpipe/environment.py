@@ -50,8 +50,13 @@ def search_path() -> list[str]:
 
     First trtpipe's own, then PYTHONPATH, the standard library and what is installed.
     """
+    return list(_search_path(tuple(sys.path[1:]), os.getcwd()))
+
+
+@lru_cache(maxsize=8)
+def _search_path(given: tuple[str, ...], folder: str) -> tuple[str, ...]:
     own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return list(dict.fromkeys([own, *(os.path.abspath(entry) for entry in sys.path[1:] if entry)]))
+    return tuple(dict.fromkeys([own, *(os.path.join(folder, os.path.abspath(entry)) for entry in given if entry)]))
 
 
 @lru_cache(maxsize=1)
@@ -73,6 +78,7 @@ def _distributions() -> dict[str, tuple[str, str]]:
     return found
 
 
+@lru_cache(maxsize=4096)
 def _normal(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 

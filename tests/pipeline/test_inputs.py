@@ -340,18 +340,3 @@ def test_links_that_go_round_in_a_circle_of_two_are_found(pictures):
     result = trtpipe("run", "p.yaml", cwd=pictures)
     assert result.returncode == 2
     assert "is a link to a folder in which it lies" in result.stderr
-
-
-def test_a_folder_in_sources_is_refused_with_what_is_allowed(tmp_path):
-    document = project(tmp_path, python_stage("a"))
-    (tmp_path / "folder").mkdir()
-    document.write_text(
-        "name: p\nstages:\n  a:\n    type: export\n    params: {framework: torch, entrypoint: 'step.py:f', "
-        "sources: [folder], inputs: {x: {shape: [1], dtype: float32}}, outputs: [y]}\n"
-    )
-    result = trtpipe("validate", "p.yaml", cwd=tmp_path)
-    assert result.returncode == 2
-    assert (
-        "found the folder folder, expected files: name each one; what the code itself reads of a folder is seen, and "
-        "need not be named" in result.stderr
-    )

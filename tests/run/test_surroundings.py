@@ -1,5 +1,6 @@
 """What a worker finds in its environment: folders of its own, fixed values, no secrets; and what of it a key holds."""
 
+import fnmatch
 import json
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def test_every_variable_that_is_left_out_of_keys_has_a_reason_and_a_pattern_that
     for name, reason in surroundings.NOT_KEYED.items():
         assert reason
         plain = name.replace("*", "X")
-        assert surroundings._fits(plain, surroundings.NATIVE), name
+        assert surroundings._NATIVE.fit(plain), name
         assert surroundings.is_made(plain)
 
 
@@ -90,3 +91,12 @@ def test_caches_of_models_are_where_the_user_has_them(tmp_path, monkeypatch):
     assert made["TORCH_HOME"] == str(tmp_path / "torch")
     assert made["HOME"] == str(tmp_path / "work" / "home")
     assert surroundings.cache("HOME") is None
+
+
+def test_patterns_are_told_as_fnmatch_tells_them():
+    for table in (surroundings.NATIVE, surroundings.NOT_KEYED, surroundings.SECRETS, ("*", "A*B*", "*_X")):
+        fast = surroundings._Patterns(table)
+        for pattern in table:
+            for text in ("", "A", "_B_", "INDEX_"):
+                for name in (pattern.replace("*", text), f"x{pattern}".replace("*", text), pattern[:-1]):
+                    assert fast.fit(name) == any(fnmatch.fnmatchcase(name, one) for one in table), name

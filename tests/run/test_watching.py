@@ -139,6 +139,11 @@ def f(arrays, samples):
         found += fastmath.x
     except ImportError:
         pass
+    try:
+        importlib.import_module("quick")
+        found += 800
+    except ImportError:
+        pass
     found += 30 * (importlib.util.find_spec("turbo") is not None){END}"""
 ACME = """import os
 def answer():
@@ -167,6 +172,7 @@ def install(site, name, version, **files):
         ("acme/override.json", "the list of files in package:acme/acme changed"),
         ("acme/extra.py", "the list of files in package:acme/acme changed"),
         ("fastmath.py", "python:fastmath.py appeared"),
+        ("quick.py", "python:quick.py appeared"),
         ("turbo/__init__.py", "python:turbo appeared"),
     ],
 )

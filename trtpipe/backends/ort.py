@@ -134,7 +134,7 @@ class OnnxRuntime:
     def parse(self, model: Path) -> Parsed:
         """Open the model in a session without optimisation, so that the runtime itself says what it reads."""
         proto = onnxfile.load(model)
-        files = external_data.external_files(proto, model.parent, label=model.name)
+        files = external_data.external_files(proto, model.parent, label=model.name, checked=True)
         options = _options("disabled")
         try:
             session = ort_cpu.load(model, options)

@@ -59,6 +59,31 @@ class _Parser(argparse.ArgumentParser):
         super()._print_message(escaping.block(message) if message else message, file)
 
 
+class _Later:
+    """A command's parser, made when something is asked of it: a call uses one of thirty, and each takes its time."""
+
+    def __init__(self, **given: Any) -> None:
+        self._given = given
+        self._calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self._made: argparse.ArgumentParser | None = None
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> None:
+        """Add an argument, as argparse does."""
+        self._calls.append(("add_argument", args, kwargs))
+
+    def set_defaults(self, **kwargs: Any) -> None:
+        """Set defaults, as argparse does."""
+        self._calls.append(("set_defaults", (), kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        if self._made is None:
+            self._made = _Parser(**self._given)
+        for method, args, kwargs in self._calls:
+            getattr(self._made, method)(*args, **kwargs)
+        self._calls.clear()
+        return getattr(self._made, name)
+
+
 def parser() -> argparse.ArgumentParser:
     """Make the command line's parser. Its result has `function`, the name of the command's function."""
     top = _Parser(
@@ -68,7 +93,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"trtpipe {__version__}")
-    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    later: Any = _Later
+    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=later)
 
     def add(name: str, function: str, help_text: str, description: str, group: Any = commands) -> Any:
         one = group.add_parser(name, help=help_text, description=description)
@@ -83,9 +109,9 @@ def parser() -> argparse.ArgumentParser:
     _add_lock_and_verify(add)
     _add_inspecting(add)
     cache = commands.add_parser("cache", help="inspect, clean and share the store")
-    _add_cache(add, cache.add_subparsers(metavar="ACTION", required=True))
+    _add_cache(add, cache.add_subparsers(metavar="ACTION", required=True, parser_class=later))
     keys = commands.add_parser("keys", help="manage signing keys")
-    _add_keys(add, keys.add_subparsers(metavar="ACTION", required=True))
+    _add_keys(add, keys.add_subparsers(metavar="ACTION", required=True, parser_class=later))
     _add_attest(add)
     one = add("completion", "completion.completion", "print a shell's completion script",
               "Print the completion script for a shell.")  # fmt: skip

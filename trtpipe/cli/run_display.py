@@ -52,6 +52,8 @@ class Console:
         self._rows: dict[str, list[str]] = {}
         self._figures: dict[tuple[str, str], Figure] = {}
         self._notes: dict[str, list[str]] = {}
+        self._gaps: dict[str, tuple[str, ...]] = {}
+        """What hits depend on and could not be seen; unlike notes it is repeated each time."""
         """Notes by stage that were not shown, because they are of an earlier run or stand on the screen already."""
         self._told: set[str] = set()
         self._why = Reasons()
@@ -95,6 +97,8 @@ class Console:
         self._rows[event.stage] = [event.stage, event.type, "hit", "", size_text(event.size), event.artifact[:12]]
         if event.notes:
             self._notes[event.stage] = list(event.notes)
+        if event.gaps:
+            self._gaps[event.stage] = event.gaps
         for figure in event.figures:
             self._figures[event.stage, figure.name] = figure
 
@@ -169,6 +173,9 @@ class Console:
             self._line(Ink(line, row[2]) if row[2] != "ran" else line)
         self._show_figures()
         self._show_results(event.results)
+        for stage, gaps in self._gaps.items():
+            for gap in gaps:
+                self._line(f"  {stage}: {inline(gap)}")
         if self._notes and self._document is None:
             for stage, texts in self._notes.items():
                 for text in dict.fromkeys(texts):

@@ -155,7 +155,9 @@ class PythonStep(_Step, frozen=True, tag="python"):
     """
 
     entrypoint: Entrypoint
-    sources: Annotated[tuple[DocumentPath, ...], Meta(description="Further files that the code needs.")] = ()
+    sources: Annotated[
+        tuple[DocumentPath, ...], Meta(description="Further files, folders and patterns that the code needs.")
+    ] = ()
     args: Annotated[dict[str, Any], Meta(description="Given to the function by name.")] = {}
 
 

@@ -43,14 +43,15 @@ def place(tensor: onnx.TensorProto) -> tuple[str, int, int]:
 
 
 def external_files(
-    model: onnx.ModelProto, folder: Path, *, label: str, known: Collection[str] | None = None
+    model: onnx.ModelProto, folder: Path, *, label: str, known: Collection[str] | None = None, checked: bool = False
 ) -> tuple[str, ...]:
     """List the external data files of a model (sorted, relative to its folder), after checking every tensor's size.
 
     `known` are the files that the input is declared to hold, relative to the folder: a file outside them is not
-    in the stage's key. Raises StageFailed listing each tensor whose length is not that of its shape and type, and each
-    location that is absolute, leaves the folder (also by a link), is missing, or is shorter than the tensors that lie
-    in it.
+    in the stage's key. A link among them may leave the folder, as in a model cache: the runner knows where it leads.
+    `checked` says that this model's links were looked at before. Raises StageFailed listing each tensor whose length is
+    not that of its shape and type, and each location that is absolute, leaves the folder (also by another link), is
+    missing, or is shorter than the tensors that lie in it.
     """
     needed: dict[str, tuple[int, str]] = {}
     problems: list[str] = []
@@ -73,7 +74,7 @@ def external_files(
             problems.append(f"external data {location!r} (tensor {name}) points outside the model's folder")
         elif not os.path.lexists(path):
             problems.append(f"external data {location!r} (tensor {name}) is missing; it must lie beside the model")
-        elif os.path.commonpath([os.path.realpath(path), top]) != top:
+        elif not checked and location not in (known or ()) and os.path.commonpath([os.path.realpath(path), top]) != top:
             problems.append(f"external data {location!r} (tensor {name}) is a link that leaves the model's folder")
         elif not path.is_file():
             problems.append(f"external data {location!r} (tensor {name}) is no file")

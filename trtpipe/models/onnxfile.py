@@ -152,9 +152,12 @@ def external_locations(path: str | Path) -> list[str]:
 
 
 def whole(path: Path) -> onnx.ModelProto:
-    """Load a model with its external data. Raises StageFailed as `load` and `external_files` do, and OSError."""
+    """Load a model with its external data, which `open_input` has checked or we have written.
+
+    Raises StageFailed as `load` and `external_files` do, and OSError.
+    """
     model = load(path)
-    if external_data.external_files(model, path.parent, label=path.name):
+    if external_data.external_files(model, path.parent, label=path.name, checked=True):
         for _, tensor in onnxgraph.constants(model):
             if external_data.is_external(tensor):
                 external_data.take_in(tensor, path.parent)

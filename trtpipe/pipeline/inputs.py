@@ -11,6 +11,8 @@ from trtpipe.errors import EnvironmentMissing, PipelineInvalid, StoreError
 from trtpipe.store.artifact import Artifact
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from trtpipe.pipeline.graph import Pipeline, Source, Stage
     from trtpipe.store.state import State
     from trtpipe.store.store import Store
@@ -43,12 +45,7 @@ def check(pipeline: Pipeline, stages: tuple[str, ...], *, allow_outside: bool) -
             elif source.package is not None and environment.find_file(source.package) is None:
                 missing[f"{source.place}: {_package_missing(source.package)}"] = None
         for file in stage.sources:
-            place = f"{stage.place}.params"
-            found = file_problems(pipeline.folder, file, place, root)
-            if not found and os.path.isdir(os.path.join(pipeline.folder, file)):
-                hint = "name each one; what the code itself reads of a folder is seen, and need not be named"
-                found = [f"{place}: found the folder {file}, expected files: {hint}"]
-            problems += found
+            problems += _source_problems(pipeline.folder, file, f"{stage.place}.params", root)
         for module in stage.modules:
             if module_files(module) is None:
                 top = module.split(".", 1)[0]
@@ -83,9 +80,50 @@ def file_problems(folder: str, file: str, place: str, root: str | None) -> list[
     return []
 
 
-def _below(folder: str) -> str:
-    """Give the beginning of the real paths of all files in a folder; it may be `/`."""
-    return os.path.join(os.path.realpath(folder), "")
+def _source_problems(folder: str, source: str, place: str, root: str | None) -> list[str]:
+    """Give the errors of a declared source: a file, a folder, or a pattern of files."""
+    path = os.path.join(folder, source)
+    if not _is_pattern(path) and not os.path.isdir(path):
+        return file_problems(folder, source, place, root)
+    try:
+        files = source_files(source, folder, root, place)
+    except PipelineInvalid as error:
+        return list(error.problems)
+    except OSError as error:
+        return [f"{place}: {source} cannot be read: {_what(error, path)}"]
+    what = "file fits the pattern" if _is_pattern(path) else "file is in the folder"
+    return [p for one in files for p in file_problems(folder, one, place, root)] or (
+        [] if files else [f"{place}: no {what} {source}"]
+    )
+
+
+def source_files(source: str, folder: str, root: str | None = None, place: str = "", store: str = "") -> list[str]:
+    """Give the files that a declared source of a document in `folder` stands for, by their paths from there.
+
+    A folder stands for all files below it but hidden ones, bytecode and the store's; a pattern (`data/*.json`, `**`)
+    for what fits it. The name of a file that exists is no pattern. Raises what `_files_below` raises.
+    """
+    path = os.path.join(folder, source)
+    if os.path.isdir(path):
+        found = (os.path.relpath(full, path) for full in _files_below(path, source, place, root, store))
+        return sorted(os.path.join(source, one) for one in found if "__pycache__" not in one.split(os.sep))
+    if _is_pattern(path):
+        import glob
+
+        every = glob.glob(source, root_dir=folder, recursive=True)
+        return sorted(one for one in every if os.path.isfile(os.path.join(folder, one)))
+    return [source]
+
+
+def _is_pattern(path: str) -> bool:
+    return any(mark in path for mark in "*?[") and not os.path.lexists(path)
+
+
+def stands_for(source: str, name: str) -> bool:
+    """Tell whether a declared source, by its name in records, stands for a file of this name there."""
+    import fnmatch
+
+    return name == source or name.startswith(f"{source}/") or fnmatch.fnmatchcase(name, source.replace("**/", "*"))
 
 
 def _package_missing(package: str) -> str:
@@ -119,22 +157,31 @@ def find(source: Source, folder: str, store: Store, root: str | None = None) -> 
         raise PipelineInvalid(f"{source.place}: {source.label} is neither a file nor a folder")
     limit = root if source.file is not None else None
     try:
-        return _folder(path, source, store, limit) if os.path.isdir(path) else _file(path, source.model, store.state)
+        return _folder(path, source, store, limit) if os.path.isdir(path) else _file(path, source, store.state, limit)
     except OSError as error:
         raise PipelineInvalid(f"{source.place}: {source.label} cannot be read: {_what(error, path)}") from None
 
 
-def _file(path: str, is_model: bool, state: State) -> Found:
+def _file(path: str, source: Source, state: State, root: str | None) -> Found:
+    """Digest a file, and of an ONNX model its external data; links among these lead out of `root` only if it is None.
+
+    A model cache holds links beside each other that lead to its blobs. Raises PipelineInvalid for a link out of `root`.
+    """
     folder, name = os.path.split(os.path.abspath(path))
     sha256 = state.file_digest(os.path.join(folder, name))
     files = {name: (sha256, os.path.getsize(path))}
-    if is_model and name.endswith(".onnx"):
+    if source.model and name.endswith(".onnx"):
         for location in _external(os.path.join(folder, name), sha256, state):
             beside = os.path.join(folder, *location.split("/"))
-            inside = os.path.realpath(beside).startswith(_below(folder))
             # The stage's body refuses a missing or outside file, with the model's name.
-            if inside and os.path.isfile(beside):
-                files[location] = (state.file_digest(beside), os.path.getsize(beside))
+            if os.path.isabs(location) or ".." in location.split("/") or not os.path.isfile(beside):
+                continue
+            if root is not None and not project.holds(root, beside):
+                raise PipelineInvalid(
+                    f"{source.place}: the external data {location!r} of {source.label} leads out of the project "
+                    "through a link; allow it with --allow-outside"
+                )
+            files[location] = (state.file_digest(beside), os.path.getsize(beside))
     return Found(Artifact("file", dict(sorted(files.items()))), folder)
 
 
@@ -156,19 +203,31 @@ def _folder(path: str, source: Source, store: Store, root: str | None) -> Found:
     circle, and for what is neither a file nor a folder; OSError for what cannot be listed or read.
     """
     top = os.path.abspath(path)
-    state = store.state
     files: dict[str, tuple[str, int]] = {}
+    for full in _files_below(path, source.label, source.place, root, store.folder):
+        name = os.path.relpath(full, top).replace(os.sep, "/")
+        files[name] = (store.state.file_digest(full), os.path.getsize(full))
+    return Found(Artifact("folder", dict(sorted(files.items()))), top)
+
+
+def _files_below(path: str, label: str, place: str, root: str | None, skip: str) -> Iterator[str]:
+    """Give the absolute paths of the files below a folder but hidden ones, and what is in the folder `skip`.
+
+    Raises what `_folder` raises, and StoreError if there are too many.
+    """
+    top = os.path.abspath(path)
+    number = 0
 
     def refused(full: str, why: str) -> PipelineInvalid:
-        return PipelineInvalid(f"{source.place}: {source.label}/{os.path.relpath(full, top)} {why}")
+        return PipelineInvalid(f"{place}: {label}/{os.path.relpath(full, top)} {why}")
 
     for folder, names, here in os.walk(top, onerror=_raise, followlinks=True):
-        names[:] = sorted(n for n in names if not n.startswith(".") and os.path.join(folder, n) != store.folder)
+        names[:] = sorted(n for n in names if not _is_left_out(n) and os.path.join(folder, n) != skip)
         for name in (*names, *sorted(here)):
             full = os.path.join(folder, name)
             if not _is_utf8(full):
                 raise PipelineInvalid(f"{path}: found a file called {os.fsencode(name)!r}, expected names in UTF-8")
-            if name.startswith("."):
+            if _is_left_out(name):
                 continue
             if os.path.islink(full):
                 if root is not None and not project.holds(root, full):
@@ -181,10 +240,14 @@ def _folder(path: str, source: Source, store: Store, root: str | None) -> Found:
                 continue
             if not os.path.isfile(full):
                 raise refused(full, "is neither a file nor a folder")
-            files[os.path.relpath(full, top).replace(os.sep, "/")] = (state.file_digest(full), os.path.getsize(full))
-            if len(files) > MAX_FILES:
+            yield full
+            number += 1
+            if number > MAX_FILES:
                 raise StoreError(f"{path}: found more than {MAX_FILES} files, which is the limit of an input")
-    return Found(Artifact("folder", dict(sorted(files.items()))), top)
+
+
+def _is_left_out(name: str) -> bool:
+    return name.startswith(".")
 
 
 def _what(error: OSError, path: str) -> str:
@@ -215,15 +278,16 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def sources(stage: Stage, pipeline: Pipeline, state: State) -> dict[str, str]:
+def sources(stage: Stage, pipeline: Pipeline, store: Store) -> dict[str, str]:
     """Give the content digests of a stage's own source files and modules, by their names in records."""
     found = {}
-    for file in stage.sources:
-        path = os.path.abspath(os.path.join(pipeline.folder, file))
-        found[project.name(path, pipeline.root)] = state.file_digest(path)
+    for source in stage.sources:
+        for file in source_files(source, pipeline.folder, store=store.folder):
+            path = os.path.abspath(os.path.join(pipeline.folder, file))
+            found[project.name(path, pipeline.root)] = store.state.file_digest(path)
     for module in stage.modules:
         for name, path in (module_files(module) or {}).items():
-            found[name] = state.file_digest(path)
+            found[name] = store.state.file_digest(path)
     return found
 
 

@@ -162,7 +162,7 @@ class Sharing:
     def _assess(self, stage: Stage, known: Mapping[str, Artifact]) -> Assessed:
         store = self._lookup.store
         with store.guard():
-            assessed = self._lookup.assess(stage, known)
+            assessed = self._lookup.assess(stage, known, brief=True)
             if assessed.hit:
                 store.use([assessed.digest])
         return assessed

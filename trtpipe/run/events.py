@@ -19,7 +19,10 @@ class PipelineStarted(NamedTuple):
 
 
 class StageCached(NamedTuple):
-    """The stage's artifact was already in the store; `notes` and `figures` are from when it ran."""
+    """The stage's artifact was already in the store; `notes`, `figures` and `gaps` are from when it ran.
+
+    `gaps` say what the stage depends on and could not be seen.
+    """
 
     stage: str
     type: str
@@ -28,6 +31,7 @@ class StageCached(NamedTuple):
     key: str
     notes: tuple[str, ...]
     figures: tuple[Figure, ...] = ()
+    gaps: tuple[str, ...] = ()
 
 
 class StageStarted(NamedTuple):

@@ -51,19 +51,27 @@ def holds(names: Names, root: str, state: State, declared: Collection[str] = ())
 
 def path_of(name: str, root: str) -> str | None:
     """Give the path of a named file or folder here, or None if its package or cache is missing here."""
+    places = places_of(name, root)
+    if name.startswith("python:"):
+        return next(filter(os.path.lexists, places), None)
+    return places[0] if places else None
+
+
+def places_of(name: str, root: str) -> list[str]:
+    """Give the paths at which a name may lie here; the first at which there is something is the one that counts."""
     place, colon, rest = name.partition(":")
     if not colon or f"{place}:" not in PLACES:
-        return os.path.join(root, name.removeprefix("./"))
+        return [f"{root}/{name.removeprefix('./')}"]
     if place == "system":
-        return "/" + rest
+        return ["/" + rest]
     if place == "python":
-        return next((p for top in surroundings.module_path() if os.path.lexists(p := os.path.join(top, rest))), None)
+        return [f"{top}/{rest}" for top in surroundings.module_path()]
     first, _, inner = rest.partition("/")
     if place == "package" and inner.partition("/")[0] == METADATA:
         folder = environment.metadata_folder(first)
-        return folder + inner[len(METADATA) :] if folder is not None else None
+        return [folder + inner[len(METADATA) :]] if folder is not None else []
     top = surroundings.cache(first) if place == "cache" else environment.site_of(first)
-    return os.path.join(top, inner) if top is not None else None
+    return [f"{top}/{inner}"] if top is not None else []
 
 
 def _file(path: str | None, state: State) -> str | None:

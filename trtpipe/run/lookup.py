@@ -10,7 +10,7 @@ from trtpipe import environment, errors, project
 from trtpipe import reads as seen
 from trtpipe.key import FORMAT, Key
 from trtpipe.pipeline import inputs, run_section
-from trtpipe.run import reasons, surroundings
+from trtpipe.run import reasons, surroundings, unchanged
 from trtpipe.run.holdings import holds
 from trtpipe.run.record import Record, of_action
 from trtpipe.run.standing import Standing
@@ -171,23 +171,28 @@ class Lookup:
             raise errors.PipelineInvalid(problems)
 
     def _sources(self, stage: Stage, like: Key | None, absent: dict[str, None]) -> dict[str, str]:
-        state = self.store.state
         if like is None:
-            return inputs.sources(stage, self.pipeline, state)
-        here = [file for file in stage.sources if os.path.exists(os.path.join(self.pipeline.folder, file))]
+            return inputs.sources(stage, self.pipeline, self.store)
+        here = [one for one in stage.sources if self._source_is_here(one)]
         modules = [module for module in stage.modules if inputs.module_files(module) is not None]
-        sources = inputs.sources(stage._replace(sources=tuple(here), modules=tuple(modules)), self.pipeline, state)
+        sources = inputs.sources(stage._replace(sources=tuple(here), modules=tuple(modules)), self.pipeline, self.store)
         for file in stage.sources:
             if file not in here:
                 absent[file] = None
                 name = self._name(file)
-                sources.update({name: like.sources[name]} if name in like.sources else {})
+                sources.update({n: d for n, d in like.sources.items() if inputs.stands_for(name, n)})
         for module in stage.modules:
             if module not in modules:
                 top = module.split(".", 1)[0]
                 absent[top] = None
                 sources.update({n: d for n, d in like.sources.items() if n == f"{top}.py" or n.startswith(f"{top}/")})
         return sources
+
+    def _source_is_here(self, source: str) -> bool:
+        folder = self.pipeline.folder
+        if os.path.isdir(os.path.join(folder, source)):
+            return True
+        return any(os.path.exists(os.path.join(folder, one)) for one in inputs.source_files(source, folder))
 
     def _environment(self, stage: Stage, like: Key | None, absent: dict[str, None]) -> dict[str, Any]:
         if like is None:
@@ -214,26 +219,38 @@ class Lookup:
     # --- look-ups
 
     def assess(
-        self, stage: Stage, upstream: Mapping[str, Artifact], *, forced: bool = False, latest: bool = False
+        self,
+        stage: Stage,
+        upstream: Mapping[str, Artifact],
+        *,
+        forced: bool = False,
+        latest: bool = False,
+        brief: bool = False,
     ) -> Assessed:
         """Compute a stage's key, look it up, and say why it would run. `upstream` holds what it reads.
 
-        With `latest`, a stage that runs each time may also hit with its last artifact.
+        With `latest`, a stage that runs each time may also hit with its last artifact. With `brief`, the key of a hit
+        may be without its reads; `digest` is right all the same.
         """
         now = self.now(stage, upstream)
         first = now.key.first
         asks = not forced and (stage.cacheable or latest)
+        if brief and asks and stage.watched and (unmoved := self._unchanged(now, first)):
+            return unmoved
         looked: list[tuple[Now, str]] = []
         damaged: tuple[Now, str, str, str | None] | None = None
         failed = damaged
-        for one in self._as_listed(now, first):
+        looks: list[unchanged.Looked | None] = []
+        for one in self._as_listed(now, first, looks if brief and asks else None):
             digest = one.key.digest
             looked.append((one, digest))
             if not asks:
                 continue
             result = self.store.lookup(digest)
             if isinstance(result, Hit):
-                return Assessed(one, first, digest, result, (), None, tuple(tried for _, tried in looked))
+                tries = tuple(tried for _, tried in looked)
+                self._remember_looked(first, looks, tries)
+                return Assessed(one, first, digest, result, (), None, tries)
             if result.damage:
                 damaged = damaged or (one, digest, result.damage, None)
             failure = self.store.state.failure(digest)
@@ -249,13 +266,38 @@ class Lookup:
             return Assessed(one, first, digest, None, (why,), failure, tries)
         return Assessed(usual, first, digest, None, self._reasons(stage, now), None, tries)
 
-    def _as_listed(self, now: Now, first: str) -> Iterator[Now]:
-        """Give a stage with what each of its lists holds here, one after the other: a hit needs no further list."""
+    def _as_listed(self, now: Now, first: str, looks: list[unchanged.Looked | None] | None) -> Iterator[Now]:
+        """Give a stage with what each of its lists holds here, one after the other: a hit needs no further list.
+
+        Where a list looks is put into `looks` before what it holds is found, so that a later change is noticed.
+        """
         if not now.stage.watched:
             yield now
             return
+        lists_path = self.store.layout.lists(first)
         for names in self.store.lists(first):
+            if looks is not None:
+                looks.append(unchanged.look(names, lists_path, self.pipeline.root, now.stage.env))
             yield self.with_reads(now, names)
+
+    def _unchanged(self, now: Now, first: str) -> Assessed | None:
+        """Give a stage's hit if all that its lists look at is as it was when it last hit."""
+        text = self.store.state.looked(unchanged.name_of(first, self.pipeline.root))
+        looks = unchanged.of_text(text) if text is not None else []
+        if not all(unchanged.is_same(look, now.stage.env) for look in looks):
+            return None
+        for number, look in enumerate(looks, 1):
+            found = self.store.lookup(look.key)
+            if isinstance(found, Hit):
+                return Assessed(now, first, look.key, found, (), None, tuple(one.key for one in looks[:number]))
+        return None
+
+    def _remember_looked(self, first: str, looks: list[unchanged.Looked | None], tries: tuple[str, ...]) -> None:
+        """Remember where the lists looked that were tried up to a hit."""
+        known = [look._replace(key=key) for look, key in zip(looks, tries, strict=False) if look is not None]
+        if len(known) == len(tries):
+            text = unchanged.text_of(known)
+            self.store.state.remember_looked(unchanged.name_of(first, self.pipeline.root), text)
 
     def with_reads(self, now: Now, names: Names) -> Now:
         """Give a stage as it is now, with what a list of names holds here. Raises StoreError."""
@@ -292,7 +334,7 @@ class Lookup:
                 reason = f"depends on {', '.join(waiting)}"
                 found.append(Status(name, stage.type, "unknown", (reason,), None))
                 continue
-            assessed = self.assess(stage, artifacts, forced=name in forced)
+            assessed = self.assess(stage, artifacts, forced=name in forced, brief=True)
             if assessed.hit:
                 artifacts[name] = assessed.hit.artifact
                 found.append(Status(name, stage.type, "hit", (), assessed.hit.artifact))

@@ -512,9 +512,6 @@ class _Worker:
     def heard(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Remember who asks for a path. Where only this sees Python: tell what it looks at, and refuse it."""
         given = arguments[_EVENTS[event]]
-        if event == "import" and given is None:
-            self.seek(arguments[0])
-            return
         if event == "socket.connect":
             named = _address(given)
         elif isinstance(given, (str, bytes)) and given and given not in (":memory:", b":memory:"):
@@ -717,19 +714,20 @@ def _pattern() -> str:
 
 
 def _tell_what_is_sought() -> None:
-    """Let `importlib.util.find_spec` be seen: it looks for modules as an import does, but raises no audit event."""
-    import functools
-    import importlib.util
+    """Let every search for a module be seen: by an import, `import_module`, `find_spec` or what else asks the finder.
 
-    real = importlib.util.find_spec
+    The audit event "import" is raised for the first of these only.
+    """
+    import importlib.machinery
 
-    @functools.wraps(real)
-    def find_spec(name: str, package: Any = None) -> Any:
-        if _worker is not None:
+    real = importlib.machinery.PathFinder.find_spec
+
+    def find_spec(_: Any, name: str, path: Any = None, target: Any = None) -> Any:
+        if _worker is not None and path is None:
             _worker.seek(name)
-        return real(name, package)
+        return real(name, path, target)
 
-    importlib.util.find_spec = find_spec
+    importlib.machinery.PathFinder.find_spec = classmethod(find_spec)  # type: ignore[assignment]
 
 
 def _asked(key: Any) -> None:

@@ -113,19 +113,42 @@ CACHES = {"HF_HOME": ".cache/huggingface", "KERAS_HOME": ".keras", "TORCH_HOME":
 _KERNELS = ".nv/ComputeCache"
 
 
-def _fits(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+class _Patterns:
+    """Names, some with a `*` at an end or both; a hit asks thousands of times, and fnmatch takes its time."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        every = list(patterns)
+        self._exact = frozenset(one for one in every if "*" not in one)
+        self._first = tuple(one[:-1] for one in every if one.count("*") == 1 and one.endswith("*"))
+        self._last = tuple(one[1:] for one in every if one.count("*") == 1 and one.startswith("*"))
+        inner = [one for one in every if one.count("*") == 2 and one.startswith("*") and one.endswith("*")]
+        self._inner = tuple(one[1:-1] for one in inner)
+        plain = (*self._exact, *(f"{one}*" for one in self._first), *(f"*{one}" for one in self._last), *inner)
+        self._others = tuple(one for one in every if one not in plain)
+
+    def fit(self, name: str) -> bool:
+        """Tell whether a name fits one of the patterns."""
+        return (
+            name in self._exact
+            or name.startswith(self._first)
+            or name.endswith(self._last)
+            or any(part in name for part in self._inner)
+            or any(fnmatch.fnmatchcase(name, one) for one in self._others)
+        )
+
+
+_NATIVE, _NOT_KEYED, _SECRETS = _Patterns(NATIVE), _Patterns(NOT_KEYED), _Patterns(SECRETS)
 
 
 def is_made(name: str) -> bool:
     """Tell whether trtpipe sets a variable or it can change no result; such a variable is in no key."""
-    return name in OWN_FOLDERS or name in FIXED or name in DROPPED or name in ("PATH", "PWD") or _fits(name, NOT_KEYED)
+    return name in OWN_FOLDERS or name in FIXED or name in DROPPED or name in ("PATH", "PWD") or _NOT_KEYED.fit(name)
 
 
 @lru_cache(maxsize=4096)
 def is_secret(name: str) -> bool:
     """Tell whether the name of a variable looks like that of a secret."""
-    return _fits(name.upper(), SECRETS)
+    return _SECRETS.fit(name.upper())
 
 
 def cache(name: str) -> str | None:
@@ -149,7 +172,7 @@ def native() -> dict[str, str]:
     return {
         name: held
         for name, value in sorted(os.environ.items())
-        if _fits(name, NATIVE) and not is_made(name) and (held := digest(value)) is not None
+        if _NATIVE.fit(name) and not is_made(name) and (held := digest(value)) is not None
     }
 
 

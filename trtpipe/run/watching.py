@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtpipe import environment, reads
+from trtpipe.pipeline.inputs import source_files
 from trtpipe.reads import METADATA
 from trtpipe.run import observer, surroundings
 
@@ -66,7 +67,11 @@ class Watch:
             for file in one.files
         }
         # What is declared is in the first part of the key.
-        self._given |= {os.path.realpath(os.path.join(self._folder, *one.split("/"))) for one in request.sources}
+        self._given |= {
+            os.path.realpath(os.path.join(self._folder, *one.split("/")))
+            for source in request.sources
+            for one in source_files(source, self._folder, store=request.store)
+        }
         self._caches = [(name, os.path.realpath(str(surroundings.cache(name)))) for name in surroundings.CACHES]
         self._paths = _search_path(self._root)
         self._standard = _standard_library()

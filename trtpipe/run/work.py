@@ -169,7 +169,8 @@ class Work:
 
     def _look_up(self, stage: Stage) -> None:
         try:
-            assessed = self.lookup.assess(stage, self.standing.artifacts, forced=stage.name in self.forced)
+            forced = stage.name in self.forced
+            assessed = self.lookup.assess(stage, self.standing.artifacts, forced=forced, brief=True)
         except errors.TrtpipeError as error:
             # A file that vanished meanwhile, say: no reason to end what other stages are at.
             self._failed(stage, error, 0.0, None)
@@ -192,8 +193,9 @@ class Work:
                 artifact.digest,
                 artifact.size,
                 assessed.digest,
-                hit.notes + hit.gaps,
+                hit.notes,
                 hit.figures,
+                hit.gaps,
             )
         )
 

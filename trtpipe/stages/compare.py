@@ -171,9 +171,9 @@ def _reference(ctx: Context) -> Mapping[str, Source | Ragged]:
 
     if "reference" in ctx.inputs:
         return tensors.open_input(ctx.inputs["reference"])
-    path = onnxfile.of_input(ctx.inputs["model"])
+    path, _, model, _ = onnxfile.open_input(ctx.inputs["model"])
     said = ctx.params.batch_axis
-    inputs, outputs = signature.of(onnxfile.load(path))
+    inputs, outputs = signature.of(model)
     samples = feeding.samples(ctx.inputs["data"], inputs, batch_axis=said, outputs=outputs).all()
     batch = feeding.decide(inputs, outputs, said)
     if batch.problems:
@@ -216,8 +216,8 @@ def _bisect(ctx: Context, worst: Sequence[Different]) -> Bisect:
     from trtpipe.models import bisection, feeding, onnxfile, signature
 
     params: CompareParams = ctx.params
-    right, wrong = onnxfile.of_input(ctx.inputs["model"]), onnxfile.of_input(ctx.inputs["candidate_model"])
-    model = onnxfile.load(right)
+    right, _, model, _ = onnxfile.open_input(ctx.inputs["model"])
+    wrong = onnxfile.of_input(ctx.inputs["candidate_model"])
     inputs, _ = signature.of(model)
     if "data" in ctx.inputs:
         samples = feeding.samples(ctx.inputs["data"], inputs, batch_axis=params.batch_axis, most=BISECTED)

@@ -39,7 +39,10 @@ class ExportParams(Params, frozen=True, kw_only=True):
     network: Network = False
     sources: Annotated[
         list[DocumentPath],
-        Meta(description="Files that the code needs. What else it reads is seen, and counts too."),
+        Meta(
+            description="Files, folders and patterns (`data/*.json`) that the code needs. What else it reads is seen, "
+            "and counts too."
+        ),
     ] = msgspec.field(default_factory=list)
     kwargs: Annotated[dict[str, Any], Meta(description="Keyword arguments of the entrypoint, as JSON values.")] = (
         msgspec.field(default_factory=dict)

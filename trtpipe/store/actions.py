@@ -9,9 +9,9 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from trtpipe import errors
-from trtpipe.documents.action import Action, parse
+from trtpipe.documents.action import Action, Figure, parse
 from trtpipe.store import files
-from trtpipe.store.artifact import Artifact
+from trtpipe.store.artifact import Artifact, Hit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from trtpipe.documents.action import About
     from trtpipe.key import Key
     from trtpipe.store.layout import Layout
+    from trtpipe.store.state import State
 
 _USED_SECONDS = 3600
 _LEAST_DIGITS = 6
+_LARGE = 64 << 10
+"""From this size (bytes) on, it takes longer to parse a record than to ask the state for its summary."""
 
 
 class Listed(NamedTuple):
@@ -57,6 +60,42 @@ def read(layout: Layout, key: str) -> Action | None:
         return None
     except OSError as error:
         raise layout.error(error) from None
+
+
+def made(layout: Layout, state: State, key: str) -> Hit | None:
+    """Give what a look-up needs of a key's action record, or None if there is no valid one. Raises StoreError.
+
+    The record of a stage that runs users' code names all that it read; while its stamp stays, it is not parsed again.
+    """
+    path = layout.action(key)
+    try:
+        status = os.stat(path)
+    except OSError:
+        return _made(read(layout, key))
+    if status.st_size < _LARGE or time.time() - status.st_mtime > _USED_SECONDS:
+        return _made(read(layout, key))
+
+    def summary(_: str) -> str:
+        found = _made(read(layout, key))
+        return json.dumps(None if found is None else [found.artifact, *found[1:]])
+
+    try:
+        value = json.loads(state.remembered_text(path, status, summary))
+    except OSError as error:
+        raise layout.error(error) from None
+    if value is None:
+        return None
+    (kind, listed), *rest = value
+    artifact = Artifact(kind, {name: (sha256, size) for name, (sha256, size) in listed.items()})
+    seconds, notes, gaps, figures = rest
+    return Hit(artifact, seconds, tuple(notes), tuple(gaps), tuple(Figure(*one) for one in figures))
+
+
+def _made(record: Action | None) -> Hit | None:
+    if record is None:
+        return None
+    about = record.about
+    return Hit(artifact_of(record), about.seconds, about.notes, about.gaps, about.figures)
 
 
 def write(layout: Layout, key: Key, artifact: Artifact, about: About) -> None:

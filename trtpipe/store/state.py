@@ -14,10 +14,11 @@ from trtpipe.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_VERSION = 4
+_VERSION = 5
 _TABLES = f"""
 CREATE TABLE files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE resolved (known TEXT PRIMARY KEY, pipeline TEXT NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE looked (known TEXT PRIMARY KEY, text TEXT NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE derived (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS last (
     pipeline TEXT, stage TEXT, key TEXT NOT NULL, seconds REAL, PRIMARY KEY (pipeline, stage)
@@ -33,6 +34,7 @@ _SAME_SINCE = 3
 """Since this version the tables `last` and `history` are what they are now, so they outlive a change of the others."""
 _KNOWN = 50_000
 _KEEP_RESOLVED = 500
+_KEEP_LOOKED = 100
 _KEEP_HISTORY = 100
 _KEEP_FAILED = 500
 _RACY_NS = 2_000_000_000
@@ -139,6 +141,14 @@ class State:
             self._known.pop(path, None)
         return made
 
+    def remembered_text(self, path: str, status: os.stat_result, make: Callable[[str], str]) -> str:
+        """Do the same as `remembered` for a text that must be whole: it is made again if the state is damaged."""
+        text = _unsealed((self.remembered(path, status, lambda one: _sealed(make(one), one)),), path)
+        if text is None:
+            self.forget(path)
+            text = make(path)
+        return text
+
     def expect_many(self) -> None:
         """Read the remembered digests at once, so that each of the next thousands of files needs no query."""
         if not self._known:
@@ -183,6 +193,18 @@ class State:
         self._write(
             "DELETE FROM resolved WHERE known NOT IN (SELECT known FROM resolved ORDER BY used DESC LIMIT ?)",
             (_KEEP_RESOLVED,),
+        )
+
+    def looked(self, known: str) -> str | None:
+        """Give where a stage's lists of names looked at its last hit (JSON, see trtpipe.run.unchanged)."""
+        return _unsealed(self._row("SELECT text FROM looked WHERE known = ?", (known,)), known)
+
+    def remember_looked(self, known: str, text: str) -> None:
+        """Remember where a stage's lists of names looked; the oldest are forgotten."""
+        self._write("INSERT OR REPLACE INTO looked VALUES (?, ?, ?)", (known, _sealed(text, known), time.time_ns()))
+        self._write(
+            "DELETE FROM looked WHERE known NOT IN (SELECT known FROM looked ORDER BY used DESC LIMIT ?)",
+            (_KEEP_LOOKED,),
         )
 
     def derived(self, what: str, sha256: str) -> str | None:

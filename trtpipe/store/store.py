@@ -80,16 +80,14 @@ class Store:
 
         The size and stat of a file are always checked, and its content if its stat is not known to be good.
         """
-        record = self.action(key)
-        if record is None:
+        made = actions.made(self.layout, self.state, key)
+        if made is None:
             there = os.path.exists(self.layout.action(key))
             return Miss("its action record is damaged" if there else None)
-        artifact = actions.artifact_of(record)
-        for name, (sha256, size) in artifact.files.items():
+        for name, (sha256, size) in made.artifact.files.items():
             if damage := self.blobs.damage(sha256, size, name):
                 return Miss(f"{name}: {damage}")
-        about = record.about
-        return Hit(artifact, about.seconds, about.notes, about.gaps, about.figures)
+        return made
 
     def action(self, key: str) -> Action | None:
         """Give a key's action record, or None if there is no valid one."""
