@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from trtpipe.data.tensors import Reader
     from trtpipe.documents.buffers import Buffer, Buffers
-    from trtpipe.documents.config import Profile
     from trtpipe.documents.manifest import Binding, Manifest
 
 
@@ -48,8 +47,13 @@ def match(
     sources: Mapping[str, Source | Ragged],
     names: Mapping[str, str],
     label: str,
+    *,
+    made: str | None = None,
 ) -> list[Feed]:
-    """Match the data with the engine's inputs. Raises StageFailed that lists every mismatch: found, expected."""
+    """Match the data with the engine's inputs; one that is `made` may be missing in the data.
+
+    Raises StageFailed that lists every mismatch: found, expected.
+    """
     wanted = {b.name: b for b in buffers.side("input")}
     problems = [
         f"params.names.{name}: the engine's inputs are {', '.join(wanted)}" for name in names if name not in wanted
@@ -59,6 +63,8 @@ def match(
         own = names.get(name, name)
         if own not in sources and name in buffers.values:
             feeds.append(Feed(name, "constant", _values(name, b.dtype, b.shape, buffers.values[name])))
+            continue
+        if own not in sources and name == made:
             continue
         if own not in sources:
             problems.append(f"{label}: found tensors {', '.join(sources) or 'none'}, expected {own}")
@@ -70,10 +76,13 @@ def match(
             continue
         if isinstance(source, Ragged):
             open_ended = [binding for binding in manifest.side("input") if binding.name == name]
-            problems += _ragged_problems(source, b, open_ended[0], manifest.profiles, buffers.profile)
+            problems += _ragged_problems(source, b, open_ended[0], manifest, buffers)
             feeds.append(Feed(name, "run" if b.batch_axis is None else "batch", source, b.batch_axis))
             continue
-        how = laying.how(source.shape, b.shape, b.batch_axis, buffers.batch)
+        dims: Sequence[int | str | None] = b.shape
+        if buffers.buckets:
+            dims = next(one for one in manifest.side("input") if one.name == name).dims
+        how = laying.how(source.shape, dims, b.batch_axis, buffers.batch)
         if how is None:
             problems.append(_misfit(source, b, buffers, manifest))
         else:
@@ -97,21 +106,22 @@ def match(
     return feeds
 
 
-def _ragged_problems(source: Ragged, b: Buffer, own: Binding, profiles: Sequence[Profile], profile: int) -> list[str]:
+def _ragged_problems(source: Ragged, b: Buffer, own: Binding, manifest: Manifest, buffers: Buffers) -> list[str]:
     """Give what is wrong with samples of many shapes: each is fed alone, within what was allocated and the profile."""
-    axis = b.batch_axis
+    axis, bucketed = b.batch_axis, bool(buffers.buckets)
     rank = len(b.shape) - (axis is not None)
     if source.rank != rank:
         wants = laying.expected(own.dims, axis)
         return [f"{source.label}: found samples with {source.rank} axes, expected {rank} axes each: {wants}"]
-    if axis is not None and isinstance(own.dims[axis], int) and own.dims[axis] != 1:
+    if axis is not None and isinstance(own.dims[axis], int) and own.dims[axis] != 1 and not bucketed:
         whole = f"axis {axis} of {own.name} is fixed at {own.dims[axis]}: {rule.text(own)}"
         found = "found a ragged tensor, whose samples are fed one by one"
         return [f"{source.label}: {found}, but {whole}; expected samples of one shape"]
-    known = profiles[profile].get(own.name) if profiles else None
-    low = [0 if isinstance(d, str) else d for d in own.dims] if known is None else list(known.min)
+    known = manifest.profiles[buffers.profile].get(own.name) if manifest.profiles else None
+    free = known is None or bucketed  # what is shorter than a profile takes is padded
+    low = [0 if isinstance(d, str) else d for d in own.dims] if known is None or free else list(known.min)
     high = [size or 0 for size in b.shape]
-    if axis is not None and low[axis] > 1:
+    if axis is not None and low[axis] > 1 and not bucketed:
         return [f"{source.label}: found a ragged tensor, but the profile's smallest batch of {own.name} is {low[axis]}"]
     least, most = (np.array([*x[:axis], *x[axis + 1 :]] if axis is not None else x, np.int64) for x in (low, high))
     start = 0
@@ -258,6 +268,7 @@ class Turn(NamedTuple):
 
     fed: int
     true: int
+    lengths: tuple[dict[str, int], ...] = ()
 
 
 class Batches:

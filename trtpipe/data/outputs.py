@@ -33,11 +33,14 @@ class Outputs:
         batched: bool,
         ragged: Collection[str] = (),
         splits: Sequence[Split] = (),
+        cut: Mapping[str, Sequence[int | str]] | None = None,
     ) -> None:
         """Take each output's batch axis by name; if a run is not `batched`, it is one sample as a whole.
 
-        `ragged` are those whose size differs from sample to sample, as `splits` do.
+        `ragged` are those whose size differs from sample to sample, as `splits` do. `cut` has the dims of each output's
+        rows: an axis with the name of one that was padded is cut back.
         """
+        self._cut = cut
         self._writer = writer
         self._total = total
         self._batched = batched
@@ -49,11 +52,21 @@ class Outputs:
         self.done = 0
         """Samples written."""
 
-    def write(self, result: Mapping[str, NDArray[Any]], fed: int, count: int) -> None:
-        """Write the first `count` samples of a batch of `fed`. Raises StageFailed if an output is not as allocated."""
+    def write(
+        self, result: Mapping[str, NDArray[Any]], fed: int, count: int, lengths: Sequence[Mapping[str, int]] = ()
+    ) -> None:
+        """Write the first `count` samples of a batch of `fed`, cut to their `lengths` if they were padded.
+
+        Raises StageFailed if an output is not as allocated.
+        """
         split = {name: rows for one in self._splits for name, rows in _split(one, result, fed, count).items()}
         for name in self._axes:
             rows: Rows = split[name] if name in split else self._rows(name, result[name], fed, count)
+            if self._cut is not None:
+                rows = [
+                    row[tuple(slice(own.get(str(dim))) for dim in self._cut[name])]
+                    for row, own in zip(rows, lengths, strict=True)
+                ]
             if name in self._ragged:
                 self._write_ragged(name, list(rows))
             else:

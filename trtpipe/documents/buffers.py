@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from trtpipe.documents.base import Count, Document, Part
+from trtpipe.documents.base import Count, Document, Part, Shape
 
 
 class Buffer(Part, frozen=True, kw_only=True):
@@ -61,6 +61,10 @@ class Buffers(Document, frozen=True, kw_only=True):
         Meta(description="Values of shape inputs, flat, which are fed where the data has no tensor for them."),
     ] = msgspec.field(default_factory=dict)
     batch: Annotated[int, Meta(ge=0, description="Samples in a batch; 1 where there is no batch axis.")]
+    buckets: Annotated[
+        tuple[dict[str, Shape], ...],
+        Meta(description="The shapes of the inputs to which samples are padded, if there are several."),
+    ] = ()
     splits: Annotated[tuple[Split, ...], Meta(description="Outputs that are cut into samples by a column.")] = ()
 
     def side(self, mode: Literal["input", "output"]) -> list[Buffer]:

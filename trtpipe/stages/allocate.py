@@ -30,12 +30,18 @@ AHEAD, LEAST_SLOTS, MOST_SLOTS = 512 << 20, 2, 8
 """Batches that wait, read already, hide a reader that comes late. In bytes of one kind of memory, and in batches."""
 
 
+Shapes = dict[str, list[Annotated[int, Meta(ge=0)]]]
+
+
 class AllocateParams(Params, frozen=True, kw_only=True):
     """Params of `allocate`."""
 
     shapes: Annotated[
-        dict[str, list[Annotated[int, Meta(ge=0)]]],
-        Meta(description="The shape of each input, by name; an input without dynamic axes may be left out."),
+        Shapes | Annotated[list[Shapes], Meta(min_length=2)] | Literal["auto"],
+        Meta(
+            description="The shape of each input, by name; an input without dynamic axes may be left out. Several "
+            "are buckets: `infer` pads samples to the smallest one that holds them. `auto`: the profile's opt and max."
+        ),
     ] = msgspec.field(default_factory=dict)
     values: Annotated[
         dict[str, list[int]],
@@ -84,7 +90,7 @@ def plan_buffers(manifest: Manifest, params: AllocateParams) -> Buffers:
             "host: found pinned, but onnxruntime runs on the CPU here and copies nothing; expected auto or pageable"
         )
     auto: Literal["pinned", "pageable"] = "pinned" if on_gpu else "pageable"
-    shapes, sizes = _input_shapes(manifest, params)
+    shapes, sizes, buckets = _all_shapes(manifest, params)
     batch = _batch(manifest, params, sizes)
     buffers = []
     for b in manifest.bindings:
@@ -113,6 +119,7 @@ def plan_buffers(manifest: Manifest, params: AllocateParams) -> Buffers:
         profile=params.profile,
         values={name: tuple(given) for name, given in params.values.items()},
         batch=1 if batch.size is None else batch.size,
+        buckets=buckets,
         splits=_splits(params),
     )
 
@@ -211,7 +218,40 @@ def _told(manifest: Manifest, buffers: Buffers) -> str:
     return f"batch of {buffers.batch}: {found}{rest}"
 
 
-def _input_shapes(manifest: Manifest, params: AllocateParams) -> tuple[dict[str, Sequence[int]], dict[str, int]]:
+def _all_shapes(
+    manifest: Manifest, params: AllocateParams
+) -> tuple[dict[str, Sequence[int]], dict[str, int], tuple[dict[str, tuple[int, ...]], ...]]:
+    """Give the largest shape of each input, the largest size of each named axis, and the buckets if there are some."""
+    asked: list[Shapes]
+    if params.shapes == "auto":
+        if not 0 <= params.profile < len(manifest.profiles):
+            raise StageFailed(
+                f"shapes: found auto, but the engine has no profile {params.profile}; write the shape of each input"
+            )
+        known = manifest.profiles[params.profile]
+        asked = [{n: list(one.opt) for n, one in known.items()}, {n: list(one.max) for n, one in known.items()}]
+        asked = asked if asked[0] != asked[1] else asked[:1]
+    else:
+        asked = params.shapes if isinstance(params.shapes, list) else [params.shapes]
+    problems, found = [], []
+    for number, one in enumerate(asked):
+        try:
+            found.append(_input_shapes(manifest, params, one))
+        except StageFailed as error:
+            problems.append(str(error) if len(asked) == 1 else f"bucket {number}: {error}")
+    if problems:
+        raise StageFailed("\n".join(problems))
+    largest = {
+        name: [max(sizes) for sizes in zip(*(shapes[name] for shapes, _ in found), strict=True)] for name in found[0][0]
+    }
+    sizes = {dim: max(own[dim] for _, own in found) for dim in found[0][1]}
+    several = tuple({n: tuple(shape) for n, shape in shapes.items()} for shapes, _ in found)
+    return {n: tuple(shape) for n, shape in largest.items()}, sizes, several if len(found) > 1 else ()
+
+
+def _input_shapes(
+    manifest: Manifest, params: AllocateParams, asked: Shapes
+) -> tuple[dict[str, Sequence[int]], dict[str, int]]:
     """Give the shape of each input, and the size of each named axis."""
     inputs = {b.name: b for b in manifest.side("input")}
     profiles = manifest.profiles
@@ -222,14 +262,14 @@ def _input_shapes(manifest: Manifest, params: AllocateParams) -> tuple[dict[str,
     if not profiles and params.profile:
         raise StageFailed(f"profile: found {params.profile}, but the engine has no profiles; leave it out")
     profile = profiles[params.profile] if profiles else {}
-    if extra := [name for name in params.shapes if name not in inputs]:
+    if extra := [name for name in asked if name not in inputs]:
         problems.append(f"shapes: found {', '.join(extra)}; the engine's inputs are {', '.join(inputs)}")
     shapes: dict[str, Sequence[int]] = {}
     sizes: dict[str, int] = {}
     owner: dict[str, str] = {}
     for name, b in inputs.items():
         dims = b.dims
-        shape = params.shapes.get(name)
+        shape = asked.get(name)
         if shape is None:
             shape = [d for d in dims if isinstance(d, int)]
             if len(shape) < len(dims):
@@ -298,7 +338,7 @@ def _text(dims: Sequence[int | str]) -> str:
 
 STAGE = StageType(
     name="allocate",
-    version=5,
+    version=6,
     Params=AllocateParams,
     inputs={"engine": Port(kinds=("engine",), doc="The engine whose buffers are worked out.")},
     output="buffers",

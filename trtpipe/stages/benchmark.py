@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from trtpipe import formatting
 from trtpipe.documents.benchmark import Benchmark, Environment, Host, MeasuredEngine, Settings
+from trtpipe.errors import StageFailed
 from trtpipe.stage import Context, FirstCheck, Params, Port, StageType
 
 if TYPE_CHECKING:
@@ -142,6 +143,8 @@ def _feed(ctx: Context, manifest: Manifest, buffers: Buffers) -> dict[str, NDArr
         from trtpipe.data import conversion, feeds, tensors
 
         given = ctx.inputs["data"]
+        if buffers.buckets:
+            raise StageFailed("found several shapes in allocate, expected one: with data, benchmark measures one shape")
         feed = {}
         matched = feeds.match(buffers, manifest, tensors.open_input(given), ctx.params.names, given.label)
         feeds.check_values(matched, manifest, buffers.profile)

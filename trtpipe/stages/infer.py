@@ -14,10 +14,11 @@ from trtpipe.errors import StageFailed
 from trtpipe.stage import Context, FirstCheck, Params, Port, StageType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from trtpipe.data.feeds import Batches
+    from trtpipe.data.buckets import Padded
+    from trtpipe.data.feeds import Batches, Feed
     from trtpipe.data.outputs import Outputs
     from trtpipe.data.tensors import Ragged, Source
     from trtpipe.documents.buffers import Buffers
@@ -41,6 +42,16 @@ class InferParams(Params, frozen=True, kw_only=True):
             "as the tensor of its name in the data."
         ),
     ] = msgspec.field(default_factory=dict)
+    pad: Annotated[
+        dict[str, float],
+        Meta(description="With buckets: the value with which an input is padded, by input; 0 where nothing is said."),
+    ] = msgspec.field(default_factory=dict)
+    mask: Annotated[
+        str | None,
+        Meta(
+            description="With buckets: the input that is made: 1 where a sample has values, and 0 where it is padded."
+        ),
+    ] = None
     check: FirstCheck = "auto"
     allow_nan: Annotated[bool, Meta(description="Let NaN in the data pass; by default it is an error.")] = False
 
@@ -50,6 +61,7 @@ def run(ctx: Context) -> None:
     from trtpipe.backends import preflight
     from trtpipe.data import feeds as feeding
     from trtpipe.data import tensors
+    from trtpipe.data.buckets import Padded
     from trtpipe.data.outputs import Outputs
     from trtpipe.models import first_answer
 
@@ -60,7 +72,12 @@ def run(ctx: Context) -> None:
     if params.state:
         _sequences(ctx, plan, manifest, buffers, sources)
         return
-    feeds = feeding.match(buffers, manifest, sources, params.names, data.label)
+    if (params.pad or params.mask) and not buffers.buckets:
+        raise StageFailed("pad and mask: found no buckets, expected several shapes in params of allocate")
+    inputs = [b.name for b in buffers.side("input")]
+    if wrong := [n for n in (*params.pad, *([params.mask] if params.mask else [])) if n not in inputs]:
+        raise StageFailed(f"pad and mask: found {wrong[0]}, expected an input; they are {', '.join(inputs)}")
+    feeds = feeding.match(buffers, manifest, sources, params.names, data.label, made=params.mask)
     feeding.check_values(feeds, manifest, buffers.profile)
     feeding.tell_conversions(feeds, buffers, ctx.note)
     ignored = sorted(sources.keys() - {f.source.name for f in feeds})
@@ -82,21 +99,35 @@ def run(ctx: Context) -> None:
             f"the data is one sample: {whole[0].source.label} has the shape of {whole[0].name}, which names no batch; "
             f"if axis 0 has samples, write {line} in params of allocate"
         )
+    padded = _batches(params, feeds, manifest, buffers)
+    cut = padded.cut(manifest) if isinstance(padded, Padded) else None
     session = ctx.backend().open(plan, manifest, buffers, ctx.note, ctx.shared)
     try:
-        first = feeding.Batches(feeds, manifest, buffers, allow_nan=params.allow_nan)
+        first = _batches(params, feeds, manifest, buffers)
         first_answer.check(ctx, session, manifest, buffers, first)
         with tensors.Writer(ctx.out) as writer:
-            batches = feeding.Batches(feeds, manifest, buffers, allow_nan=params.allow_nan)
+            batches = _batches(params, feeds, manifest, buffers)
             outputs = Outputs(
                 writer, {b.name: b.batch_axis for b in buffers.side("output")}, total, batched=batches.batched,
                 ragged=feeding.ragged_outputs(feeds, manifest, buffers), splits=buffers.splits,
+                cut=cut,
             )  # fmt: skip
             stream(ctx, session, outputs, batches, total)
     finally:
         session.close()
     if samples is not None:
         (ctx.out / Sample.file).write_bytes(samples.read_bytes())
+
+
+def _batches(params: InferParams, feeds: Sequence[Feed], manifest: Manifest, buffers: Buffers) -> Batches | Padded:
+    from trtpipe.data import feeds as feeding
+    from trtpipe.data.buckets import Padded
+
+    if not buffers.buckets:
+        return feeding.Batches(feeds, manifest, buffers, allow_nan=params.allow_nan)
+    if buffers.splits:
+        raise StageFailed("found split_by and several shapes in allocate, expected one of them")
+    return Padded(feeds, manifest, buffers, params)
 
 
 def _sequences(
@@ -108,8 +139,9 @@ def _sequences(
     from trtpipe.models import first_answer
 
     params, data = ctx.params, ctx.inputs["data"]
-    if buffers.splits:
-        raise StageFailed("found split_by in allocate and state here, expected one of them")
+    if buffers.splits or buffers.buckets:
+        which = "split_by" if buffers.splits else "several shapes"
+        raise StageFailed(f"found {which} in allocate and state here, expected one of them")
     fed = sequences.match(buffers, manifest, sources, params, data.label)
     runs = sequences.Sequences(fed, manifest, buffers, params.state, allow_nan=params.allow_nan)
     known = Sample.file in data.files
@@ -127,13 +159,13 @@ def _sequences(
         (ctx.out / Sample.file).write_bytes(data.path(Sample.file).read_bytes())
 
 
-def stream(ctx: Context, session: Any, outputs: Outputs, batches: Batches, total: int) -> None:
+def stream(ctx: Context, session: Any, outputs: Outputs, batches: Batches | Padded, total: int) -> None:
     """Run all batches and write what comes of them. Raises StageFailed, also if fewer samples come back."""
     last = time.monotonic()
     ctx.progress(0, total, "samples")
     for result in session.stream(batches):
         turn = batches.turns.popleft()
-        outputs.write(result, turn.fed, turn.true)
+        outputs.write(result, turn.fed, turn.true, turn.lengths)
         if outputs.done == total or time.monotonic() - last >= PROGRESS_SECONDS:
             last = time.monotonic()
             ctx.progress(outputs.done, total, "samples")
@@ -143,7 +175,7 @@ def stream(ctx: Context, session: Any, outputs: Outputs, batches: Batches, total
 
 STAGE = StageType(
     name="infer",
-    version=7,
+    version=8,
     Params=InferParams,
     inputs={
         "engine": Port(kinds=("engine",), doc="The engine that runs."),
