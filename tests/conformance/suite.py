@@ -94,13 +94,19 @@ def _case(test: Any, model: onnx.ModelProto, given: Any, wanted: Any, number: in
     inputs = dict(zip((v.name for v in model.graph.input), given, strict=False))
     outputs = dict(zip((v.name for v in model.graph.output), wanted, strict=False))
     name = test.name if not number else f"{test.name} {number}"
-    return Case(name=name, model=model, inputs=_arrays(inputs), outputs=outputs, rtol=test.rtol, atol=test.atol)
+    return Case(
+        name=name, model=model, inputs=_arrays(inputs), outputs=_arrays(outputs), rtol=test.rtol, atol=test.atol
+    )
 
 
 def _arrays(given: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value if value is None or isinstance(value, list) else np.asarray(value) for name, value in given.items()
-    }
+    return {name: _array(value) for name, value in given.items()}
+
+
+def _array(value: Any) -> Any:
+    if isinstance(value, onnx.TensorProto):  # some cases are written so
+        return numpy_helper.to_array(value)
+    return value if value is None or isinstance(value, list) else np.asarray(value)
 
 
 def differs(case: Case, found: dict[str, Any]) -> str | None:
