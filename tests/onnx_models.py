@@ -126,6 +126,15 @@ def branching(kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
     return model(nodes, [value("x", ["n", 6], kind)], [value("y", ["n", 6], kind)], weights)
 
 
+def custom() -> onnx.ModelProto:
+    """y = the inverse of x [3, 3], by an operator that only onnxruntime-extensions has, and twice that."""
+    nodes = [
+        helper.make_node("Inverse", ["x"], ["i"], name="inverse", domain="ai.onnx.contrib"),
+        helper.make_node("Add", ["i", "i"], ["y"], name="twice"),
+    ]
+    return model(nodes, [value("x", [3, 3])], [value("y", [3, 3])], domains=("ai.onnx.contrib",))
+
+
 def reading(rows: Any = 1, name: str = "n") -> onnx.ModelProto:
     """y [rows, 8] = the sum of the first n lines of cache [rows, 64, 8]: what n [1] holds is a size."""
     nodes = [

@@ -21,7 +21,17 @@ from trtpipe.backends.trt.rules import half_types
 from trtpipe.documents.benchmark import RuntimeInfo
 from trtpipe.documents.manifest import Binding, Proof, Target
 from trtpipe.errors import EnvironmentMissing, StageFailed
-from trtpipe.models import dtypes, external_data, onnxfile, onnxgraph, ort_cpu, ort_values, shape_inputs, signature
+from trtpipe.models import (
+    custom_ops,
+    dtypes,
+    external_data,
+    onnxfile,
+    onnxgraph,
+    ort_cpu,
+    ort_values,
+    shape_inputs,
+    signature,
+)
 from trtpipe.runtime import Built, Measured, Parsed, Pending, Query, Settled
 
 if TYPE_CHECKING:
@@ -138,6 +148,8 @@ class OnnxRuntime:
         options = _options("disabled")
         try:
             session = ort_cpu.load(model, options)
+        except StageFailed:
+            raise
         except Exception as error:
             raise StageFailed(_explain(proto, model, files, error)) from error
         layers = Counter(found.node.op_type for found in onnxgraph.walk(proto))
@@ -215,6 +227,8 @@ class OnnxRuntime:
             options.add_session_config_entry(f"{prefix}_min_size_in_bytes", "1024")
         try:
             session = ort_cpu.load(model, options)
+        except StageFailed:
+            raise
         except Exception as error:
             raise StageFailed(_explain(proto, model, files, error)) from error
         if files:
@@ -247,9 +261,12 @@ class OnnxRuntime:
         shared: Path | None = None,  # noqa: ARG002
     ) -> OrtSession:
         """Load an optimised model; layouts for this machine's CPU are chosen now."""
+        custom_ops.beside(plan, manifest.custom_ops)
         options = _options(_run_level(manifest.target.graph_optimization or "extended"))
         try:
             session = ort_cpu.load(plan, options)
+        except StageFailed:
+            raise
         except Exception as error:
             raise StageFailed(f"{plan.name}: onnxruntime {self.version} cannot load it: {_reason(error)}") from error
         return OrtSession(session, manifest, buffers, plan)
@@ -504,7 +521,8 @@ def rejected(model: onnx.ModelProto) -> list[Rejected]:
         if signature not in verdicts:
             if known is None:
                 where = f"domain {domain}" if domain else "ONNX"
-                verdicts[signature] = f"onnxruntime knows no operator {node.op_type} in {where}"
+                more = "; if a library has it, name that in parse: params: {custom_ops: [lib.so]}" if domain else ""
+                verdicts[signature] = f"onnxruntime knows no operator {node.op_type} in {where}{more}"
             elif version is None:
                 verdicts[signature] = f"the model imports no opset for domain {domain or 'ai.onnx'}"
             elif min(known) > version:

@@ -169,6 +169,19 @@ class Manifest(Document, frozen=True, kw_only=True):
             "then allow host code of the engine. Source: the config."
         ),
     ]
+    custom_ops: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Libraries of operators for ONNX Runtime, native code in this folder. They are loaded into the "
+            "process that loads the plan."
+        ),
+    ] = msgspec.field(default_factory=tuple)
+    plugins: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Libraries of TensorRT plugins, native code in this folder. Load them before you load the plan."
+        ),
+    ] = msgspec.field(default_factory=tuple)
     parsed: Annotated[
         str | None,
         Meta(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from trtpipe.errors import EnvironmentMissing
+from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.models import onnxfile, onnxgraph, ort_values
 
 if TYPE_CHECKING:
@@ -28,6 +28,14 @@ SAME_NAME = "two nodes with same node name"
 """Part of onnxruntime's message for duplicate node names, which TensorRT's parser accepts."""
 
 
+_libraries: list[Path] = []
+
+
+def use_custom_ops(libraries: Sequence[Path]) -> None:
+    """Say which libraries of operators every session of this process has from now on, in the place of any before."""
+    _libraries[:] = libraries
+
+
 def onnxruntime() -> Any:
     """Import onnxruntime. Raises EnvironmentMissing without it."""
     try:
@@ -41,7 +49,16 @@ def onnxruntime() -> Any:
 
 
 def load(model: bytes | str | Path, options: Any) -> Any:
-    """Load a model in onnxruntime on the CPU with these SessionOptions. Raises whatever onnxruntime raises."""
+    """Load a model in onnxruntime on the CPU with these SessionOptions.
+
+    Raises whatever onnxruntime raises, and StageFailed for a library of custom operators that it cannot load.
+    """
+    for library in _libraries:
+        try:
+            options.register_custom_ops_library(str(library))
+        except Exception as error:
+            text = " ".join(str(error).split())
+            raise StageFailed(f"custom_ops: onnxruntime cannot load {library.name}: {text}") from error
     make, source = onnxruntime().InferenceSession, model if isinstance(model, bytes) else str(model)
     try:
         return make(source, options, providers=PROVIDERS)

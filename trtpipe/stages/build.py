@@ -42,9 +42,12 @@ def run(ctx: Context) -> None:
 
     Nothing is ever added to the plan file itself.
     """
+    from trtpipe.models import custom_ops
+
     source = ctx.inputs["config"]
     config = source.read(Config)
     network = source.read(Network)
+    libraries, plugins = custom_ops.carry(ctx, source)
     backend = ctx.backend()
     if (config.runtime, config.runtime_version) != (backend.name, backend.version):
         raise StageFailed(
@@ -75,6 +78,8 @@ def run(ctx: Context) -> None:
         profiles=config.profiles,
         profile_values=config.profile_values,
         profile_remarks=built.told,
+        custom_ops=libraries,
+        plugins=plugins,
         precision=config.precision,
         precision_proof=built.proof,
         version_compatible=config.version_compatible,

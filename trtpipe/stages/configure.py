@@ -253,11 +253,12 @@ def _verbosity(params: ConfigureParams, runtime: str) -> Literal["none", "names_
 
 def run(ctx: Context) -> None:
     """Check the settings against the network and the runtime; rewrite the model where its types are the precision."""
-    from trtpipe.models import external_data, onnxfile
+    from trtpipe.models import custom_ops, external_data, onnxfile
 
     params: ConfigureParams = ctx.params
     source = ctx.inputs["network"]
     network = source.read(Network)
+    custom_ops.carry(ctx, source)
     model_path = source.path("model.onnx")
     model = onnxfile.load(model_path)
     data = external_data.external_files(model, source.folder, label="model.onnx", known=source.files)

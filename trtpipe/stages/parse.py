@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from trtpipe.errors import StageFailed
-from trtpipe.stage import Context, Params, Port, StageType
+from trtpipe.stage import Context, DocumentPath, Params, Port, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +47,20 @@ class ParseParams(Params, frozen=True, kw_only=True):
             "By default all are kept."
         ),
     ] = msgspec.field(default_factory=list)
+    custom_ops: Annotated[
+        list[DocumentPath],
+        Meta(
+            description="Libraries of operators that ONNX Runtime does not have: native code, which runs in parse and "
+            "in every later stage that runs the model there. It travels with the model."
+        ),
+    ] = msgspec.field(default_factory=list)
+    plugins: Annotated[
+        list[DocumentPath],
+        Meta(
+            description="Libraries of TensorRT plugins, for operators that TensorRT does not have: native code, which "
+            "runs in parse and in every later stage that uses TensorRT. It travels with the model."
+        ),
+    ] = msgspec.field(default_factory=list)
     strict_lints: Annotated[
         bool,
         Meta(description="What the lints find fails the stage. If false, NaN, infinities and shared names are notes."),
@@ -70,10 +84,11 @@ def dim_problems(declared: Mapping[str, Sequence[int | str]]) -> Iterable[tuple[
 
 def run(ctx: Context) -> None:
     """Lint, parse, and write `network.json` beside the model."""
-    from trtpipe.models import external_data, onnxfile, onnxgraph, pruning, signature
+    from trtpipe.models import custom_ops, external_data, onnxfile, onnxgraph, pruning, signature
 
     params: ParseParams = ctx.params
     given = ctx.inputs["model"]
+    custom_ops.take(ctx, params.custom_ops, params.plugins)
     source, label, model, files = onnxfile.open_input(given)
 
     gone = pruning.keep_outputs(model, params.outputs, label=label) if params.outputs else []

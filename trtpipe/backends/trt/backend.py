@@ -117,5 +117,6 @@ class TrtBackend:
                 "TensorRT-RTX 1.4 does on Hopper: pip install 'tensorrt-rtx-cu13-libs==1.4.*' "
                 "'tensorrt-rtx-cu13-bindings==1.4.*', or use --backend tensorrt"
             )
+        self.library.load_plugins(plan.parent / "plugins")
         with self.library.calls(f"{plan.name} cannot be loaded on {gpu.name}"):
             return TrtSession(self.library, plan, manifest, buffers, note, shared=shared)

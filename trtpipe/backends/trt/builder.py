@@ -48,6 +48,7 @@ def build(
     """
     from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath
 
+    library.load_plugins(model.parent / "plugins")
     cache: TimingCache | None = None
     if library.rtx:
         _check_reproducible(library, config, pinned, reproducible=reproducible)

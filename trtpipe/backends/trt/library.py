@@ -6,6 +6,7 @@ Everything else in this room is given a Library and asks it: parser, builder, en
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import logging
 import os
@@ -20,6 +21,7 @@ from trtpipe.errors import EnvironmentMissing, StageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from trtpipe.documents.base import Runtime
 
@@ -40,6 +42,7 @@ class Library:
         """What the runtime has logged as an error since it was last cleared: some failures are only told there."""
         self.warnings: deque[str] = deque(maxlen=WARNINGS)
         """The same of warnings: some of them change what was asked for."""
+        self._plugins: dict[str, ctypes.CDLL] = {}
         self.logger = self._make_logger()
         self.rtx = name == rules.RTX
         self.title = f"{rules.TITLES[name]} {self.version}"
@@ -78,6 +81,21 @@ class Library:
         # TensorRT wants one logger a process; Polygraphy makes its own unless it finds one here.
         util.TRT_LOGGER = logger
         return logger
+
+    def load_plugins(self, folder: Path) -> None:
+        """Load the libraries of plugins in a folder, if there is one; those that are loaded already stay.
+
+        Raises StageFailed that names a library that cannot be loaded.
+        """
+        for path in sorted(folder.glob("*")):
+            if str(path) in self._plugins:
+                continue
+            try:
+                # Global, as TensorRT's own tools do it: a library registers its plugins when it is loaded.
+                self._plugins[str(path)] = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+            except OSError as error:
+                text = str(error).replace(str(path), path.name)
+                raise StageFailed(f"plugins: {self.title} cannot load {path.name}: {text}") from error
 
     def explain(self, what: str) -> str:
         """Give the message `what`, followed by the runtime's own last errors."""

@@ -24,6 +24,7 @@ def parse(library: Library, model: Path) -> Parsed:
     from polygraphy.backend.trt import create_network
 
     strong = rules.typing(library.name, rules.parse_version(library.version)) != "weak"
+    library.load_plugins(model.parent / "plugins")
     with library.calls(f"{model.name} cannot be parsed"):
         _builder, network = create_network(strongly_typed=strong)
         library.trt.init_libnvinfer_plugins(library.logger, "")
@@ -33,6 +34,8 @@ def parse(library: Library, model: Path) -> Parsed:
         rejected = _rejected(library, parser, model) if not ok or parser.num_errors else []
         if rejected:
             lines = "\n  ".join(rejected)
+            if any("lugin" in line for line in rejected):
+                lines += "\nif a plugin has these operators, name its library: params: {plugins: [libname.so]}"
             many = f"{len(rejected)} node{'s' if len(rejected) > 1 else ''}"
             raise StageFailed(f"{library.title} rejects {many} of {model.name}:\n  {lines}")
         if not ok:
