@@ -80,8 +80,10 @@ def _problems(found: dict[str, Any]) -> list[str]:
     return problems
 
 
-def store(document: str | None, given: str | None = None) -> str:
+def store(document: str | None, given: str | None = None, *, folder: str | None = None) -> str:
     """Give the folder of the store for a document: `given`, else TRTPIPE_ARTIFACTS, else the project's own.
+
+    `folder` is where a document will lie that is not written yet.
 
     The project's is what `trtpipe.toml` names, or `artifacts` in the root. It is relative to the current folder if it
     lies below that. Raises PipelineInvalid for a wrong `trtpipe.toml`.
@@ -89,7 +91,7 @@ def store(document: str | None, given: str | None = None) -> str:
     named = given if given is not None else os.environ.get(VARIABLE) or None
     if named is not None:
         return named
-    top = top_of(document)
+    top = top_of(document) if folder is None else project.root(folder)
     path = os.path.join(top, os.path.expanduser(read(top).store or STORE))
     near = os.path.relpath(path)
     return path if near.split(os.sep)[0] == os.pardir else near

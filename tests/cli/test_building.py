@@ -140,7 +140,7 @@ def folder(tmp_path, monkeypatch):
         (["m.onnx", "-o", "."], 2, "found a folder, expected a file's name"),
         (["m.onnx", "-o", "a.plan"], 3, "--backend tensorrt_rtx, or --output a.onnx"),
         (["m.onnx", "--emit-yaml", "a.txt"], 2, "expected a name that ends in .yaml"),
-        (["m.onnx", "--emit-yaml", "no/a.yaml"], 4, "no/a.yaml cannot be written: No such file or directory"),
+        (["m.onnx", "--emit-yaml", "no/a.yaml"], 4, "no/a.yaml cannot be written: there is no folder no"),
         (["m.onnx", "--bf16"], 1, "precision bf16: its CPU kernels compute in no such format"),
     ],
 )
@@ -183,6 +183,16 @@ def test_a_line_for_trtexec_builds_what_it_asks_for_and_tells_the_rest(folder):
     assert "{min: [2, 3, 8, 8], opt: [2, 3, 8, 8], max: [2, 3, 8, 8]}" in (folder / "p.yaml").read_text()
     bench = trtpipe("bench", "p.yaml", "--iterations", "20", "--no-transfers", "--duration", "0", *ORT, cwd=folder)
     assert bench.returncode == 0, bench.stderr
+
+
+def test_the_store_is_that_of_the_models_project_whatever_the_shells_folder(folder, capsys):
+    (folder / "project" / "deep").mkdir(parents=True)
+    (folder / "project" / "trtpipe.toml").write_text('backend = "onnxruntime"\n')
+    (folder / "m.onnx").rename(folder / "project" / "deep" / "m.onnx")
+    assert main.main(["build", "project/deep/m.onnx", "--shapes", "image=1x3x8x8"]) == 0
+    assert "onnxruntime" in capsys.readouterr().out
+    assert (folder / "project" / "artifacts" / "view" / "m").is_dir()
+    assert not (folder / "artifacts").exists()
 
 
 def test_options_beside_a_line_come_first(folder, capsys):

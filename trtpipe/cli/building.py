@@ -52,7 +52,10 @@ def build(args: argparse.Namespace) -> int:
     line = trtexec.translate(args.line) if args.line is not None else trtexec.Translated(measures=False)
     _merge(args, line)
     _check(args)
-    choice = drafted.choose(args.backend or defaults.read(defaults.top_of(args.model)).backend, args.output)
+    # The document lies where it is written, or else beside its model; the store is that of its project.
+    folder = os.path.dirname(os.path.abspath(args.emit_yaml or args.model))
+    args.artifacts = defaults.store(None, args.named_store, folder=folder)
+    choice = drafted.choose(args.backend or defaults.read(project.root(folder)).backend, args.output)
     _check_output(args.output, choice)
     document = _draft(args, choice, line)
     if args.emit_yaml:
@@ -110,6 +113,9 @@ def _check(args: argparse.Namespace) -> None:
             raise errors.PipelineInvalid(f"{option}: {path}: there is no such file")
     if args.emit_yaml and not args.emit_yaml.endswith((".yaml", ".yml")):
         raise errors.PipelineInvalid(f"--emit-yaml: found {args.emit_yaml}, expected a name that ends in .yaml")
+    there = os.path.dirname(args.emit_yaml or "") or "."
+    if not os.path.isdir(there):
+        raise errors.StoreError(f"{args.emit_yaml} cannot be written: there is no folder {there}")
 
 
 def _check_output(output: str | None, choice: Choice) -> None:
@@ -146,7 +152,7 @@ def _draft(args: argparse.Namespace, choice: Choice, line: Translated) -> Drafte
             batch_axis = drafted.batch_axes(args.model, found, shapes, state)
     told = [*line.told, *settled.told]
     name = drafting.name_of(args.model)
-    file = args.emit_yaml or f"{name}.yaml"
+    file = args.emit_yaml or os.path.join(os.path.dirname(args.model), f"{name}.yaml")
     folder = os.path.dirname(os.path.abspath(file))
     runs = drafted.runs_here(choice)
     if args.data is not None and not runs:

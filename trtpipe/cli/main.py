@@ -59,6 +59,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         _check_surroundings(arguments)
         if hasattr(args, "artifacts"):
+            args.named_store = args.artifacts
             document = getattr(args, "pipeline", None) or getattr(args, "model", None) or None
             args.artifacts = defaults.store(document[0] if isinstance(document, list) else document, args.artifacts)
         with contextlib.ExitStack() as args.cleanup:

@@ -7,7 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trtpipe import errors, project
+from trtpipe import defaults, errors, project
 from trtpipe.cli import drafted
 from trtpipe.cli.printing import answer
 from trtpipe.pipeline import drafting, ranges, scaffold, trtexec
@@ -57,6 +57,7 @@ class Subject(NamedTuple):
 def init(args: argparse.Namespace) -> int:
     """Write the first document of a project, and what it needs to run."""
     line = trtexec.translate(args.line) if args.line is not None else trtexec.Translated(measures=False)
+    args.artifacts = defaults.store(None, args.named_store, folder=os.path.dirname(os.path.abspath(args.output or "p")))
     given = args.model or line.model or _only_model()
     subject = _of_callable(args, given) if re.search(r"\.py:[A-Za-z_]", given) else _of_file(args, given, line)
     document = args.output or f"{subject.name}.yaml"
