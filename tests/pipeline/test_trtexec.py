@@ -142,6 +142,12 @@ def test_precision_flags_are_a_precision(flags, precision):
     assert translated(flags).precision == precision
 
 
+def test_libraries_of_plugins_are_named_for_parse():
+    made = translated("--plugins=a.so --staticPlugins=b.so --plugins=c.so --setPluginsToSerialize=b.so")
+    assert sorted(made.plugins) == ["a.so", "b.so", "c.so"]
+    assert any(one.startswith("--setPluginsToSerialize: a plugin's library travels") for one in made.told)
+
+
 def test_int8_says_what_it_needs():
     made = translated("--int8 --calib=c.cache")
     assert made.int8

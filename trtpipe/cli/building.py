@@ -174,12 +174,15 @@ def _draft(args: argparse.Namespace, choice: Choice, line: Translated) -> Drafte
         runs=runs,
         measured=line.run_shapes if line.measures else None,
         batch_axis=batch_axis,
+        plugins=tuple(drafting.relative(path, folder) for path in line.plugins),
     )
     if line.measures:
         told.append("trtexec measures the engine too, and build does not; this does, with the document of --emit-yaml: "
                     + _bench_command(line.bench, args.emit_yaml or "FILE.yaml"))  # fmt: skip
     top = project.root(folder)
-    outside = [path for path in (args.model, args.int8, args.data) if path and not project.holds(top, path)]
+    outside = [
+        path for path in (args.model, args.int8, args.data, *line.plugins) if path and not project.holds(top, path)
+    ]
     allow = " --allow-outside" if outside else ""
     if outside and args.emit_yaml:
         told.append(f"{', '.join(outside)} is not in the project {top}: run {file} with --allow-outside")

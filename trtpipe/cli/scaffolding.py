@@ -83,6 +83,7 @@ def init(args: argparse.Namespace) -> int:
         export=subject.export,
         bench=line.bench if line.measures else None,
         batch_axis=batch_axis,
+        plugins=tuple(drafting.relative(path, folder) for path in line.plugins),
         told=subject.settled.told,
     )
     text, more = scaffold.document(plan)

@@ -44,6 +44,7 @@ class Wish(NamedTuple):
     runs: bool = False
     measured: dict[str, tuple[int, ...]] | None = None
     batch_axis: dict[str, int] = {}  # noqa: RUF012
+    plugins: tuple[str, ...] = ()
     optimize: dict[str, Any] = {}  # noqa: RUF012
 
 
@@ -92,7 +93,8 @@ def _batch(wish: Wish) -> dict[str, Any]:
 
 
 def _dims(wish: Wish) -> dict[str, Any]:
-    return {"dims": wish.ranges.dims} if wish.ranges.dims else {}
+    dims = {"dims": wish.ranges.dims} if wish.ranges.dims else {}
+    return {**dims, **({"plugins": list(wish.plugins)} if wish.plugins else {})}
 
 
 def text(name: str, backend: str, made: Mapping[str, Any], comments: Sequence[str] = ()) -> str:

@@ -54,6 +54,7 @@ class Plan(NamedTuple):
     task: str = "none"
     export: dict[str, Any] | None = None
     bench: dict[str, Any] | None = None
+    plugins: tuple[str, ...] = ()
     batch_axis: dict[str, int] = {}  # noqa: RUF012 — nobody changes a plan's fields
     told: Sequence[str] = ()
 
@@ -79,6 +80,7 @@ def document(plan: Plan) -> tuple[str, dict[str, str]]:
     precision = plan.params.get("precision", "model")
     model: Any = "model" if plan.export is not None else {"file": plan.model}
     batch = {"batch_axis": plan.batch_axis} if plan.batch_axis else {}
+    parsed = {name: value for name, value in (("dims", plan.dims), ("plugins", list(plan.plugins))) if value}
     own = {name: axis for name, axis in plan.batch_axis.items() if name in {one.name for one in plan.inputs}}
     lines = [
         f"# yaml-language-server: $schema={_SCHEMA}",
@@ -91,7 +93,7 @@ def document(plan: Plan) -> tuple[str, dict[str, str]]:
         lines += _stage("model", "export", {}, plan.export, [
             "PyTorch's module as an ONNX model, compared with PyTorch.",
         ])  # fmt: skip
-    lines += _stage("network", "parse", {"model": model}, {"dims": plan.dims} if plan.dims else {}, [
+    lines += _stage("network", "parse", {"model": model}, parsed, [
         "The model, as the runtime's own parser reads it.",
     ])  # fmt: skip
     half = precision in ("fp16", "bf16")

@@ -33,6 +33,7 @@ _VERBOSITY = {"layer_names_only": "names_only", "default": "names_only", "none":
 _HARDWARE = {"none": "none", "ampere+": "ampere+", "samecomputecapability": "same_compute_capability"}
 _REPEATED = ("--plugins", "--staticPlugins", "--dynamicPlugins", "--setPluginsToSerialize", "--safetyPlugins",
              "--profile", "--minShapes", "--optShapes", "--maxShapes", "--greenContext")  # fmt: skip
+_PLUGINS = ("--plugins", "--staticPlugins", "--dynamicPlugins")
 _UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -49,6 +50,7 @@ class Translated:
     run_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
     bench: dict[str, Any] = field(default_factory=dict)
+    plugins: list[str] = field(default_factory=list)
     measures: bool = True
     told: list[str] = field(default_factory=list)
 
@@ -211,6 +213,8 @@ def _read(words: list[str]) -> tuple[dict[str, str], list[str]]:
             problems.append(f"found {name} without a value, and trtexec takes it with an equals sign: {name}={more}")
         elif flags.get(name, value) != value and name not in _REPEATED:
             problems.append(f"found {name} with {flags[name]} and with {value}, expected it once")
+        elif name in _PLUGINS and name in flags:
+            flags[name] += f",{value}"
         else:
             flags.setdefault(name, value)
     return flags, problems
@@ -350,6 +354,7 @@ _APPLY: dict[str, Callable[[Translated, str], None]] = {
     "--noBuilderCache": lambda made, _: _set(made, "timing_cache", "off"),
     "--layerPrecisions": _layers,
     "--computeCapabilities": _capabilities,
+    **dict.fromkeys(_PLUGINS, lambda made, value: made.plugins.extend(filter(None, value.split(",")))),
     "--skipInference": _no_measuring,
     "--buildOnly": _no_measuring,
     "--iterations": _bench("iterations"),

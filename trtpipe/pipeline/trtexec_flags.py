@@ -49,7 +49,6 @@ _IMPLICIT = "an ONNX model has an explicit batch: it is the first number of --sh
 _CALIBRATION = "ranges come from samples, in the model and before the build: --int8 DATA"
 _TYPES = "types are in the model: precision, keep_fp32 and quantize set them there, where they are checked"
 _IO = "inputs and outputs keep the model's types, in plain memory order; cast inside the model"
-_PLUGIN = "plugin libraries are not loaded in this version"
 _DLA = "engines are built for GPUs, not for DLA"
 _SAFE = "the safety runtime is not supported"
 _DEBUG = "inner tensors are compared in ONNX Runtime by a stage `compare` with bisect: true"
@@ -125,7 +124,7 @@ FLAGS: dict[str, Flag] = {
             ("--buildDLAStandalone --uint8AsymmetricQuantizationDLA", NEW, "", _DLA),
             ("--reportCapabilityDLA --adjustForDLA --dlaWorkspaceAllocationStrategy=", ("11",), "", _DLA),
             ("--pluginInstanceNorm --pi", NEW, "", "InstanceNormalization is TensorRT's own layer"),
-            ("--enablePluginOverride", ("11",), "", _PLUGIN),
+            ("--enablePluginOverride", ("11",), "", "only the libraries that `parse` names are loaded"),
             ("--noCompilationCache", NEW, "", "the builder's compilation cache lives only as long as the build"),
             ("--monitorMemory", NEW, "", "the record of a stage has its figures; run: memory limits it"),
             ("--distributiveIndependence --decomposableAttentions= --independentWeightLayouts", NEW, "",
@@ -188,8 +187,9 @@ FLAGS: dict[str, Flag] = {
             "system",
             ("--device=", ALL, "", "choose the GPU with CUDA_VISIBLE_DEVICES"),
             ("--useDLACore= --allowGPUFallback", ALL, "", _DLA),
-            ("--plugins= --staticPlugins= --dynamicPlugins= --setPluginsToSerialize= --ignoreParsedPluginLibs", ALL, "",
-             _PLUGIN),
+            ("--plugins= --staticPlugins= --dynamicPlugins=", ALL, "`parse`: plugins", ""),
+            ("--setPluginsToSerialize=", ALL, "", "a plugin's library travels with the model, beside the plan"),
+            ("--ignoreParsedPluginLibs", ALL, "", "only the libraries that `parse` names are loaded"),
             ("--help -h", ALL, "", "trtpipe build --help"),
         ),
     )
