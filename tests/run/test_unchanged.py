@@ -79,7 +79,7 @@ def test_where_stamps_tell_no_change_every_name_holds_what_it_held(tmp_path_fact
             for how, place, other in changes:
                 try:
                     change(root, how, place, other)
-                except (NotADirectoryError, FileExistsError, FileNotFoundError, shutil.Error):
+                except OSError:  # such as a link that leads to itself; shutil.Error is one
                     continue
             if looked is not None and unchanged.is_same(looked, ()):
                 assert holdings.holds(NAMES, str(root), state) == before
