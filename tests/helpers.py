@@ -155,13 +155,13 @@ def python_stage(stage: str, function: str = "double", data: str = "{file: data.
     return f"  {stage}: {{type: postprocess, inputs: {{tensors: {data}}}, params: {{steps: [{json.dumps(step)}]}}}}\n"
 
 
-def inference(configure: str = "{}") -> str:
+def inference(configure: str = "{}", allocate: str = "{}") -> str:
     """Write the stages that feed image.npy to the model m.onnx."""
     return f"""\
   network: {{type: parse, inputs: {{model: {{file: m.onnx}}}}}}
   config: {{type: configure, inputs: {{network: network}}, params: {configure}}}
   engine: {{type: build, inputs: {{config: config}}}}
-  buffers: {{type: allocate, inputs: {{engine: engine}}}}
+  buffers: {{type: allocate, inputs: {{engine: engine}}, params: {allocate}}}
   scores: {{type: infer, inputs: {{engine: engine, buffers: buffers, data: {{file: image.npy}}}}}}
 """
 
