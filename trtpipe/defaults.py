@@ -24,12 +24,14 @@ class Defaults(NamedTuple):
 
 
 def top_of(document: str | None) -> str:
-    """Give the root of the project of a document; of the current folder's if there is none, or it is no plain file.
+    """Give the root of the project in which a document lies or would lie; the current folder's if there is none.
 
-    A document that comes through a pipe lies in no project, and a file that is not there cannot say in which.
+    A document that comes through a pipe lies in no project.
     """
-    folder = os.path.dirname(document) if document is not None and os.path.isfile(document) else ""
-    return project.root(folder or ".")
+    if document is None or document.startswith(("/dev/", "/proc/")):
+        return project.root(".")
+    folder = os.path.dirname(document) or "."
+    return project.root(folder if os.path.isdir(folder) else ".")
 
 
 def read(top: str) -> Defaults:

@@ -330,7 +330,7 @@ def facets(packages: tuple[str, ...], choice: Choice | None, gpu: Gpu | None) ->
 def _help(package: str) -> str:
     extras = {
         "torch": "torch", "onnxscript": "torch", "onnxruntime": "cpu", "pillow": "vision", "fsspec": "remote",
-        "shtab": "completion", "nvidia-modelopt": "modelopt", "onnxslim": "onnxslim",
+        "nvidia-modelopt": "modelopt", "onnxslim": "onnxslim",
     }  # fmt: skip
     return f"pip install 'trtpipe[{extras[package]}]'" if package in extras else f"pip install {package}"
 

@@ -65,7 +65,7 @@ def examine(artifacts: str) -> dict[str, object]:
         version = environment.runtime_version(name)
         can, note = _abilities(name, version, gpus)
         runtimes[name] = {"version": version, "can": can, "note": note}
-    packages = ("onnx", "numpy", "polygraphy", "torch", "onnxscript", "pillow", "fsspec", "cuda-bindings", "shtab")
+    packages = ("onnx", "numpy", "polygraphy", "torch", "onnxscript", "pillow", "fsspec", "cuda-bindings")
     return {
         "trtpipe": __version__,
         "python": ".".join(map(str, sys.version_info[:3])),

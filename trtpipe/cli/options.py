@@ -114,8 +114,10 @@ def parser() -> argparse.ArgumentParser:
     _add_keys(add, keys.add_subparsers(metavar="ACTION", required=True, parser_class=later))
     _add_attest(add)
     one = add("completion", "completion.completion", "print a shell's completion script",
-              "Print the completion script for a shell.")  # fmt: skip
-    one.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell")
+              "Print the completion script for a shell. It asks `trtpipe completion words` for what may stand next.",
+              )  # fmt: skip
+    one.add_argument("shell", choices=("bash", "zsh", "fish", "tcsh", "words"), help="the shell")
+    one.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return top
 
 
