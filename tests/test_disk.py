@@ -27,8 +27,7 @@ def big(tmp_path):
     models.with_external(tmp_path / "m.onnx", model, "weights.bin")
     np.save(tmp_path / "image.npy", np.ones((4, 512), np.float32))
     profile = "{profiles: [{image: {min: [1, 512], opt: [4, 512], max: [8, 512]}}]}"
-    project(tmp_path, inference(profile).replace("inputs: {engine: engine}}", "inputs: {engine: engine}, "
-            "params: {shapes: {image: [4, 512]}}}"))  # fmt: skip
+    project(tmp_path, inference(profile, allocate="{shapes: {image: [4, 512]}}"))
     return tmp_path
 
 
