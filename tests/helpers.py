@@ -155,8 +155,8 @@ def python_stage(stage: str, function: str = "double", data: str = "{file: data.
     return f"  {stage}: {{type: postprocess, inputs: {{tensors: {data}}}, params: {{steps: [{json.dumps(step)}]}}}}\n"
 
 
-def inference(configure: str = "{}", allocate: str = "{}") -> str:
-    """Write the stages that feed image.npy to the model m.onnx."""
+def inference(configure: str = "{}", allocate: str = "{batch_axis: {image: 0, logits: 0}}") -> str:
+    """Write the stages that feed image.npy to the model m.onnx, whose batch is fixed and has no name."""
     return f"""\
   network: {{type: parse, inputs: {{model: {{file: m.onnx}}}}}}
   config: {{type: configure, inputs: {{network: network}}, params: {configure}}}

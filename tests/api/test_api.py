@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from onnx import helper
 
 import trtpipe
 from tests import onnx_models as models
@@ -50,6 +51,14 @@ def test_an_engine_answers_as_infer_does(document):
         assert not np.array_equal(found[name], again[name])  # the first answer is the caller's to keep
         scores = np.load(next(made["scores"].folder.glob("0*.npy")))
         np.testing.assert_allclose(found[name], scores[:2], rtol=1e-6)
+
+
+def test_an_engine_gives_a_batch_as_it_comes_out_whichever_axis_the_samples_are_on(tmp_path):
+    node = helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0)
+    models.save(models.model([node], [models.value("x", ["n", 3])], [models.value("total", [])]), tmp_path / "m.onnx")
+    document = project(tmp_path, inference().split("  buffers:")[0])
+    with load(document) as pipeline, trtpipe.Engine.open(pipeline.run()["engine"].folder, shapes={"x": [4, 3]}) as one:
+        assert one.run({"x": np.ones((4, 3), np.float32)})["total"] == 12
 
 
 def test_what_is_wrong_raises_the_errors_of_the_command_line(document, tmp_path):

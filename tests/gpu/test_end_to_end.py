@@ -188,7 +188,8 @@ def test_a_stream_that_is_given_up_leaves_the_session_usable(backend, tmp_path):
 @pytest.mark.parametrize("preset", ["trtexec-10", "trtexec-11"])
 def test_a_benchmark_measures_on_the_device(backend, tmp_path, preset):
     chain = Chain(backend, tmp_path, models.conv(8, side=64, channels=32), shapes={"image": [8, 3, 64, 64]}, slots=2)
-    buffers = chain.stage("allocate", {"shapes": {"image": [8, 3, 64, 64]}}, engine=chain.engine)
+    allocate = {"shapes": {"image": [8, 3, 64, 64]}, "batch_axis": {"image": 0, "logits": 0}}
+    buffers = chain.stage("allocate", allocate, engine=chain.engine)
     params = {"preset": preset, "duration": 0.5, "profile": True}
     out = chain.stage("benchmark", params, engine=chain.engine, buffers=buffers)
     record = json.loads((out / "benchmark.json").read_text())

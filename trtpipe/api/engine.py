@@ -51,7 +51,7 @@ class Engine:
             raise StageFailed(f"{folder}: there is no {Manifest.file} beside the plan, so nothing tells how to feed it")
         preflight.require(plan, manifest)
         params = AllocateParams(shapes={name: list(s) for name, s in (shapes or {}).items()}, profile=profile)
-        buffers = plan_buffers(manifest, params)
+        buffers = plan_buffers(manifest, params, whole=True)
         return cls(manifest, backends.load(manifest.runtime).open(Path(plan), manifest, buffers, note))
 
     @property

@@ -82,8 +82,11 @@ def run(ctx: Context) -> None:
         ctx.note(told)
 
 
-def plan_buffers(manifest: Manifest, params: AllocateParams) -> Buffers:
-    """Work out the buffers. Raises StageFailed that lists everything wrong with the shapes and with the batch."""
+def plan_buffers(manifest: Manifest, params: AllocateParams, *, whole: bool = False) -> Buffers:
+    """Work out the buffers. Raises StageFailed that lists everything wrong with the shapes and with the batch.
+
+    `whole` is for callers that take batches as they come out: then nobody must say where the samples lie in outputs.
+    """
     on_gpu = manifest.runtime != "onnxruntime"
     if params.host == "pinned" and not on_gpu:
         raise StageFailed(
@@ -91,7 +94,7 @@ def plan_buffers(manifest: Manifest, params: AllocateParams) -> Buffers:
         )
     auto: Literal["pinned", "pageable"] = "pinned" if on_gpu else "pageable"
     shapes, sizes, buckets = _all_shapes(manifest, params)
-    batch = _batch(manifest, params, sizes)
+    batch = _batch(manifest, params, sizes, whole=whole)
     buffers = []
     for b in manifest.bindings:
         shape = shapes[b.name] if b.mode == "input" else _output_shape(b, sizes, batch)
@@ -164,14 +167,14 @@ def _output_shape(b: Binding, sizes: Mapping[str, int], batch: rule.Batch) -> li
     return shape
 
 
-def _batch(manifest: Manifest, params: AllocateParams, sizes: Mapping[str, int]) -> rule.Batch:
+def _batch(manifest: Manifest, params: AllocateParams, sizes: Mapping[str, int], *, whole: bool) -> rule.Batch:
     """Decide which axes are the batch. Raises StageFailed where that is contradictory, or for outputs left open."""
     inputs, outputs = manifest.side("input"), manifest.side("output")
     split = {name: "none" for one in _splits(params) for name in (one.tensor, *one.also)}
     batch = rule.find(inputs, outputs, {**split, **params.batch_axis}, sizes)
     if problems := [*_split_problems(outputs, params), *batch.problems]:
         raise StageFailed("\n".join(problems))
-    if batch.undecided:
+    if batch.undecided and not whole:
         unclear = [b for b in outputs if b.name in batch.undecided]
         which = ", ".join(f"{b.name} {rule.text(b)}" for b in unclear)
         carried = next(b for b in inputs if batch.axes[b.name] is not None)
