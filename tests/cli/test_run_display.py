@@ -203,10 +203,10 @@ def test_the_notes_of_hits_are_folded_to_a_line_and_the_command_notes_has_them(m
 
 
 @pytest.mark.parametrize("columns", [20, 40, 60, 100])
-@pytest.mark.parametrize("command", ["run", "status", "notes"])
+@pytest.mark.parametrize("command", ["run", "status", "notes", "cache ls"])
 def test_a_narrow_terminal_gets_fewer_columns_and_whole_words(measured, columns, command):
     folder, _ = measured
-    code, lines = on_a_screen(folder, columns, command, "p.yaml")
+    code, lines = on_a_screen(folder, columns, *command.split(), "p.yaml")
     assert code == 0
     long = [line for line in lines if len(line) > columns]
     assert all(line.split() == [line.strip()] for line in long), long  # one word, such as a path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from trtpipe import errors
 from trtpipe.cli.opening import open_pipeline
-from trtpipe.cli.printing import answer
+from trtpipe.cli.printing import answer, columns
 from trtpipe.store.state import State
 from trtpipe.store.store import Store
 
@@ -61,7 +61,7 @@ def ls(args: argparse.Namespace) -> int:
     cells = [["stage", "kind", "size", "last used", "key", "artifact"]]
     cells += [[str(r["stage"]), str(r["kind"]), size_text(r["size"]), _age_text(time.time() - r["used"]),
                str(r["key"])[:12], str(r["artifact"])[:12]] for r in rows]  # fmt: skip
-    lines = table(cells, right=(2, 3)) + [
+    lines = table(cells, right=(2, 3), room=columns(), spare=(5, 1, 4, 3)) + [
         f"and {len(bad)} damaged records, which `trtpipe cache verify` lists" for _ in bad[:1]
     ]
     answer({"actions": rows, "damaged": len(bad)}, as_json=args.json, lines=lines)

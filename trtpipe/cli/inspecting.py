@@ -220,24 +220,25 @@ def graph(args: argparse.Namespace) -> int:
                 out(f"  {'└─' if index == len(reads) - 1 else '├─'} {line}")
     elif args.format == "mermaid":
         text = escaping.mermaid
-        out("flowchart TD")
+        show_path("flowchart TD")
         for stage in stages:
-            out(f'  {_id(stage.name)}["{text(stage.name)}<br/>{stage.type}"]')
+            show_path(f'  {_id(stage.name)}["{text(stage.name)}<br/>{stage.type}"]')
         for source, target, port, outside in edges:
             start = f'{_id("file " + source)}(["{text(source)}"])' if outside else _id(source)
-            out(f"  {start} -- {port} --> {_id(target)}")
+            show_path(f"  {start} -- {port} --> {_id(target)}")
     else:
         dot = escaping.dot
-        out(f"digraph {dot(loaded.name)} {{\n  node [shape=box];")
+        show_path(f"digraph {dot(loaded.name)} {{")
+        show_path("  node [shape=box];")
         for stage in stages:
             # Two lines: within a label, and only there, Graphviz reads `\\n` as a new one.
-            out(f'  {dot(stage.name)} [label={dot(stage.name)[:-1]}\\n{stage.type}"];')
+            show_path(f'  {dot(stage.name)} [label={dot(stage.name)[:-1]}\\n{stage.type}"];')
         for source, target, port, outside in edges:
             name = dot(f"./{source}" if outside and source in loaded.stages else source)
             if outside:
-                out(f"  {name} [shape=note];")
-            out(f"  {name} -> {dot(target)} [label={dot(port)}];")
-        out("}")
+                show_path(f"  {name} [shape=note];")
+            show_path(f"  {name} -> {dot(target)} [label={dot(port)}];")
+        show_path("}")
     return 0
 
 

@@ -146,8 +146,8 @@ def has_unicode(stream: TextIO) -> bool:
 
 
 def out(text: str = "") -> None:
-    """Print a text for people on the standard output; no line of it is broken."""
-    sys.stdout.write(Screen(sys.stdout).text(text) + "\n")
+    """Print a text for people on the standard output; where the terminal is narrower, lines break between words."""
+    sys.stdout.write(Screen(sys.stdout).line(text, hang=4) + "\n")
     sys.stdout.flush()
 
 
@@ -159,6 +159,11 @@ def wrapped(*pieces: str | Ink, hang: int = 0) -> None:
 def path(text: str) -> None:
     """Print a path, which the shell may use: nothing in it is replaced but what would act on a terminal."""
     sys.stdout.write(escaping.inline(text) + "\n")
+
+
+def columns() -> int | None:
+    """Give the columns of the terminal on the standard output; None if it is none."""
+    return Screen(sys.stdout).width
 
 
 def for_programs(text: str) -> None:

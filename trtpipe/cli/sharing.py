@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.cli.opening import WOULD_RUN, open_pipeline
-from trtpipe.cli.printing import err, message, out
+from trtpipe.cli.printing import columns, err, message, out
 
 if TYPE_CHECKING:
     import argparse
@@ -42,7 +42,7 @@ def _share(args: argparse.Namespace, *, pushes: bool) -> int:
             [one.how, one.stage, one.type, size_text(one.bytes) if one.bytes else "", (one.artifact or "")[:12]]
             for one in lines
         ]
-        out("\n".join([name, *table(rows, right=(3,))]))
+        out("\n".join([name, *table(rows, right=(3,), room=columns(), spare=(4, 2, 3))]))
     return WOULD_RUN if missing else 0
 
 
