@@ -75,10 +75,10 @@ def test_the_weights_of_a_model_lie_in_the_store_once_and_in_its_plan(big):
     store = big / "artifacts"
     weights = (big / "weights.bin").read_bytes()
     found = [paths for paths in contents(store).values() if paths[0].read_bytes() == weights]
-    assert [sorted(p.relative_to(store).parts[0] for p in paths) for paths in found] == [["blobs", "trees", "trees"]]
+    assert [sorted(p.relative_to(store).parts[0] for p in paths) for paths in found] == [["blobs", "trees", "trees", "trees"]]
     plans = [paths for paths in contents(store).values() if paths[0].read_bytes() != weights]
     assert [sorted({p.name for p in paths if "trees" in p.parts}) for paths in plans] == [["engine.onnx"]]
-    for stage in ("network", "config"):
+    for stage in ("network", "config", "engine/parsed"):
         seen = store / "view" / "p" / stage / "weights.bin"
         assert seen.samefile(found[0][0])
     assert (big / "weights.bin").stat().st_nlink == 1
@@ -104,10 +104,10 @@ def test_a_store_of_the_version_before_is_read_and_its_copies_become_links(big):
     run(big)
     store = big / "artifacts"
     as_before(store)
-    assert len(contents(store)) == 2 + 2 + 3
+    assert len(contents(store)) == 2 + 3 + 4
     assert run(big) == (5, 0, [])
     assert {os.readlink(p).split("/")[2] for p in (store / "view" / "p").iterdir()} == {"trees"}
-    assert len(contents(store)) == 2 + 3
+    assert len(contents(store)) == 2 + 4
     assert trtpipe("cache", "verify", cwd=big).returncode == 0
     (mine,) = (store / "shown").glob("*/manifest.json")
     mine.write_text("mine")
