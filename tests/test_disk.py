@@ -75,7 +75,9 @@ def test_the_weights_of_a_model_lie_in_the_store_once_and_in_its_plan(big):
     store = big / "artifacts"
     weights = (big / "weights.bin").read_bytes()
     found = [paths for paths in contents(store).values() if paths[0].read_bytes() == weights]
-    assert [sorted(p.relative_to(store).parts[0] for p in paths) for paths in found] == [["blobs", "trees", "trees", "trees"]]
+    assert [sorted(p.relative_to(store).parts[0] for p in paths) for paths in found] == [
+        ["blobs", "trees", "trees", "trees"]
+    ]
     plans = [paths for paths in contents(store).values() if paths[0].read_bytes() != weights]
     assert [sorted({p.name for p in paths if "trees" in p.parts}) for paths in plans] == [["engine.onnx"]]
     for stage in ("network", "config", "engine/parsed"):

@@ -16,7 +16,7 @@ from tests.helpers import inference, project, python_stage
 def document(tmp_path):
     models.save(models.conv(2), tmp_path / "m.onnx")
     np.save(tmp_path / "image.npy", np.ones((4, 3, 8, 8), np.float32))
-    return project(tmp_path, inference(allocate="{batch_axis: {image: 0, logits: 0}}"))
+    return project(tmp_path, inference())
 
 
 def load(document, **more):

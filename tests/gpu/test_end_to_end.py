@@ -593,7 +593,7 @@ def test_no_free_device_memory_is_told_with_the_numbers_and_nothing_stays_alloca
 def test_a_gpu_that_is_hidden_is_an_exit_code_and_a_sentence(backend, tmp_path):
     models.save(models.conv(2), tmp_path / "m.onnx")
     np.save(tmp_path / "image.npy", image(4)["image"])
-    path = project(tmp_path, inference(allocate="{batch_axis: {image: 0, logits: 0}}"))
+    path = project(tmp_path, inference())
     said = trtpipe("run", path, "--backend", backend.name, cwd=tmp_path)
     assert said.returncode == 0, said.stderr + said.stdout
     for hidden in ("", "-1"):
@@ -611,7 +611,7 @@ def test_a_gpu_that_is_hidden_is_an_exit_code_and_a_sentence(backend, tmp_path):
 def test_a_plan_with_one_byte_flipped_never_reaches_tensorrt(backend, tmp_path):
     models.save(models.conv(2), tmp_path / "m.onnx")
     np.save(tmp_path / "image.npy", image(4)["image"])
-    path = project(tmp_path, inference(allocate="{batch_axis: {image: 0, logits: 0}}"))
+    path = project(tmp_path, inference())
     assert trtpipe("run", path, "--backend", backend.name, cwd=tmp_path).returncode == 0
     made = Path(trtpipe("show", path, "engine/engine.plan", "--backend", backend.name, cwd=tmp_path).stdout.strip())
     torn = flip_everywhere(tmp_path / "artifacts", made.read_bytes())

@@ -568,7 +568,7 @@ def test_an_engine_with_one_byte_flipped_is_built_again_before_a_runtime_sees_it
     from tests import onnx_models as models
 
     models.save(models.conv(2), tmp_path / "m.onnx")
-    project(tmp_path, inference(allocate="{batch_axis: {image: 0, logits: 0}}"))
+    project(tmp_path, inference())
     np.save(tmp_path / "image.npy", np.ones((4, 3, 8, 8), np.float32))
     assert run(tmp_path, "--backend", "onnxruntime").returncode == 0
     made = trtpipe("show", "p.yaml", "engine/engine.onnx", "--backend", "onnxruntime", cwd=tmp_path)
