@@ -18,6 +18,7 @@ from trtpipe.errors import TrtpipeError
 from trtpipe.models import onnxfile, ort_cpu, signature
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.conformance.suite import Case
@@ -43,8 +44,15 @@ def bare(case: Case) -> bool:
     return suite.differs(case, found) is None
 
 
-def run(case: Case, folder: Path, *, backend: str = "onnxruntime", engine_only: bool = False) -> Outcome:
-    """Run a case through parse, configure, build, allocate and infer."""
+def run(
+    case: Case,
+    folder: Path,
+    *,
+    backend: str = "onnxruntime",
+    engine_only: bool = False,
+    differs: Callable[[Case, dict[str, Any]], str | None] = suite.differs,
+) -> Outcome:
+    """Run a case through parse, configure, build, allocate and infer; `differs` judges what comes out."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -55,7 +63,7 @@ def run(case: Case, folder: Path, *, backend: str = "onnxruntime", engine_only: 
         return Outcome(case.name, "raw", f"{type(error).__name__}: {error}")
     if found is None:
         return Outcome(case.name, "right")
-    wrong = suite.differs(case, found)
+    wrong = differs(case, found)
     return Outcome(case.name, "wrong" if wrong else "right", wrong or "")
 
 
