@@ -444,6 +444,7 @@ class Work:
     ) -> None:
         """Note that a stage failed; with how it ran, if it failed of itself."""
         self.failures[stage.name] = error
+        self.awaited.discard(stage.name)  # or the loop would wait for ever
         why = None
         if own is not None and type(error) in _OWN:
             # What a runtime says stands in the lines below, where the failure is told.
