@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -69,7 +70,12 @@ def test_a_document_that_comes_through_a_pipe_lies_in_the_current_folders_projec
     (tmp_path / "sub").mkdir()
     (tmp_path / ".git").mkdir()
     monkeypatch.chdir(tmp_path / "sub")
-    assert defaults.store("/dev/fd/63") == defaults.store(None) == str(tmp_path / "artifacts")
+    reading, writing = os.pipe()
+    try:
+        assert defaults.store(f"/dev/fd/{reading}") == defaults.store(None) == str(tmp_path / "artifacts")
+    finally:
+        os.close(reading)
+        os.close(writing)
     monkeypatch.chdir(tmp_path)
     assert defaults.store(None) == "artifacts"
 

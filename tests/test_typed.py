@@ -18,11 +18,14 @@ EXAMPLES = {
         "framework": "torch", "entrypoint": "./m.py:load", "sources": ["./w.npz", "../x/y.py"], "outputs": ["y"],
         "kwargs": {"path": "./free"}, "inputs": {"x": {"shape": [1], "dtype": "float32"}},
     },
+    "parse": {"custom_ops": ["./ops.so"], "plugins": ["../plugins//p.so"]},
     "configure": {"workspace": "1024MiB", "keep_fp32": ["./Node"]},
     "preprocess": {"tensor": "./x", "list": "./lists//train.txt", "patterns": ["./*.png"], "python": HOOKS},
     "postprocess": {"steps": [{"op": "softmax", "tensor": "./y"}, *({"op": "python", **hook} for hook in HOOKS)]},
 }  # fmt: skip
 """Params of every type that has a typed text, with all places in which it has one."""
+TYPED = ("entrypoint", "sources", "python", "steps", "custom_ops", "plugins")
+"""Those params of them that hold paths or entrypoints."""
 NO_PATHS = {
     "preprocess.patterns[]": "a pattern that names of an input's files fit, and no name",
     "postprocess.arrays[]": "names of tensors; the files are made",
@@ -73,7 +76,8 @@ def test_each_exception_is_still_there():
 def test_the_examples_have_every_place_with_a_typed_text():
     there = {name: {mark for _, _, mark in places(name) if mark} for name in stages.NAMES}
     assert {name: marks for name, marks in there.items() if marks} == {
-        "export": {"path", "entrypoint"}, "configure": {"size"}, "preprocess": {"path", "inner path", "entrypoint"},
+        "export": {"path", "entrypoint"}, "parse": {"path"}, "configure": {"size"},
+        "preprocess": {"path", "inner path", "entrypoint"},
         "postprocess": {"path", "entrypoint"},
     }  # fmt: skip
     assert EXAMPLES.keys() == {name for name, marks in there.items() if marks}
@@ -83,6 +87,7 @@ def test_the_examples_have_every_place_with_a_typed_text():
     ("name", "paths", "entrypoints"),
     [
         ("export", ["w.npz", "../x/y.py"], ["m.py:load"]),
+        ("parse", ["ops.so", "../plugins/p.so"], []),
         ("configure", [], []),
         ("preprocess", ["a/b.txt", "/abs/c.txt", "../up.txt"], ["h.py:f", "pack.age:g"]),
         ("postprocess", ["a/b.txt", "/abs/c.txt", "../up.txt"], ["h.py:f", "pack.age:g"]),
@@ -115,7 +120,7 @@ def test_moved_params_are_those_of_the_same_files_written_from_elsewhere(name):
     assert list(after.entrypoints()) == [
         e if e.startswith("pack.age") else f"team/recipes/{e}" for e in before.entrypoints()
     ]
-    rest = [text for text in EXAMPLES[name].items() if text[0] not in ("entrypoint", "sources", "python", "steps")]
+    rest = [text for text in EXAMPLES[name].items() if text[0] not in TYPED]
     moved = typed.moved(kind, EXAMPLES[name], "team/recipes")
     assert [text for text in moved.items() if text[0] in dict(rest)] == rest
 

@@ -43,7 +43,9 @@ def test_a_second_run_does_nothing(tmp_path):
     assert "0 hit, 2 ran" in first.stdout.replace("1 hit, 1 ran", "0 hit, 2 ran")
     second = run(tmp_path, "--json")
     assert [k for k, _ in kinds(second)] == ["StageCached", "StageCached"]
-    assert events(second)[-1] | {"seconds": 0} == {
+    end = events(second)[-1]
+    assert [(one["stage"], one["size"]) for one in end.pop("results")] == [("a", 60), ("b", 60)]
+    assert end | {"seconds": 0} == {
         "event": "PipelineFinished", "pipeline": "p", "hit": 2, "ran": 0, "failed": 0, "skipped": 0, "seconds": 0,
             "lost": [],
     }  # fmt: skip
