@@ -21,18 +21,9 @@ if TYPE_CHECKING:
     from trtpipe.documents.config import Asked, Config, Hold
     from trtpipe.documents.layers import Layers
     from trtpipe.documents.manifest import Binding, Manifest, Proof, Target
-    from trtpipe.documents.network import Network, Tensor
+    from trtpipe.documents.network import Network
 
 NAMES = ("tensorrt", "tensorrt_rtx", "onnxruntime")
-
-
-def batch_dim(inputs: Iterable[Binding | Tensor]) -> int | str | None:
-    """Give the dim of the batch axis of these inputs: the first axis of the first input with a dynamic first axis.
-
-    If no input begins with a dynamic axis, it is the first axis of the first input that has an axis.
-    """
-    firsts = [entry.dims[0] for entry in inputs if entry.dims]
-    return next((dim for dim in firsts if isinstance(dim, str)), firsts[0] if firsts else None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,7 @@ def test_what_is_added_to_a_declared_folder_or_pattern_counts(tmp_path, source, 
 def test_the_whole_project_may_be_a_source_without_the_store_in_it(tmp_path):
     project(tmp_path, stage("."))
     run(tmp_path)
+    (tmp_path / "artifacts" / "view" / "gone").symlink_to("nowhere")
     assert "1 hit" in run(tmp_path)
     put(tmp_path / "more.txt")
     assert "1 ran" in run(tmp_path)

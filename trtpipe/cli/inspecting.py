@@ -80,7 +80,7 @@ def show(args: argparse.Namespace) -> int:
     from trtpipe.run.lookup import Walk
 
     try:
-        inputs.check(lookup.pipeline, order, allow_outside=args.allow_outside)
+        inputs.check(lookup.pipeline, order, allow_outside=args.allow_outside, store=lookup.store.folder)
     except errors.PipelineInvalid as error:
         if args.log or args.record or not _show_locked(args, lookup, stage, file):
             raise error from None

@@ -27,7 +27,7 @@ class Found(NamedTuple):
     folder: str | None
 
 
-def check(pipeline: Pipeline, stages: tuple[str, ...], *, allow_outside: bool) -> None:
+def check(pipeline: Pipeline, stages: tuple[str, ...], *, allow_outside: bool, store: str = "") -> None:
     """Check before anything runs that every file exists and that none is outside the project.
 
     Raises PipelineInvalid with every missing or outside file, EnvironmentMissing for a package that is absent.
@@ -45,7 +45,7 @@ def check(pipeline: Pipeline, stages: tuple[str, ...], *, allow_outside: bool) -
             elif source.package is not None and environment.find_file(source.package) is None:
                 missing[f"{source.place}: {_package_missing(source.package)}"] = None
         for file in stage.sources:
-            problems += _source_problems(pipeline.folder, file, f"{stage.place}.params", root)
+            problems += _source_problems(pipeline.folder, file, f"{stage.place}.params", root, store)
         for module in stage.modules:
             if module_files(module) is None:
                 top = module.split(".", 1)[0]
@@ -80,13 +80,13 @@ def file_problems(folder: str, file: str, place: str, root: str | None) -> list[
     return []
 
 
-def _source_problems(folder: str, source: str, place: str, root: str | None) -> list[str]:
+def _source_problems(folder: str, source: str, place: str, root: str | None, store: str) -> list[str]:
     """Give the errors of a declared source: a file, a folder, or a pattern of files."""
     path = os.path.join(folder, source)
     if not _is_pattern(path) and not os.path.isdir(path):
         return file_problems(folder, source, place, root)
     try:
-        files = source_files(source, folder, root, place)
+        files = source_files(source, folder, root, place, store)
     except PipelineInvalid as error:
         return list(error.problems)
     except OSError as error:

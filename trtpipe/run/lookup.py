@@ -90,7 +90,7 @@ class Lookup:
 
         Raises what `inputs.check` and `run_section.check` raise.
         """
-        inputs.check(self.pipeline, order, allow_outside=self.allow_outside)
+        inputs.check(self.pipeline, order, allow_outside=self.allow_outside, store=self.store.folder)
         run_section.check(self.pipeline, order)
 
     def _limit(self) -> str | None:
