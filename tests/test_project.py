@@ -9,9 +9,9 @@ from trtpipe import project
 
 @pytest.fixture(autouse=True)
 def anew():
-    project.root.cache_clear()
+    project._root.cache_clear()
     yield
-    project.root.cache_clear()
+    project._root.cache_clear()
 
 
 def made(tmp_path, *files):
@@ -51,6 +51,14 @@ def test_a_folder_is_found_through_a_link(tmp_path):
     folder = made(tmp_path, "vision/pyproject.toml")
     (tmp_path / "link").symlink_to(folder)
     assert project.root(str(tmp_path / "link")) == str(tmp_path / "team" / "vision")
+
+
+def test_what_the_current_folder_is_may_change_while_a_program_runs(tmp_path, monkeypatch):
+    first, second = made(tmp_path / "a", "pyproject.toml"), made(tmp_path / "b", "vision/trtpipe.toml")
+    monkeypatch.chdir(first)
+    assert project.root(".") == str(tmp_path / "a" / "team")
+    monkeypatch.chdir(second)
+    assert project.root(".") == str(tmp_path / "b" / "team" / "vision")
 
 
 def test_names_start_at_the_root_and_are_never_absolute(tmp_path):

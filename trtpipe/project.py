@@ -8,7 +8,6 @@ from functools import lru_cache
 MARKERS = ("trtpipe.toml", "pyproject.toml", ".git")
 
 
-@lru_cache(maxsize=64)
 def root(folder: str) -> str:
     """Give the root of the project that a document's folder lies in, as a real path.
 
@@ -16,7 +15,12 @@ def root(folder: str) -> str:
     `.git`, otherwise the document's own. `/` and the user's home are never a root, because they hold too many other
     files.
     """
-    own = os.path.realpath(folder)
+    return _root(os.path.realpath(folder))
+
+
+@lru_cache(maxsize=64)
+def _root(own: str) -> str:
+    # By the real path: what "." means may change while a program runs.
     home = os.path.realpath(os.path.expanduser("~"))
     above = [own]
     while (up := os.path.dirname(above[-1])) != above[-1]:
