@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 from trtpipe import project
 from trtpipe.errors import PipelineInvalid
+from trtpipe.row import Row
 
 FILE = "trtpipe.toml"
 STORE = "artifacts"
@@ -14,7 +15,7 @@ VARIABLE = "TRTPIPE_ARTIFACTS"
 _BACKENDS = ("auto", "tensorrt", "tensorrt_rtx", "onnxruntime")
 
 
-class Defaults(NamedTuple):
+class Defaults(Row):
     """What `trtpipe.toml` says; None for what it does not say. `store` starts from the file's folder."""
 
     store: str | None = None

@@ -6,9 +6,10 @@ import os
 import re
 import sys
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from trtpipe.errors import EnvironmentMissing
+from trtpipe.row import Row
 
 HELP = {
     "onnxruntime": "pip install 'trtpipe[cpu]'",
@@ -27,7 +28,7 @@ _MODULES = {
 }
 
 
-class Gpu(NamedTuple):
+class Gpu(Row):
     """One NVIDIA GPU that CUDA programs of this process would see; memory in bytes."""
 
     number: int
@@ -37,7 +38,7 @@ class Gpu(NamedTuple):
     uuid: str
 
 
-class Choice(NamedTuple):
+class Choice(Row):
     """The runtime that was chosen, its full version, and why."""
 
     backend: str

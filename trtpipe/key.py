@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, NamedTuple
+from typing import Any
+
+from trtpipe.row import Row
 
 CHUNK = 1 << 20
 FORMAT = 2
@@ -53,7 +55,7 @@ def digest_file(path: str) -> str:
     return hasher.hexdigest()
 
 
-class Key(NamedTuple):
+class Key(Row):
     """Everything that can change a stage's output, as a readable record.
 
     `params` are resolved (defaults filled in). `inputs` maps an input's name to its artifact digest. `sources` maps the

@@ -12,9 +12,10 @@ of a known model cache, or `system:` for the folders of the operating system.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from trtpipe import key as keys
+from trtpipe.row import Row
 
 KINDS = ("files", "folders", "links", "packages", "variables")
 MAX_LISTS = 16
@@ -29,7 +30,7 @@ Reads = dict[str, dict[str, "str | None"]]
 """By kind, what each name holds: a digest (for a package, its version and a digest), or None if it is absent."""
 
 
-class Names(NamedTuple):
+class Names(Row):
     """A list of names: what users' code read. Each tuple is sorted and holds each name once."""
 
     files: tuple[str, ...] = ()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING
 
 from trtpipe.formatting import clock_text, width
 
 if TYPE_CHECKING:
+    from threading import Thread
+
     from trtpipe.cli.printing import Screen
 
 _SECONDS = 0.2
@@ -76,13 +77,15 @@ class Live:
     """The lines of all running stages. Other lines are printed above them."""
 
     def __init__(self, screen: Screen) -> None:
+        from threading import Event, Lock  # only for a terminal
+
         self._screen = screen
         self._stages: dict[str, Running] = {}
         self._shown = 0
         """How many lines are on the screen now."""
-        self._lock = threading.Lock()
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._lock = Lock()
+        self._over = Event()
+        self._thread: Thread | None = None
 
     def started(self, stage: str, running: Running) -> None:
         """Add a running stage."""
@@ -90,7 +93,9 @@ class Live:
             self._stages[stage] = running
             self._paint()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._repaint, daemon=True)
+            from threading import Thread
+
+            self._thread = Thread(target=self._repaint, daemon=True)
             self._thread.start()
 
     def finished(self, stage: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from trtpipe import defaults, environment
 from trtpipe.pipeline import loading
 from trtpipe.remote.sharing import Sharing
+from trtpipe.row import Row
 from trtpipe.run.lookup import Lookup
 from trtpipe.store.state import State
 from trtpipe.store.store import Store
@@ -23,7 +24,7 @@ WOULD_RUN = 10
 """The exit code if nothing is wrong, but something is not made yet."""
 
 
-class Opened(NamedTuple):
+class Opened(Row):
     """A document with its store and, for commands that may use one, its remote store."""
 
     lookup: Lookup

@@ -41,6 +41,16 @@ exit codes: 0 done · 1 a stage failed · 2 the document or the command is wrong
 class _Parser(argparse.ArgumentParser):
     """A parser whose messages pass the door, because they repeat what was typed."""
 
+    is_whole = False
+    """Whether all its arguments are there."""
+
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        """Give what writes help texts. While arguments are added, argparse only tries their metavars in it.
+
+        It makes one for each argument, and each would ask how wide the terminal is.
+        """
+        return super()._get_formatter() if self.is_whole else argparse.HelpFormatter(self.prog, width=80)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Say what was meant, where a command is misspelt or forgotten; argparse only lists them all."""
         if not isinstance(action, argparse._SubParsersAction) or value in action.choices:  # noqa: SLF001
@@ -59,28 +69,56 @@ class _Parser(argparse.ArgumentParser):
         super()._print_message(escaping.block(message) if message else message, file)
 
 
+class _Group:
+    """Options of which one may be given, for a parser that is made later."""
+
+    def __init__(self) -> None:
+        self._arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> None:
+        """Add an argument, as argparse does."""
+        self._arguments.append((args, kwargs))
+
+    def add_to(self, made: argparse.ArgumentParser) -> None:
+        """Add the options to a parser."""
+        group = made.add_mutually_exclusive_group()
+        for args, kwargs in self._arguments:
+            group.add_argument(*args, **kwargs)
+
+
 class _Later:
     """A command's parser, made when something is asked of it: a call uses one of thirty, and each takes its time."""
 
     def __init__(self, **given: Any) -> None:
         self._given = given
-        self._calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
-        self._made: argparse.ArgumentParser | None = None
+        self._steps: list[Callable[[argparse.ArgumentParser], object]] = []
+        self._made: _Parser | None = None
+
+    def when_made(self, step: Callable[[argparse.ArgumentParser], object]) -> None:
+        """Say what else to do with the parser once it is made."""
+        self._steps.append(step)
 
     def add_argument(self, *args: Any, **kwargs: Any) -> None:
         """Add an argument, as argparse does."""
-        self._calls.append(("add_argument", args, kwargs))
+        self.when_made(lambda made: made.add_argument(*args, **kwargs))
 
     def set_defaults(self, **kwargs: Any) -> None:
         """Set defaults, as argparse does."""
-        self._calls.append(("set_defaults", (), kwargs))
+        self.when_made(lambda made: made.set_defaults(**kwargs))
+
+    def add_mutually_exclusive_group(self) -> _Group:
+        """Add a group, as argparse does."""
+        group = _Group()
+        self.when_made(group.add_to)
+        return group
 
     def __getattr__(self, name: str) -> Any:
         if self._made is None:
             self._made = _Parser(**self._given)
-        for method, args, kwargs in self._calls:
-            getattr(self._made, method)(*args, **kwargs)
-        self._calls.clear()
+        steps, self._steps = self._steps, []
+        for step in steps:
+            step(self._made)
+        self._made.is_whole = True
         return getattr(self._made, name)
 
 
@@ -94,7 +132,11 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"trtpipe {__version__}")
     later: Any = _Later
-    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=later)
+    # With `prog`, argparse does not lay the usage out to find it.
+    commands = top.add_subparsers(prog="trtpipe", metavar="COMMAND", required=True, parser_class=later)
+
+    def actions(of: argparse.ArgumentParser) -> Any:
+        return of.add_subparsers(prog=of.prog, metavar="ACTION", required=True, parser_class=later)
 
     def add(name: str, function: str, help_text: str, description: str, group: Any = commands) -> Any:
         one = group.add_parser(name, help=help_text, description=description)
@@ -109,15 +151,16 @@ def parser() -> argparse.ArgumentParser:
     _add_lock_and_verify(add)
     _add_inspecting(add)
     cache = commands.add_parser("cache", help="inspect, clean and share the store")
-    _add_cache(add, cache.add_subparsers(metavar="ACTION", required=True, parser_class=later))
+    cache.when_made(lambda made: _add_cache(add, actions(made)))
     keys = commands.add_parser("keys", help="manage signing keys")
-    _add_keys(add, keys.add_subparsers(metavar="ACTION", required=True, parser_class=later))
+    keys.when_made(lambda made: _add_keys(add, actions(made)))
     _add_attest(add)
     one = add("completion", "completion.completion", "print a shell's completion script",
               "Print the completion script for a shell. It asks `trtpipe completion words` for what may stand next.",
               )  # fmt: skip
     one.add_argument("shell", choices=("bash", "zsh", "fish", "tcsh", "words"), help="the shell")
     one.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    top.is_whole = True
     return top
 
 

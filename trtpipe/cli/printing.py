@@ -6,10 +6,11 @@ import contextlib
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from trtpipe import escaping
 from trtpipe.formatting import width
+from trtpipe.row import Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,7 @@ _SHORT = 16
 """A reason of fewer characters, such as `never built`, is always told."""
 
 
-class Ink(NamedTuple):
+class Ink(Row):
     """A text and how it is painted on a terminal with colours: a name in COLOURS."""
 
     text: str

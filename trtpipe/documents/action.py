@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 from trtpipe import key as keys
+from trtpipe.row import Row
 
 FORMAT = 1
 FILE = "action.json"
 _HEX = frozenset("0123456789abcdef")
 
 
-class Read(NamedTuple):
+class Read(Row):
     """What a stage read through one input: what people call it, and the SHA-256 of each of its files."""
 
     label: str
     files: dict[str, str]
 
 
-class Figure(NamedTuple):
+class Figure(Row):
     """A figure that a stage measured, and the rule that it must meet, if there is one.
 
     A value that is no finite number is its text, such as `nan`, because JSON has no such number.
@@ -36,7 +37,7 @@ class Figure(NamedTuple):
     passed: bool | None = None
 
 
-class About(NamedTuple):
+class About(Row):
     """What a record says beside key and artifact; nothing of it is in a key.
 
     `seconds` is the wall time of the stage, `finished` the time of day in UTC (RFC 3339). `notes` are what the stage
@@ -57,7 +58,7 @@ class About(NamedTuple):
     figures: tuple[Figure, ...] = ()
 
 
-class Action(NamedTuple):
+class Action(Row):
     """What a key made. `files` maps a posix path to (SHA-256, bytes); `artifact` is the digest of kind and files."""
 
     key: dict[str, Any]

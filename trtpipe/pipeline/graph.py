@@ -7,10 +7,11 @@ again: importing YAML, msgspec and jsonschema would take longer than a run in wh
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from trtpipe import project
 from trtpipe.errors import UnknownReference
+from trtpipe.row import Row
 from trtpipe.words import suggest
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def lock_path(document: str) -> str:
     return (stem if suffix in (".yaml", ".yml") else document) + ".lock"
 
 
-class Source(NamedTuple):
+class Source(Row):
     """An input from outside; exactly one of `file`, `package` and `url` (with `sha256`) is set."""
 
     file: str | None
@@ -42,14 +43,14 @@ class Source(NamedTuple):
         return self.file or self.package or self.url or ""
 
 
-class Limits(NamedTuple):
+class Limits(Row):
     """A stage's limits: `timeout` in seconds, `memory` in bytes; None is no limit."""
 
     timeout: int | None = None
     memory: int | None = None
 
 
-class Stage(NamedTuple):
+class Stage(Row):
     """One stage of a resolved pipeline. `params` have their defaults filled in.
 
     `inputs` maps a port to a stage's name or a Source; a port with `many` appears once for each stage that it reads, as
@@ -100,7 +101,7 @@ class Stage(NamedTuple):
         return self._replace(inputs=left, failed=tuple(sorted(failed.items())))
 
 
-class Pipeline(NamedTuple):
+class Pipeline(Row):
     """A resolved pipeline; in `stages` each stage comes after the stages that it reads."""
 
     name: str

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from trtpipe import environment, project
 from trtpipe.errors import EnvironmentMissing, PipelineInvalid, StoreError
+from trtpipe.row import Row
 from trtpipe.store.artifact import Artifact
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 MAX_FILES = 200_000
 
 
-class Found(NamedTuple):
+class Found(Row):
     """An input from outside as it is now. `folder` is None for a url whose content is not in the store yet."""
 
     artifact: Artifact

@@ -6,9 +6,10 @@ The client is imported at its first use; a run in which every stage hits does no
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from trtpipe.errors import EnvironmentMissing, GateFailed, PipelineInvalid, StoreError, TrtpipeError
+from trtpipe.row import Row
 from trtpipe.run import events
 from trtpipe.run.lookup import Walk
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from trtpipe.store.artifact import Artifact
 
 
-class Line(NamedTuple):
+class Line(Row):
     """The outcome of one stage in a push or a pull."""
 
     stage: str

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from trtpipe.row import Row
 
 if TYPE_CHECKING:
     from trtpipe.documents.action import Figure
 
 
-class PipelineStarted(NamedTuple):
+class PipelineStarted(Row):
     """The run begins; `backend_reason` says why that backend was chosen, `store` is the absolute path of the store."""
 
     pipeline: str
@@ -18,7 +20,7 @@ class PipelineStarted(NamedTuple):
     store: str = ""
 
 
-class StageCached(NamedTuple):
+class StageCached(Row):
     """The stage's artifact was already in the store; `notes`, `figures` and `gaps` are from when it ran.
 
     `gaps` say what the stage depends on and could not be seen.
@@ -34,7 +36,7 @@ class StageCached(NamedTuple):
     gaps: tuple[str, ...] = ()
 
 
-class StageStarted(NamedTuple):
+class StageStarted(Row):
     """The stage runs because of `reasons`; `expected_seconds` is what it took last time, if known."""
 
     stage: str
@@ -43,7 +45,7 @@ class StageStarted(NamedTuple):
     expected_seconds: float | None
 
 
-class StageProgress(NamedTuple):
+class StageProgress(Row):
     """A running stage has done `done` of `total` (None: unknown) `unit`."""
 
     stage: str
@@ -52,41 +54,41 @@ class StageProgress(NamedTuple):
     unit: str
 
 
-class StageDoing(NamedTuple):
+class StageDoing(Row):
     """What a running stage is at, such as `exporting with torch.export`."""
 
     stage: str
     what: str
 
 
-class StageMeasured(NamedTuple):
+class StageMeasured(Row):
     """A running stage has measured a figure; `passed` is None if no rule asks for anything."""
 
     stage: str
     figure: Figure
 
 
-class StageRunning(NamedTuple):
+class StageRunning(Row):
     """The stage is still running after `seconds`; sent after ten seconds and then each minute."""
 
     stage: str
     seconds: float
 
 
-class StageNote(NamedTuple):
+class StageNote(Row):
     """One sentence for people from a running stage."""
 
     stage: str
     message: str
 
 
-class Warned(NamedTuple):
+class Warned(Row):
     """A warning for people; it does not stop the run."""
 
     message: str
 
 
-class StageFinished(NamedTuple):
+class StageFinished(Row):
     """The stage's artifact is in the store. `seconds` is wall time."""
 
     stage: str
@@ -97,7 +99,7 @@ class StageFinished(NamedTuple):
     key: str
 
 
-class StageFailed(NamedTuple):
+class StageFailed(Row):
     """The stage failed; `log` is the path of its full log, `place` its place in the document (file:line:column)."""
 
     stage: str
@@ -109,7 +111,7 @@ class StageFailed(NamedTuple):
     place: str
 
 
-class StageSkipped(NamedTuple):
+class StageSkipped(Row):
     """The stage could not run because the stage `because` failed or was skipped."""
 
     stage: str
@@ -117,7 +119,7 @@ class StageSkipped(NamedTuple):
     because: str
 
 
-class Result(NamedTuple):
+class Result(Row):
     """Where people find what a stage made: the path of its chief file, or of its folder, and the bytes of that."""
 
     stage: str
@@ -125,7 +127,7 @@ class Result(NamedTuple):
     size: int
 
 
-class PipelineFinished(NamedTuple):
+class PipelineFinished(Row):
     """The run is over. Counts are of stages; `seconds` is wall time.
 
     `lost` names the failed stages that no target needed: variants that a `select` went on without. `results` are

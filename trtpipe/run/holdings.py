@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 import stat
@@ -154,6 +153,8 @@ def package(name: str, state: State) -> str | None:
 
 def _lines(record: str, metadata: str) -> list[list[str]]:
     """Give (path, hash) of what a distribution installed in site-packages. Source: PEP 376, PEP 627."""
+    import csv  # only where a RECORD is new
+
     found = []
     for row in csv.reader(io.StringIO(record)):
         path = row[0] if row else ""

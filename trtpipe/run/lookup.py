@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from trtpipe import environment, errors, project
 from trtpipe import reads as seen
 from trtpipe.key import FORMAT, Key
 from trtpipe.pipeline import inputs, run_section
+from trtpipe.row import Row
 from trtpipe.run import reasons, surroundings, unchanged
 from trtpipe.run.holdings import holds
 from trtpipe.run.record import Record, of_action
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from trtpipe.store.store import Store
 
 
-class Now(NamedTuple):
+class Now(Row):
     """A stage as it is now: its key, and what was found of its inputs from outside, by port.
 
     A tolerant `stage` does not have those of its inputs that failed.
@@ -41,7 +42,7 @@ class Now(NamedTuple):
     """What is missing here and was taken from another key."""
 
 
-class Assessed(NamedTuple):
+class Assessed(Row):
     """What is known of a stage before it runs: its key, and whether the store has it.
 
     `first` is the digest of the key's first part, `digest` that of the full key. If a stage that runs users' code is no
@@ -64,7 +65,7 @@ class Assessed(NamedTuple):
         return self.now.key
 
 
-class Status(NamedTuple):
+class Status(Row):
     """One line of `status`: `hit`, `run` or `unknown` (until an upstream stage finishes)."""
 
     stage: str

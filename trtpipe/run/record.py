@@ -7,11 +7,12 @@ from a file with an action record (`of_file`).
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from trtpipe import key as keys
 from trtpipe.documents.action import parse
 from trtpipe.errors import PipelineInvalid
+from trtpipe.row import Row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from trtpipe.key import Key
 
 
-class Record(NamedTuple):
+class Record(Row):
     """A key's record, and for each input its name for people and, if known, the digest of each of its files."""
 
     key: dict[str, Any]

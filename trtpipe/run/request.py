@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
+
+from trtpipe.row import Row
 
 
-class Given(NamedTuple):
+class Given(Row):
     """One input of a stage: an artifact's kind, its folder, its files (posix paths), and its name for people."""
 
     kind: str
@@ -15,7 +17,7 @@ class Given(NamedTuple):
     label: str
 
 
-class Request(NamedTuple):
+class Request(Row):
     """All that a worker needs; it goes to the process as JSON.
 
     `inputs` are by port. `failed` says why inputs of a tolerant stage are missing. `sources` start from `folder`, the

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from trtpipe.row import Row
 from trtpipe.run import events
 from trtpipe.run.work import Work
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from trtpipe.store.artifact import Artifact
 
 
-class Outcome(NamedTuple):
+class Outcome(Row):
     """The outcome of a run: artifacts by stage, and errors by stage.
 
     `lost` names the failed stages that no target needed.

@@ -6,11 +6,12 @@ import contextlib
 import os
 import re
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from trtpipe import environment, errors, project, reads
 from trtpipe.documents.action import About, Figure, Read
 from trtpipe.key import difference
+from trtpipe.row import Row
 from trtpipe.run import events, surroundings
 from trtpipe.run.given import outside, request, stored
 from trtpipe.run.pool import Pool
@@ -35,7 +36,7 @@ FIRST_SECONDS = 10.0
 """After so long people want to know what a stage is at."""
 
 
-class _Running(NamedTuple):
+class _Running(Row):
     stage: Stage
     assessed: Assessed
     started: float

@@ -6,10 +6,11 @@ import contextlib
 import json
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from trtpipe import errors
 from trtpipe.documents.action import Action, Figure, parse
+from trtpipe.row import Row
 from trtpipe.store import files
 from trtpipe.store.artifact import Artifact, Hit
 
@@ -27,7 +28,7 @@ _LARGE = 64 << 10
 """From this size (bytes) on, it takes longer to parse a record than to ask the state for its summary."""
 
 
-class Listed(NamedTuple):
+class Listed(Row):
     """A key's record, its artifact, and the time of its last use (seconds since 1970)."""
 
     key: str

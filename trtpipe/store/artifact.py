@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from trtpipe import key as keys
+from trtpipe.row import Row
 
 if TYPE_CHECKING:
     from trtpipe.documents.action import Figure
 
 
-class _Artifact(NamedTuple):
+class _Artifact(Row):
     kind: str
     files: dict[str, tuple[str, int]]
 
@@ -30,7 +31,7 @@ class Artifact(_Artifact):
         return sum(size for _, size in self.files.values())
 
 
-class Hit(NamedTuple):
+class Hit(Row):
     """A cache hit: the whole artifact of a key is in the store."""
 
     artifact: Artifact
@@ -43,7 +44,7 @@ class Hit(NamedTuple):
     """What the stage measured."""
 
 
-class Miss(NamedTuple):
+class Miss(Row):
     """A cache miss: a key has no usable artifact; `damage` says what is wrong with a damaged one."""
 
     damage: str | None = None

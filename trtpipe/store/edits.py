@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 import time
 from typing import TYPE_CHECKING
@@ -31,6 +30,8 @@ def move(layout: Layout, found: Iterable[tuple[str, str]]) -> str:
         target = os.path.join(aside, *name.split("/")) if name else aside
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # another run was faster
+            import shutil
+
             shutil.move(path, target)  # a folder of the store may lie on another disk
             if stat.S_ISREG(os.lstat(target).st_mode):
                 os.chmod(target, 0o644)  # it is theirs from now on

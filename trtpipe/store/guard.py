@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from trtpipe.errors import StoreError
+from trtpipe.row import Row
 from trtpipe.store import locks
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _CLOCKS_DIFFER_SECONDS = 60.0
 
 
-class Run(NamedTuple):
+class Run(Row):
     """A running run: its start (seconds since 1970, one minute early), and the keys and blobs that it uses."""
 
     since: float

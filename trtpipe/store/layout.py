@@ -18,12 +18,12 @@ Stores of earlier versions have shown/<artifact>/, copies for people, to which t
 from __future__ import annotations
 
 import errno
-from typing import NamedTuple
 
 from trtpipe.errors import StoreError
+from trtpipe.row import Row
 
 
-class Layout(NamedTuple):
+class Layout(Row):
     """The paths of one store; `folder` is absolute. A run asks for thousands, and os.path.join takes its time."""
 
     folder: str
