@@ -9,8 +9,10 @@ import shlex
 import shutil
 import sys
 
+import msgspec
 import numpy as np
 import pytest
+import yaml
 
 from tests.helpers import PROJECT, run_stage, trtpipe
 from trtpipe import stages
@@ -62,6 +64,18 @@ def test_every_file_that_a_page_names_is_there(path):
     named = [w for w in words if w.split("/")[0] in FOLDERS and "/" in w and not re.search(r"[<>*…]", w)]
     examples = {"trtpipe/stages/scale.py", "tests/stages/test_scale.py"}
     assert [w for w in named if w not in examples and not (PROJECT / w).exists()] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_every_stage_on_a_page_has_params_and_inputs_that_its_type_takes(path):
+    for body in blocks(path, "yaml"):
+        found = yaml.safe_load(body)
+        found = found.get("stages", found) if isinstance(found, dict) and "…" not in body and "${" not in body else {}
+        for one in found.values():
+            if isinstance(one, dict) and one.get("type") in stages.NAMES:
+                stage_type = stages.get(one["type"])
+                msgspec.convert(one.get("params", {}), stage_type.Params)
+                assert set(one.get("inputs", {})) <= set(stage_type.inputs), body
 
 
 def test_the_readme_names_the_targets_that_make_has():

@@ -149,10 +149,11 @@ def line(tensors: Sequence[Named], size: int | None, axes: Mapping[str, int | No
         dims = entry.dims or ()
         guess = next((axis for axis, dim in enumerate(dims) if isinstance(dim, str) or dim == size), None)
         axis = guess if known is None else known
-        parts.append(f"{_key(entry.name)}: {'none' if axis is None else axis}")
+        parts.append(f"{key(entry.name)}: {'none' if axis is None else axis}")
     return f"batch_axis: {{{', '.join(parts)}}}"
 
 
-def _key(name: str) -> str:
+def key(name: str) -> str:
+    """Write a name as a key of the document, in quotes where YAML needs them."""
     plain = name.replace("_", "").replace(".", "").replace("/", "").isalnum() and not name[0].isdigit()
     return name if plain else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'

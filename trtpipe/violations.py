@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from trtpipe.escaping import inline
-from trtpipe.words import suggest
+from trtpipe.words import nearest, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -62,12 +62,25 @@ def _any_of(error: Any, path: Path) -> Iterable[tuple[Path, str]]:
         branches.values(),
         key=lambda subs: (any(s.validator in ("type", "const") and not s.path for s in subs), len(subs)),
     )
-    if all(s.validator == "type" and not s.path for subs in branches.values() for s in subs):
-        expected = " or ".join(dict.fromkeys(_type_name(t) for s in error.context for t in _as_list(s.validator_value)))
-        yield path, f"found {show(error.instance)}, expected {expected}"
+    others = [subs for subs in branches.values() if not _foreign(subs)]
+    if all(s.validator == "type" and not s.path for subs in others for s in subs):
+        expected = [_type_name(t) for subs in others for s in subs for t in _as_list(s.validator_value)]
+        expected += [
+            f"a mapping with {', '.join(subs[0].schema['required'])}" for subs in branches.values() if _foreign(subs)
+        ]
+        yield path, f"found {show(error.instance)}, expected {' or '.join(dict.fromkeys(expected))}"
         return
     for sub in best:
         yield from _explain(sub)
+
+
+def _foreign(subs: list[Any]) -> bool:
+    """Tell whether a mapping has nothing of what a branch takes: then its author meant something else."""
+    schema, given = subs[0].schema, subs[0].instance
+    if subs[0].path or not isinstance(given, dict) or not schema.get("required") or not given:
+        return False
+    known = schema.get("properties", {})
+    return not any(name in known or nearest(name, known) for name in given)
 
 
 def _additional(error: Any, path: Path) -> Iterable[tuple[Path, str]]:

@@ -16,7 +16,7 @@ from trtpipe.texts import size_in_bytes
 from trtpipe.violations import INSTEAD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from trtpipe.documents.network import Tensor
 
@@ -30,6 +30,31 @@ class Range(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     min: Annotated[tuple[int, ...], Meta(description="The smallest shape or values that the engine takes.")]
     opt: Annotated[tuple[int, ...], Meta(description="The shape or values that the engine is made fast for.")]
     max: Annotated[tuple[int, ...], Meta(description="The largest shape or values that the engine takes.")]
+
+
+class AxisSizes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long an axis is."""
+
+    min: Annotated[int, Meta(ge=0, description="Its smallest size.")]
+    opt: Annotated[int, Meta(ge=0, description="The size that the engine is made fast for.")]
+    max: Annotated[int, Meta(ge=0, description="Its largest size.")]
+
+
+class FromSamples(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"source": "from"}):
+    """A profile whose sizes are those of samples, rounded outward."""
+
+    source: Annotated[Literal["samples"], Meta(description="The input whose data is measured.")]
+    multiple_of: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Round to multiples of this number; without it, to powers of two."),
+    ] = None
+    axes: Annotated[
+        dict[str, AxisSizes],
+        Meta(description="Sizes that the data does not say, such as the batch's, by the name of the axis."),
+    ] = msgspec.field(default_factory=dict)
+    values: Annotated[
+        dict[str, Range], Meta(description="Ranges of values, for shape inputs, whose values are sizes.")
+    ] = msgspec.field(default_factory=dict)
 
 
 QUANTIZE = (
@@ -88,17 +113,20 @@ class ConfigureParams(Params, frozen=True, kw_only=True):
     ] = "onnxruntime"
     names: Annotated[
         dict[str, str],
-        Meta(description="Where they differ: the calibration data's tensor name for a model's input, by input."),
+        Meta(
+            description="Where they differ: the tensor's name in calibration and samples for a model's input, by input."
+        ),
     ] = msgspec.field(default_factory=dict)
     batch_axis: BatchAxis = msgspec.field(default_factory=dict)
     workspace: Annotated[
         Size | None, Meta(description="Scratch memory that a layer may use; without it, the runtime's own limit.")
     ] = None
     profiles: Annotated[
-        list[Annotated[dict[str, Range], Meta(min_length=1)]],
+        list[Annotated[dict[str, Range], Meta(min_length=1)]] | FromSamples,
         Meta(
             description="Ranges: a map from each dynamic input to its smallest, best and largest shape (min, opt, "
-            "max), and from each shape input, whose values are sizes, to its smallest, best and largest values."
+            "max), and from each shape input, whose values are sizes, to its smallest, best and largest values. "
+            "`{from: samples}`: one profile, of the lengths that the input samples has."
         ),
     ] = msgspec.field(default_factory=list)
     optimization_level: Annotated[
@@ -149,7 +177,7 @@ class ConfigureParams(Params, frozen=True, kw_only=True):
                     yield name, f"found with precision {self.precision}, expected with fp16 or bf16 only"
             if self.method != "onnxruntime":
                 yield "method", f"found {self.method} with precision {self.precision}, expected fp16 or bf16"
-        names = [frozenset(profile) for profile in self.profiles]
+        names = [frozenset(profile) for profile in self.profiles] if isinstance(self.profiles, list) else [frozenset()]
         for index, found in enumerate(names[1:], 1):
             if found != names[0]:
                 expected = ", ".join(sorted(names[0]))
@@ -157,6 +185,14 @@ class ConfigureParams(Params, frozen=True, kw_only=True):
                 yield f"profiles[{index}]", f"found the inputs {given}, expected {expected} as in profiles[0]"
         if len(set(self.compute_capabilities or ())) != len(self.compute_capabilities or ()):
             yield "compute_capabilities", f"found {self.compute_capabilities}, expected each one once"
+
+    def missing(self, ports: Collection[str]) -> Iterable[tuple[str, str]]:
+        """Find samples that are asked for and not given, and the other way round."""
+        asked = isinstance(self.profiles, FromSamples)
+        if asked and "samples" not in ports:
+            yield "params.profiles", "found from: samples, expected the input samples: inputs: {samples: {file: …}}"
+        if not asked and "samples" in ports:
+            yield "inputs.samples", "found samples that nothing reads, expected params: {profiles: {from: samples}}"
 
     def packages(self) -> Iterable[str]:
         """Name what rewrites the model: its version changes the outcome."""
@@ -245,6 +281,31 @@ def split(profiles: Sequence[Mapping[str, Range]], network: Network) -> tuple[li
     return shapes, values if any(values) else []
 
 
+def _profiles(ctx: Context, network: Network) -> Sequence[Mapping[str, Range]]:
+    """Give the profiles that were asked for; with `from: samples`, the one of what the samples are."""
+    params: ConfigureParams = ctx.params
+    asked = params.profiles
+    if not isinstance(asked, FromSamples):
+        return asked
+    from trtpipe.models import sampled_ranges
+
+    for _, message in params.missing(ctx.inputs.keys()):
+        raise StageFailed(message)
+    by_value = valued(network)
+    if wrong := [name for name in asked.values if name not in by_value]:
+        known = f"they are {', '.join(by_value)}" if by_value else "there are none"
+        raise StageFailed(f"profiles.values: found {', '.join(wrong)}, expected inputs whose values are sizes; {known}")
+    found = sampled_ranges.profile(
+        ctx.inputs["samples"], network.inputs, names=params.names, batch_axis=params.batch_axis,
+        axes={n: sampled_ranges.Sizes(one.min, one.opt, one.max) for n, one in asked.axes.items()},
+        multiple_of=asked.multiple_of,
+    )  # fmt: skip
+    if found.told:
+        ctx.note(found.told)
+    one = {n: Range(min=shapes.min, opt=shapes.opt, max=shapes.max) for n, shapes in found.profile.items()}
+    return [{**one, **asked.values}] if one or asked.values else []
+
+
 def _verbosity(params: ConfigureParams, runtime: str) -> Literal["none", "names_only", "detailed"]:
     if params.verbosity != "auto":
         return params.verbosity
@@ -262,10 +323,11 @@ def run(ctx: Context) -> None:
     model_path = source.path("model.onnx")
     model = onnxfile.load(model_path)
     data = external_data.external_files(model, source.folder, label="model.onnx", known=source.files)
-    problems = check_profiles(params.profiles, network)
+    profiles = _profiles(ctx, network)
+    problems = check_profiles(profiles, network)
     if problems:
         raise StageFailed("params.profiles do not fit the network:\n  " + "\n  ".join(problems))
-    shapes, values = split(params.profiles, network)
+    shapes, values = split(profiles, network)
     backend = ctx.backend()
     asked = Asked(
         precision=params.precision,
@@ -364,6 +426,12 @@ STAGE = StageType(
         "calibration": Port(
             kinds=("tensors",),
             doc="With fp16 or bf16: samples of what the model will see, for the range guard and the check.",
+            required=False,
+            outside=True,
+        ),
+        "samples": Port(
+            kinds=("tensors",),
+            doc="With `profiles: {from: samples}`: data whose lengths are measured. Its values are not read.",
             required=False,
             outside=True,
         ),
