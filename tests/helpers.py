@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import multiprocessing
 import os
@@ -10,6 +12,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import msgspec
 
@@ -101,6 +104,25 @@ def trtpipe(*args: str | Path, cwd: Path, env: dict[str, str] | None = None, tim
         timeout=timeout,
         check=False,
     )
+
+
+def within(*args: str | Path, cwd: Path, env: dict[str, str] | None = None) -> Any:
+    """Run the command in this process: as `trtpipe` above, without the start of Python. Stages have their own anyway."""
+    from trtpipe.cli import main
+
+    told, complained, before = io.StringIO(), io.StringIO(), os.getcwd()
+    settings = {**surroundings(), "COLUMNS": "120", "NO_COLOR": "1", "PYTHONPATH": PATHS, **(env or {})}
+    os.chdir(cwd)
+    try:
+        with (
+            mock.patch.dict(os.environ, settings, clear=True),
+            contextlib.redirect_stdout(told),
+            contextlib.redirect_stderr(complained),
+        ):
+            code = main.main([str(one) for one in args])
+    finally:
+        os.chdir(before)
+    return subprocess.CompletedProcess(args, code, told.getvalue(), complained.getvalue())
 
 
 def events(result: Any) -> list[dict[str, Any]]:

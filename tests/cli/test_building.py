@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 
 import numpy as np
 import pytest
 
 from tests import onnx_models
-from tests.helpers import PROJECT, events, trtpipe
+from tests.helpers import PROJECT, events, trtpipe, within
 from tests.test_readme import commands
 from tests.test_startup import HEAVY, imported_by
 from trtpipe.cli import main
@@ -35,7 +36,8 @@ def test_one_line_builds_a_checked_engine_and_says_what_came_of_it(built):
     assert "error against float32: logits 0.0" in text
     assert "of the fp16 model, on onnxruntime on the CPU, seeded random inputs" in text
     assert "stayed float32: no node" in text
-    assert f"engine  {folder}/artifacts/view/image-net/engine/engine.onnx  " in text
+    assert "\nengine  artifacts/view/image-net/engine/engine.onnx  " in text
+    assert text.count("view/image-net/engine/engine.onnx") == 1
     assert "copied to out/engine.onnx" in text
     engine = folder / "artifacts/view/image-net/engine/engine.onnx"
     assert (folder / "out/engine.onnx").read_bytes() == engine.read_bytes()
@@ -44,14 +46,14 @@ def test_one_line_builds_a_checked_engine_and_says_what_came_of_it(built):
 def test_the_pipeline_that_it_ran_is_written_and_every_stage_of_it_is_a_hit(built):
     folder, _ = built
     assert (folder / "p.yaml").read_text().startswith("# Written by `trtpipe build`; run it: trtpipe run p.yaml\n")
-    result = trtpipe("status", "p.yaml", cwd=folder)
+    result = within("status", "p.yaml", cwd=folder)
     assert result.returncode == 0, result.stdout
     assert result.stdout.count("\nhit") == 3
 
 
 def test_a_second_build_is_all_hits_and_imports_nothing_heavy(built):
     folder, _ = built
-    result = trtpipe(*GIVEN, "--json", cwd=folder)
+    result = within(*GIVEN, "--json", cwd=folder)
     assert [e["event"] for e in events(result)] == [
         "PipelineStarted",
         *["StageCached"] * 3,
@@ -66,7 +68,7 @@ def test_a_second_build_is_all_hits_and_imports_nothing_heavy(built):
 
 def test_programs_get_the_figures_as_a_last_line_of_json(built):
     folder, _ = built
-    answer = events(trtpipe(*GIVEN, "--json", cwd=folder))[-1]
+    answer = events(within(*GIVEN, "--json", cwd=folder))[-1]
     assert answer["plan"].endswith("view/image-net/engine/engine.onnx")
     assert os.path.getsize(answer["plan"]) == answer["bytes"]
     (check,) = answer["error"]
@@ -78,13 +80,13 @@ def test_programs_get_the_figures_as_a_last_line_of_json(built):
 
 def test_quiet_prints_nothing(built):
     folder, _ = built
-    result = trtpipe(*GIVEN, "-q", cwd=folder)
+    result = within(*GIVEN, "-q", cwd=folder)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_shapes_that_are_left_out_are_guessed_and_told(built):
     folder, _ = built
-    result = trtpipe("build", "image net.onnx", "--emit-yaml", "guess.yaml", *ORT, cwd=folder)
+    result = within("build", "image net.onnx", "--emit-yaml", "guess.yaml", *ORT, cwd=folder)
     assert result.stdout.startswith("image axis 0 (batch) is taken for a batch of 1..8..16; --shapes says otherwise\n")
     assert "error against float32: not measured, because precision model leaves the types" in result.stdout
     assert "opt: [8, 3, 8, 8]" in (folder / "guess.yaml").read_text()
@@ -94,7 +96,7 @@ def test_int8_on_samples_is_quantised_and_the_engine_is_compared_where_it_runs(b
     folder, _ = built
     samples = np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32)
     np.savez(folder / "samples.npz", image=samples)
-    result = trtpipe(
+    result = within(
         "build", "image net.onnx", "--int8", "samples.npz", "--data", "samples.npz", "--json", *ORT, cwd=folder
     )
     assert result.returncode == 0, result.stdout + result.stderr
@@ -105,9 +107,18 @@ def test_int8_on_samples_is_quantised_and_the_engine_is_compared_where_it_runs(b
 
 def test_nodes_that_stay_float32_are_named(tmp_path):
     onnx_models.save(onnx_models.overflowing(), tmp_path / "m.onnx")
-    result = trtpipe("build", "m.onnx", "--fp16", *ORT, cwd=tmp_path)
+    result = within("build", "m.onnx", "--fp16", *ORT, cwd=tmp_path)
     assert "stayed float32: " in result.stdout
     assert "config.json" in result.stdout
+
+
+def test_a_check_that_fails_stands_in_the_table_of_figures_with_its_rule_and_a_cross(built):
+    folder, _ = built
+    text = (folder / "p.yaml").read_text().replace("precision: fp16", "precision: fp16, tolerance: 1.0e-9")
+    (folder / "strict.yaml").write_text(text)
+    result = within("run", "strict.yaml", cwd=folder)
+    assert result.returncode == 5
+    assert re.search(r"^config +logits: relative L2 +0\.000\d+  <= 1e-09  ✗$", result.stdout, re.MULTILINE)
 
 
 # --- bad input
@@ -154,34 +165,34 @@ def test_bad_input_is_refused_with_what_would_be_right(folder, capsys, args, cod
 def test_an_onnx_file_is_no_name_for_a_plan(folder):
     if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
         pytest.skip("TensorRT-RTX is not installed: pip install 'trtpipe[rtx]'")
-    result = trtpipe("build", "m.onnx", "-o", "a.onnx", "--backend", "tensorrt_rtx", cwd=folder)
+    result = within("build", "m.onnx", "-o", "a.onnx", "--backend", "tensorrt_rtx", cwd=folder)
     assert result.returncode == 2
     assert "tensorrt_rtx makes a plan, expected a name such as a.plan" in result.stderr
 
 
 def test_errors_are_json_for_programs(folder):
-    result = trtpipe("build", "n.onnx", "--json", cwd=folder)
+    result = within("build", "n.onnx", "--json", cwd=folder)
     assert json.loads(result.stdout)["error"] == "PipelineInvalid"
 
 
-def test_a_model_outside_the_project_is_built_and_the_document_says_what_it_needs(folder):
+def test_a_model_outside_the_project_is_built_and_the_document_says_what_it_needs(folder, built):
     (folder / "elsewhere").mkdir()
-    args = ("build", "../m.onnx", "--precision", "fp32", "--emit-yaml", "p.yaml", *ORT)
-    result = trtpipe(*args, cwd=folder / "elsewhere")
+    store = ("--artifacts", str(built[0] / "artifacts"))  # what was built there of the same content is not built again
+    result = within("build", "../m.onnx", "--emit-yaml", "p.yaml", *ORT, *store, cwd=folder / "elsewhere")
     assert result.returncode == 0, result.stderr
     assert "run p.yaml with --allow-outside" in result.stdout
-    assert trtpipe("status", "p.yaml", "--allow-outside", cwd=folder / "elsewhere").returncode == 0
+    assert within("status", "p.yaml", "--allow-outside", *store, cwd=folder / "elsewhere").returncode == 0
 
 
 def test_a_line_for_trtexec_builds_what_it_asks_for_and_tells_the_rest(folder):
     line = "trtexec --onnx=m.onnx --fp16 --shapes=image:2x3x8x8 --verbose --iterations=20 --noDataTransfers"
-    result = trtpipe("build", "--from", line, "--emit-yaml", "p.yaml", *ORT, cwd=folder)
+    result = within("build", "--from", line, "--emit-yaml", "p.yaml", *ORT, cwd=folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("--fp16: TensorRT 11 dropped it; here it is configure: precision: fp16\n")
     assert "--verbose: a stage's whole log is kept" in result.stdout
     assert "trtpipe bench p.yaml --iterations 20 --no-transfers" in result.stdout
     assert "{min: [2, 3, 8, 8], opt: [2, 3, 8, 8], max: [2, 3, 8, 8]}" in (folder / "p.yaml").read_text()
-    bench = trtpipe("bench", "p.yaml", "--iterations", "20", "--no-transfers", "--duration", "0", *ORT, cwd=folder)
+    bench = within("bench", "p.yaml", "--iterations", "20", "--no-transfers", "--duration", "0", *ORT, cwd=folder)
     assert bench.returncode == 0, bench.stderr
 
 
@@ -219,7 +230,7 @@ def test_the_lines_of_the_pages_run(tmp_path):
             continue  # ONNX Runtime has no bfloat16
         if any(w in ("--output", "--from") for w in line) and importlib.util.find_spec("tensorrt_rtx_bindings") is None:
             continue  # ONNX Runtime makes no plan
-        result = trtpipe(*line, cwd=tmp_path)
+        result = within(*line, cwd=tmp_path)
         assert result.returncode == 0, f"trtpipe {line}\n{result.stdout}{result.stderr}"
         if "--output" in line:  # where there is no GPU, TensorRT-RTX builds it
             assert (tmp_path / "model.engine").read_bytes()[:4] in (b"vtrt", b"ftrt")

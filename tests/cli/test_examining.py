@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 
 from tests import onnx_models
-from tests.helpers import PROJECT, trtpipe
+from tests.helpers import PROJECT, trtpipe, within
 from tests.test_readme import commands
 from trtpipe.cli import main
 
@@ -31,7 +31,7 @@ def made(tmp_path_factory):
     build = ("build", "net.onnx", "--fp16", "--data", "samples.npz", "--shapes", "image=1..4x3x8x8", "--emit-yaml",
              "p.yaml", "--backend", "onnxruntime")  # fmt: skip
     for command in (build, ("keys", "new"), ("lock", "p.yaml"), ("cache", "push", "p.yaml", "--remote", far(folder))):
-        result = trtpipe(*command, cwd=folder, env=env)
+        result = within(*command, cwd=folder, env=env)
         assert result.returncode == 0, result.stderr
     return folder
 
@@ -41,7 +41,7 @@ def far(folder):
 
 
 def inspected(folder, *args, **env):
-    result = trtpipe("inspect", *args, "--json", cwd=folder, env={"XDG_CONFIG_HOME": str(folder / "config"), **env})
+    result = within("inspect", *args, "--json", cwd=folder, env={"XDG_CONFIG_HOME": str(folder / "config"), **env})
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
@@ -75,6 +75,16 @@ def test_a_plan_alone_is_found_by_its_content(made, tmp_path):
     assert {one["kind"] for one in found["figures"]} == {"error against float32, relative L2", "comparison"}
 
 
+def test_a_file_belongs_to_its_own_project_whatever_the_shells_folder(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "artifacts").mkdir()
+    stage = {"net.onnx": "network", "artifacts/view/net/engine": "engine"}
+    assert {file: inspected(tmp_path, str(made / file))["origins"][0]["stage"] for file in stage} == stage
+    named = inspected(tmp_path, str(made / "samples.npz"), "--artifacts", "artifacts")
+    assert f"the store in {tmp_path}/artifacts does not have it" in named["asked"]
+    assert all(one["where"] != "store" for one in named["origins"])
+
+
 def test_a_remote_store_says_who_signed(made, tmp_path):
     shutil.copytree(made / "artifacts/view/net/engine", tmp_path / "engine")
     (tmp_path / "artifacts").mkdir()
@@ -97,7 +107,7 @@ def test_the_lines_of_the_page_run_and_say_unknown_where_nothing_is_known(made, 
     (tmp_path / "model.engine").write_bytes(HEADER)
     np.savez(tmp_path / "samples.npz", x=np.zeros(3))
     lines = [line for line in commands(PROJECT / "docs" / "inspect.md") if line[0] == "inspect"]
-    shown = [trtpipe(*line, cwd=tmp_path) for line in lines]
+    shown = [within(*line, cwd=tmp_path) for line in lines]
     assert [result.returncode for result in shown] == [0, 0, 0]
     assert "model.onnx: an ONNX model" in shown[0].stdout
     assert "where it comes from: unknown\n  no store is here\n  no lock file in " in shown[0].stdout
@@ -106,13 +116,13 @@ def test_the_lines_of_the_page_run_and_say_unknown_where_nothing_is_known(made, 
 def test_a_lock_file_alone_names_pipeline_and_key(made, tmp_path):
     shutil.copy(made / "artifacts/view/net/engine/engine.onnx", tmp_path / "e.onnx")
     shutil.copy(made / "p.lock", tmp_path / "p.lock")
-    text = trtpipe("inspect", "e.onnx", cwd=tmp_path).stdout
+    text = within("inspect", "e.onnx", cwd=tmp_path).stdout
     assert "where it comes from, as p.lock says:\n  made by    stage engine (build) of pipeline net" in text
     assert "at         unknown" in text
 
 
 def test_a_model_that_was_only_read_was_not_made_by_the_stage_that_read_it(made):
-    text = trtpipe("inspect", "net.onnx", cwd=made).stdout
+    text = within("inspect", "net.onnx", cwd=made).stdout
     assert "read by    stage network (parse) of pipeline net, as model.onnx" in text
 
 
@@ -146,10 +156,10 @@ def test_what_a_runtime_would_reject_is_said_by_its_parser_or_by_a_table_with_it
 def test_arrays_are_told_with_their_range(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.array([[1.5, np.nan], [-2, 3]], np.float32), name=np.array(["a"]))
     np.save(tmp_path / "b.npy", np.arange(6, dtype=np.int64).reshape(2, 3))
-    text = trtpipe("inspect", "a.npz", cwd=tmp_path).stdout
+    text = within("inspect", "a.npz", cwd=tmp_path).stdout
     assert "a.npz: 2 arrays (npz)" in text
     assert "x     float32  [2, 2]  -2 to 3, 1 not finite" in text
-    assert "b  int64  [2, 3]  0 to 5" in trtpipe("inspect", "b.npy", cwd=tmp_path).stdout
+    assert "b  int64  [2, 3]  0 to 5" in within("inspect", "b.npy", cwd=tmp_path).stdout
 
 
 def safetensors(path, header, data=b"\0" * 8):
@@ -160,14 +170,14 @@ def safetensors(path, header, data=b"\0" * 8):
 def test_safetensors_are_told_from_their_header(tmp_path):
     header = {"w": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]}, "__metadata__": {"format": "pt"}}
     safetensors(tmp_path / "m.safetensors", header)
-    text = trtpipe("inspect", "m.safetensors", cwd=tmp_path).stdout
+    text = within("inspect", "m.safetensors", cwd=tmp_path).stdout
     assert "1 tensors (safetensors)" in text
     assert "w  bfloat16  [2, 2]" in text
     assert "format: pt" in text
     safetensors(tmp_path / "torn.safetensors", header, b"\0" * 3)
     assert (
         "it is torn: its header says 8 bytes of data, found 3"
-        in trtpipe("inspect", "torn.safetensors", cwd=tmp_path).stdout
+        in within("inspect", "torn.safetensors", cwd=tmp_path).stdout
     )
 
 
@@ -175,7 +185,7 @@ def test_a_plan_is_told_by_its_header(tmp_path):
     (tmp_path / "e.engine").write_bytes(
         b"vtrt" + bytes(12) + (5000).to_bytes(8, "little") + bytes([1, 7, 1, 116]) + bytes(99)
     )
-    text = trtpipe("inspect", "e.engine", cwd=tmp_path).stdout
+    text = within("inspect", "e.engine", cwd=tmp_path).stdout
     assert "e.engine: a plan of TensorRT-RTX 1.7.1.116" in text
     assert "it is torn: its header says 5000 bytes, found 127" in text
     assert "inputs, outputs, profiles, precision: unknown: there is no manifest beside it" in text
@@ -223,7 +233,7 @@ def test_a_project_that_cannot_be_written_is_inspected_all_the_same(made, tmp_pa
             os.chmod(os.path.join(folder, file), 0o444, follow_symlinks=True)
         os.chmod(folder, 0o555)
     try:
-        result = trtpipe("inspect", "net.onnx", cwd=tmp_path)
+        result = within("inspect", "net.onnx", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         assert "read by    stage network" in result.stdout
     finally:

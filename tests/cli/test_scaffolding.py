@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests import onnx_models
-from tests.helpers import PROJECT, trtpipe
+from tests.helpers import PROJECT, within
 from tests.test_readme import commands
 from trtpipe.cli import main
 from trtpipe.pipeline import scaffold
@@ -49,12 +49,12 @@ def shared(tmp_path_factory):
 )  # fmt: skip
 def test_what_init_writes_is_valid_and_runs_at_once(shared, task, stage, shows):
     document = f"{task}.yaml"
-    made = trtpipe("init", "heads.onnx", "--task", task, "--output", document, cwd=shared)
+    made = within("init", "heads.onnx", "--task", task, "--output", document, cwd=shared)
     assert made.returncode == 0, made.stderr
-    assert trtpipe("validate", document, cwd=shared).returncode == 0
-    result = trtpipe("run", document, *ORT, cwd=shared)
+    assert within("validate", document, cwd=shared).returncode == 0
+    result = within("run", document, *ORT, cwd=shared)
     assert result.returncode == 0, result.stdout + result.stderr
-    folder = trtpipe("show", document, stage, *ORT, cwd=shared).stdout.strip()
+    folder = within("show", document, stage, *ORT, cwd=shared).stdout.strip()
     assert shows in "".join(sorted(path.read_text() for path in Path(folder).glob("*.json*")))
 
 
@@ -149,6 +149,19 @@ def test_a_line_for_trtexec_becomes_a_document_that_measures(here, capsys):
     assert main.main(["validate", "m.yaml"]) == 0
 
 
+def test_every_profile_of_a_line_for_trtexec_is_written_and_the_one_that_it_runs_is_used(here, capsys):
+    onnx_models.save(onnx_models.conv(), here / "m.onnx")
+    line = (
+        "trtexec --onnx=m.onnx --profile=0 --optShapes=image:1x3x8x8 --profile=1 --minShapes=image:2x3x8x8 "
+        "--maxShapes=image:4x3x8x8 --useProfile=1"
+    )
+    assert init(capsys, "--from", line)[0] == 0
+    text = (here / "m.yaml").read_text()
+    assert "[{image: {min: [1, 3, 8, 8], opt: [1, 3, 8, 8], max: [1, 3, 8, 8]}}, {image: {min: [2, 3, 8, 8]" in text
+    assert "shapes: {image: [4, 3, 8, 8]}\n      profile: 1\n" in text
+    assert main.main(["validate", "m.yaml"]) == 0
+
+
 def test_a_callable_is_exported_first(here, capsys):
     (here / "net.py").write_text("import torch\n\ndef load():\n    return torch.nn.Linear(4, 2)\n")
     code, _ = init(capsys, "net.py:load", "--shapes", "x=1..8x4", "--outputs", "y", "--task", "classify")
@@ -163,8 +176,8 @@ def test_a_callable_is_exported_first(here, capsys):
 def test_a_callable_runs_at_once(here):
     pytest.importorskip("torch")
     (here / "net.py").write_text("import torch\n\ndef load():\n    return torch.nn.Linear(4, 2)\n")
-    assert trtpipe("init", "net.py:load", "--shapes", "x=1..8x4", cwd=here).returncode == 0
-    result = trtpipe("run", "net.yaml", *ORT, cwd=here)
+    assert within("init", "net.py:load", "--shapes", "x=1..8x4", cwd=here).returncode == 0
+    result = within("run", "net.yaml", *ORT, cwd=here)
     assert result.returncode == 0, result.stderr
 
 

@@ -105,8 +105,12 @@ def test_keep_fp32_that_fits_nothing_is_an_error_with_what_is_close(tmp_path):
 
 
 def test_a_result_beyond_the_tolerance_is_refused_with_the_figure_and_the_way_out(tmp_path):
+    told = []
     with pytest.raises(GateFailed, match=r"(?s)logits: relative L2 difference .*, tolerance 1e-09.*keep_fp32"):
-        rewrite(models.conv(), tmp_path, tolerance=1e-9)
+        rewrite(models.conv(), tmp_path, tolerance=1e-9, figure=lambda *one: told.append(one))
+    ((name, value, rule, passed),) = told
+    assert (name, rule, passed) == ("logits: relative L2", "<= 1e-09", False)
+    assert value > 1e-9
 
 
 def test_shapes_for_the_check_come_from_the_profile_with_a_small_batch(tmp_path):

@@ -211,6 +211,18 @@ def test_the_program_of_tensorrt_rtx_names_its_backend():
         ("trtexec --onnx=a --sparsity=some", "found some, expected enable or disable"),
         ("trtexec --onnx=a --profilingVerbosity=loud", "found loud, expected layer_names_only"),
         ("trtexec --onnx=a --shapes=1x3", "--shapes=1x3: expected an input and its shape"),
+        ("trtexec --onnx=a --profile=one --optShapes=x:1", "--profile=one: found one, expected the number of a"),
+        (
+            "trtexec --onnx=a --optShapes=x:1 --profile=2 --optShapes=x:2",
+            "found the profiles 0, 2; expected each number from 0 on",
+        ),
+        ("trtexec --onnx=a --profile=1", "found the profiles 0, 1 without shapes; expected each number"),
+        (
+            "trtexec --onnx=a --profile=1 --optShapes=x:1 --optShapes=x:2",
+            "found --optShapes of profile 1 twice, expected it once",
+        ),
+        ("trtexec --onnx=a --profile=1 --minShapes=x:2 --maxShapes=x:1", "expected min ≤ opt ≤ max"),
+        ("trtexec --onnx=a --useProfile=1", "--useProfile=1: the line has one profile"),
         ("trtexec --onnx=a --minShapes=x:2 --maxShapes=x:1", "expected min ≤ opt ≤ max"),
         ("trtexec --onnx=a --minShapes=x:2 --maxShapes=x:2x1", "x: found shapes with 1, 2 and 2 axes"),
         ("not a line", "found not a line, which is no line with trtexec, and cannot be read as a script"),
@@ -222,6 +234,16 @@ def test_what_cannot_be_translated_is_refused_with_what_to_write(line, problem, 
     with pytest.raises(PipelineInvalid) as caught:
         trtexec.translate(line)
     assert problem in str(caught.value)
+
+
+def test_ranges_belong_to_the_profile_that_is_named_before_them():
+    made = translated(
+        "--profile=0 --optShapes=x:1 --profile=1 --minShapes=x:2 --maxShapes=x:8 --profile=0 --maxShapes=x:4 "
+        "--useProfile=1"
+    )
+    assert made.shapes == {"x": (Range(1, 1, 4),)}
+    assert made.more == [{"x": (Range(2, 8, 8),)}]
+    assert made.run_profile == 1
 
 
 def test_all_that_is_wrong_is_told_at_once():

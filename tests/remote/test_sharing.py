@@ -69,6 +69,23 @@ def team(tmp_path):
     return Team(tmp_path, f"file://{tmp_path / 'share'}")
 
 
+def test_a_push_and_a_pull_need_only_the_variable_that_names_the_store(tmp_path):
+    env = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "TRTPIPE_REMOTE": f"file://{tmp_path / 'share'}"}
+    for who in ("ci", "dev"):
+        project(tmp_path / who, python_stage("a"))
+        (tmp_path / who / ".git").mkdir()
+    assert trtpipe("keys", "new", cwd=tmp_path, env=env).returncode == 0
+    nothing = trtpipe("cache", "push", "p.yaml", cwd=tmp_path / "ci", env=env)
+    assert (nothing.returncode, nothing.stdout.split()[1:4]) == (10, ["not", "built", "a"]), nothing.stderr
+    assert trtpipe("run", "p.yaml", cwd=tmp_path / "ci", env={**env, "TRTPIPE_REMOTE": "off"}).returncode == 0
+    pushed = trtpipe("cache", "push", "p.yaml", cwd=tmp_path / "ci", env=env)
+    assert pushed.returncode == 0, pushed.stderr
+    assert pushed.stdout.startswith(f"file://{tmp_path / 'share'}\npushed")
+    assert list((tmp_path / "share").rglob("*.json"))
+    pulled = trtpipe("run", "p.yaml", "--json", cwd=tmp_path / "dev", env=env)
+    assert how(pulled) == {"a": "hit"}, pulled.stdout + pulled.stderr
+
+
 def how(result):
     """Give what became of each stage: cached or built."""
     names = {"StageCached": "hit", "StageFinished": "ran", "StageFailed": "failed"}

@@ -62,7 +62,7 @@ def build(args: argparse.Namespace) -> int:
         _write(args.emit_yaml, document.text.encode())
     # Its paths were named by hand, so they may lead anywhere.
     args.pipeline, args.set, args.allow_outside = document.file, [], True
-    watcher = JsonLines(sys.stdout) if args.json else Console(sys.stdout, quiet=args.quiet)
+    watcher = JsonLines(sys.stdout) if args.json else Console(sys.stdout, quiet=args.quiet, results=False)
     lookup, sharing = open_pipeline(args, emit=watcher, make=True, text=document.text, choice=choice)
     if not args.json and not args.quiet:
         for sentence in document.told:
@@ -145,12 +145,14 @@ def _draft(args: argparse.Namespace, choice: Choice, line: Translated) -> Drafte
     with State(args.artifacts) as state:
         found = outline.read(args.model, state)
         settled = drafted.settle(args.model, found, {**line.shapes, **ranges.read(args.shapes)}, state)
+        more = drafted.settle_more(args.model, found, line, settled, state)
         batch_axis: dict[str, int] = {}
         if line.measures or args.data is not None:
             fixed = {one.name: [d for d in one.dims or () if isinstance(d, int)] for one in found.inputs}
-            shapes = {**fixed, **settled.shapes("opt"), **{n: list(s) for n, s in line.run_shapes.items()}}
+            used = (settled, *more)[line.run_profile]
+            shapes = {**fixed, **used.shapes("opt"), **{n: list(s) for n, s in line.run_shapes.items()}}
             batch_axis = drafted.batch_axes(args.model, found, shapes, state)
-    told = [*line.told, *settled.told]
+    told = [*line.told, *dict.fromkeys(one for ranged in (settled, *more) for one in ranged.told)]
     name = drafting.name_of(args.model)
     file = args.emit_yaml or os.path.join(os.path.dirname(args.model), f"{name}.yaml")
     folder = os.path.dirname(os.path.abspath(file))
@@ -174,6 +176,8 @@ def _draft(args: argparse.Namespace, choice: Choice, line: Translated) -> Drafte
         runs=runs,
         measured=line.run_shapes if line.measures else None,
         batch_axis=batch_axis,
+        more=more,
+        run_profile=line.run_profile,
         plugins=tuple(drafting.relative(path, folder) for path in line.plugins),
     )
     if line.measures:
@@ -205,6 +209,7 @@ def _write(path: str, content: bytes) -> None:
 def _tell(args: argparse.Namespace, document: Drafted, store: Store, outcome: Outcome) -> None:
     from pathlib import Path
 
+    from trtpipe.cli.run_display import shown_path
     from trtpipe.documents import files
     from trtpipe.documents.manifest import Manifest
     from trtpipe.formatting import seconds_text
@@ -237,7 +242,7 @@ def _tell(args: argparse.Namespace, document: Drafted, store: Store, outcome: Ou
                      "the model has them")  # fmt: skip
     lines.append(f"stayed float32: {_kept_text(kept)}" if checks else "")
     took = f", built in {seconds_text(seconds)}" if seconds is not None else ""
-    lines.append(f"engine  {plan}  {size_text(manifest.plan_bytes)}{took}")
+    lines.append(f"engine  {shown_path(plan)}  {size_text(manifest.plan_bytes)}{took}")
     lines += [f"copied to {one}" for one in copies]
     lines += [f"the pipeline is in {args.emit_yaml}"] if args.emit_yaml else []
     for index, line in enumerate(lines):

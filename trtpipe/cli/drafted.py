@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from trtpipe import batch as rule
 from trtpipe import environment, key
+from trtpipe.errors import PipelineInvalid
 from trtpipe.pipeline import ranges
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from trtpipe.environment import Choice
     from trtpipe.models.outline import Outline
     from trtpipe.pipeline.ranges import Range, Ranges
+    from trtpipe.pipeline.trtexec import Translated
     from trtpipe.store.state import State
 
 PLANS = (".plan", ".engine", ".trt")
@@ -51,38 +54,61 @@ def settle(path: str, found: Outline, given: Mapping[str, tuple[Range, ...]], st
     return ranges.settle(found.inputs, given, runs=trial)
 
 
+def settle_more(path: str, found: Outline, line: Translated, first: Ranges, state: State) -> list[Ranges]:
+    """Give the ranges of the profiles after the first that a line for trtexec has.
+
+    Raises PipelineInvalid if something does not fit.
+    """
+    made = []
+    for number, shapes in enumerate(line.more, 1):
+        one = settle(path, found, shapes, state)
+        if one.dims != first.dims:  # axes of one name, of one size here and of several there
+            raise PipelineInvalid(
+                f"--from: profile {number}: found sizes by which axes need other names than in profile 0; "
+                "write the document: trtpipe init, and names of axes in dims of parse"
+            )
+        made.append(one)
+    return made
+
+
 def batch_axes(path: str, found: Outline, shapes: Mapping[str, Sequence[int]], state: State) -> dict[str, int]:
     """Give the batch's axis of inputs and outputs whose names do not say it, as far as a trial in onnxruntime shows it.
 
-    Samples that are fed in the reverse order must come out in the reverse order along that axis. `shapes` has the shape
-    of each input. A batch of one sample needs no answer; without onnxruntime there is none.
+    The rule says which outputs neither names nor a batch of one sample decide. Of those, samples that are fed in the
+    reverse order must come out in the reverse order along an axis. `shapes` has the shape of each input. Where no input
+    names a batch, the first axes of all are tried. Without onnxruntime there is no answer.
     """
-    batched = {one.name: one.dims[0] for one in found.inputs if one.dims}
-    names = {dim for dim in batched.values() if isinstance(dim, str)}
-    if names:
-        batched = {name: dim for name, dim in batched.items() if dim in names}
-    said = {one.name for one in found.outputs if names & set(one.dims or ())}
-    asked = [one.name for one in found.outputs if one.name not in said]
-    sizes = {shapes[name][0] for name in batched}
-    if not asked or len(sizes) != 1 or environment.runtime_version("onnxruntime") is None:
+    sizes = {
+        dim: shapes[one.name][axis]
+        for one in found.inputs
+        for axis, dim in enumerate(one.dims or ())
+        if isinstance(dim, str) and one.name in shapes
+    }
+    said: dict[str, int | str] = {}
+    ruled = rule.find(found.inputs, found.outputs, said, sizes)
+    if not ruled.names:
+        said = {one.name: 0 for one in found.inputs if one.dims}
+        ruled = rule.find(found.inputs, found.outputs, said, sizes)
+    if ruled.problems or not ruled.undecided or not ruled.size or environment.runtime_version("onnxruntime") is None:
         return {}
-    (rows,) = sizes
-    if names:
-        rows = min(rows, 3)
-    if rows < 2:
-        return {}
-    name = f"batch {key.digest({k: list(v) for k, v in shapes.items()})}"
+    along = {one.name: axis for one in found.inputs if (axis := ruled.axes[one.name]) is not None}
+    rows = min(ruled.size, 3) if ruled.names else ruled.size  # a named axis takes any length, and three show it
+    tried = {name: [rows if along.get(name) == a else n for a, n in enumerate(one)] for name, one in shapes.items()}
+    name = f"batch {key.digest({'shapes': tried, 'along': along, 'asked': ruled.undecided})}"
     known = state.derived(name, found.sha256)
     if known is None:
-        tried = {one: [rows, *shape[1:]] if one in batched else list(shape) for one, shape in shapes.items()}
-        known = json.dumps(_reversed(path, found, tried, list(batched), asked))
+        known = json.dumps(_reversed(path, found, tried, along, ruled.undecided))
         state.remember_derived(name, found.sha256, known)
     axes: dict[str, int] = json.loads(known)
-    return {**({} if names else dict.fromkeys(batched, 0)), **axes} if axes else {}
+    return {**dict.fromkeys(said, 0), **axes} if axes else {}
 
 
 def _reversed(
-    path: str, found: Outline, shapes: Mapping[str, Sequence[int]], batched: Sequence[str], asked: Sequence[str]
+    path: str,
+    found: Outline,
+    shapes: Mapping[str, Sequence[int]],
+    along: Mapping[str, int],
+    asked: Sequence[str],
 ) -> dict[str, int]:
     from pathlib import Path
 
@@ -94,15 +120,16 @@ def _reversed(
         feed = trial_data.make(onnxfile.load(Path(path)), found.inputs, shapes)
         session = ort_cpu.Session(path)
         straight = session(feed, asked)
-        turned = session({n: np.ascontiguousarray(v[::-1]) if n in batched else v for n, v in feed.items()}, asked)
+        turned = {n: np.ascontiguousarray(np.flip(v, along[n])) if n in along else v for n, v in feed.items()}
+        other_way = session(turned, asked)
     except Exception:  # noqa: BLE001 — what does not run is told by the stage that runs it
         return {}
     axes = {}
+    rows = next(shapes[name][axis] for name, axis in along.items())
     for name, one in straight.items():
-        other = turned[name]
+        other = other_way[name]
         if one.shape != other.shape or np.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True):
             continue  # nothing is learnt from what does not depend on the order
-        rows = shapes[batched[0]][0]
         places = [
             axis for axis, size in enumerate(one.shape)
             if size == rows and np.allclose(np.flip(one, axis), other, rtol=1e-3, atol=1e-5, equal_nan=True)

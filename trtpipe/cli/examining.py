@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe import project
+from trtpipe import defaults, project
 from trtpipe.cli import portraits
 from trtpipe.cli.printing import answer
 from trtpipe.formatting import seconds_text, size_text
 from trtpipe.store.state import State
 from trtpipe.store.store import Store
+from trtpipe.trust import origin
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from trtpipe.remote.settings import Settings
     from trtpipe.trust.origin import Found
@@ -25,11 +29,15 @@ def inspect(args: argparse.Namespace) -> int:
     """Tell what a file is and where it comes from."""
     path = portraits.resolve(args.file)
     kind = portraits.kind_of(path)
-    with State(args.artifacts) as state:
-        store = Store(args.artifacts, state) if os.path.isdir(args.artifacts) else None
-        seen = portraits.Seen(path, kind, state.file_digest(os.path.abspath(path)), store, state)
+    with contextlib.ExitStack() as opened:
+        stores = [Store(folder, opened.enter_context(State(folder))) for folder in _stores(args, path)]
+        state = stores[0].state if stores else opened.enter_context(State(args.artifacts))
+        sha256 = state.file_digest(os.path.abspath(path))
+        others, store = _first_that_knows(stores, sha256)
+        seen = portraits.Seen(path, kind, sha256, store, state)
         portrait = portraits.LOOKS[kind](seen)
         found = _origins(args, seen, portrait.key)
+        found.asked[:0] = [f"the store in {one.folder} does not have it" for one in others]
         figures = portraits.figures(store, found.origins[0]) if store is not None and found.origins else []
     value = {
         "file": path, "kind": kind, "bytes": os.path.getsize(path), "sha256": seen.sha256, **portrait.value,
@@ -46,9 +54,30 @@ def inspect(args: argparse.Namespace) -> int:
     return 0
 
 
-def _origins(args: argparse.Namespace, seen: portraits.Seen, key: str | None) -> Found:
-    from trtpipe.trust import origin
+def _stores(args: argparse.Namespace, path: str) -> list[str]:
+    """Give the folders of the stores to look in, best first.
 
+    It is the one that is named, or else that in which the file lies, that of its project, and the current folder's.
+    """
+    if args.named_store is not None or os.environ.get(defaults.VARIABLE):
+        found = [args.artifacts]
+    else:
+        above = Path(os.path.realpath(path)).parents
+        around = [str(one) for one in above if (one / "blobs/sha256").is_dir() and (one / "actions").is_dir()]
+        found = [*around, defaults.store(path), args.artifacts]
+    real = {os.path.realpath(one): one for one in reversed(found) if os.path.isdir(one)}
+    return list(reversed(real.values()))
+
+
+def _first_that_knows(stores: Sequence[Store], sha256: str) -> tuple[list[Store], Store | None]:
+    """Give the stores that do not have a content, and the first that has it; if none has it, the first of all."""
+    for number, one in enumerate(stores):
+        if origin.has(one, sha256):
+            return list(stores[:number]), one
+    return list(stores[1:]), stores[0] if stores else None
+
+
+def _origins(args: argparse.Namespace, seen: portraits.Seen, key: str | None) -> Found:
     top = project.root(os.path.dirname(os.path.abspath(seen.path)))
     return origin.find(seen.sha256, seen.store, top, key=key, remote=_remote(args))
 

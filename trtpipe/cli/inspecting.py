@@ -299,9 +299,21 @@ def stages(args: argparse.Namespace) -> int:
 
 
 def schema(args: argparse.Namespace) -> int:
-    """Print the JSON Schema of pipelines, or write all schemas to a folder, or check that the folder has them."""
+    """Print the JSON Schema of pipelines or its path, or write all schemas to a folder, or check those in it."""
     from trtpipe.pipeline import schema as made
 
+    if args.path:
+        place = os.path.join(os.path.dirname(os.path.abspath(escaping.__file__)), "schemas", made.FILE)
+        if not os.path.isfile(place):
+            raise errors.EnvironmentMissing(
+                f"found no {place}: this installation is not whole; install trtpipe again, or write the schemas: "
+                "trtpipe schema --write"
+            )
+        if args.json:
+            out(json.dumps({"file": place}))
+        else:
+            show_path(place)
+        return 0
     if not (args.check or args.write):
         for_programs(_schema_text(made.pipeline_schema()).removesuffix("\n"))
         return 0

@@ -317,8 +317,11 @@ def _add_inspecting(add: Add) -> None:
               "List the stage types, or one type's inputs and params.")  # fmt: skip
     one.add_argument("type", metavar="TYPE", nargs="?", help="a stage type")
     one = add("schema", "inspecting.schema", "print, write or check the JSON Schemas",
-              "Print the JSON Schema of pipelines, write all schemas into a folder, or check those in it.")  # fmt: skip
+              "Print the JSON Schema of pipelines or where it is, write all schemas into a folder, or check those in "
+              "it.")  # fmt: skip
     how = one.add_mutually_exclusive_group()
+    how.add_argument("--path", action="store_true",
+                     help="print where the schema of pipelines lies in this installation, for editors")  # fmt: skip
     how.add_argument("--write", action="store_true", help="write all schemas into FOLDER")
     how.add_argument("--check", action="store_true", help="exit 1 if a schema in FOLDER is stale")
     one.add_argument("--folder", default="schemas", help="default: %(default)s")

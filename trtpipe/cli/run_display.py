@@ -41,11 +41,19 @@ class Console:
     """Plain lines for events and the closing tables; on a terminal also a live line for each running stage.
 
     `mode` is `auto` (live lines on a terminal with colours), `plain` (never) or `tty` (always). `document` is the path
-    that `trtpipe notes` takes; without one, all notes are shown.
+    that `trtpipe notes` takes; without one, all notes are shown. Without `results`, the caller says where they lie.
     """
 
-    def __init__(self, stream: TextIO, *, quiet: bool = False, mode: str = "auto", document: str | None = None) -> None:
-        self._screen, self._quiet, self._document = Screen(stream), quiet, document
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        quiet: bool = False,
+        mode: str = "auto",
+        document: str | None = None,
+        results: bool = True,
+    ) -> None:
+        self._screen, self._quiet, self._document, self._places = Screen(stream), quiet, document, results
         is_live = mode == "tty" or (mode == "auto" and stream is sys.stdout and self._screen.has_colour)
         self._live = Live(self._screen) if is_live and not quiet else None
         self._order: dict[str, int] = {}
@@ -172,7 +180,7 @@ class Console:
         for line, row in zip(lines[1:], rows[1:], strict=True):
             self._line(Ink(line, row[2]) if row[2] != "ran" else line)
         self._show_figures()
-        self._show_results(event.results)
+        self._show_results(event.results if self._places else ())
         for stage, gaps in self._gaps.items():
             for gap in gaps:
                 self._line(f"  {stage}: {inline(gap)}")

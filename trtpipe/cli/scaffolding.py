@@ -43,7 +43,10 @@ _CI_FILE = ".github/workflows/trtpipe.yaml"
 
 
 class Subject(NamedTuple):
-    """What the document is about: an ONNX file, or a callable that gives a PyTorch module."""
+    """What the document is about: an ONNX file, or a callable that gives a PyTorch module.
+
+    `settled` is its first profile, `more` are those after it.
+    """
 
     name: str
     inputs: Sequence[Side]
@@ -52,6 +55,7 @@ class Subject(NamedTuple):
     model: str
     export: dict[str, Any] | None
     outline: Outline | None = None
+    more: Sequence[Ranges] = ()
 
 
 def init(args: argparse.Namespace) -> int:
@@ -75,7 +79,8 @@ def init(args: argparse.Namespace) -> int:
         data=data,
         params={"precision": args.shorthand or args.precision or line.precision or "model", **line.params},
         dims=subject.settled.dims,
-        profile=_profile(subject.settled),
+        profiles=[one.param() for one in (subject.settled, *subject.more) if one.profile],
+        run_profile=line.run_profile,
         run_shapes={name: shapes[name] for name in subject.settled.profile},
         inputs=subject.inputs,
         outputs=subject.outputs,
@@ -136,7 +141,8 @@ def _of_file(args: argparse.Namespace, path: str, line: Translated) -> Subject:
         found = outline.read(path, state)
         given = {**line.shapes, **ranges.read(args.shapes)}
         settled = drafted.settle(path, found, given, state)
-    return Subject(drafting.name_of(path), found.inputs, found.outputs, settled, path, None, found)
+        more = drafted.settle_more(path, found, line, settled, state)
+    return Subject(drafting.name_of(path), found.inputs, found.outputs, settled, path, None, found, more)
 
 
 def _of_callable(args: argparse.Namespace, given: str) -> Subject:
@@ -191,15 +197,11 @@ def _types(texts: Sequence[str], shapes: Mapping[str, Any]) -> dict[str, str]:
 # --- what is written
 
 
-def _profile(settled: Ranges) -> dict[str, dict[str, list[int]]]:
-    sizes = {which: settled.shapes(which) for which in ("min", "opt", "max")}
-    return {name: {which: sizes[which][name] for which in sizes} for name in settled.profile}
-
-
 def _shapes(subject: Subject, line: Translated) -> dict[str, list[int]]:
     """Give the shape of each input in a run: the line's, or the best one, with a smaller batch if samples are large."""
-    profile = subject.settled.profile
-    best = subject.settled.shapes("opt")
+    used = (subject.settled, *subject.more)[line.run_profile]
+    profile = used.profile
+    best = used.shapes("opt")
     fixed = {one.name: [d for d in one.dims or () if isinstance(d, int)] for one in subject.inputs}
     shapes = {**fixed, **best, **{name: list(shape) for name, shape in line.run_shapes.items() if name in best}}
     batches = {one.dims[0] for one in subject.inputs if one.dims and isinstance(one.dims[0], str)}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtpipe.documents.checks import Check, Difference
+from trtpipe.documents.checks import Difference
 from trtpipe.errors import StageFailed
 from trtpipe.models import feeding, ort_cpu
 
@@ -147,12 +147,15 @@ def beyond(figures: Mapping[str, Difference], limit: float) -> list[str]:
     ]
 
 
-def tell(check: Check, figure: Callable[[str, float, str, bool | None], None]) -> None:
+def tell(
+    outputs: Mapping[str, Difference], tolerance: float, figure: Callable[[str, float, str, bool | None], None]
+) -> None:
     """Tell how far each float output is from the original's, with the tolerance as its rule."""
-    for name, found in check.outputs.items():
-        if found.relative_l2 is not None:
-            figure(f"{name}: relative L2", found.relative_l2, f"<= {check.tolerance:g}",
-                   found.relative_l2 <= check.tolerance)  # fmt: skip
+    for name, found in outputs.items():
+        if found.not_finite:
+            figure(f"{name}: not finite", found.not_finite, "== 0", False)
+        elif found.relative_l2 is not None:
+            figure(f"{name}: relative L2", found.relative_l2, f"<= {tolerance:g}", found.relative_l2 <= tolerance)
 
 
 def remarks(figures: Mapping[str, Difference]) -> list[str]:

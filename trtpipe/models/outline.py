@@ -30,6 +30,16 @@ class Side(NamedTuple):
         return any(isinstance(d, str) for d in self.dims or ())
 
     @property
+    def names(self) -> tuple[str | None, ...]:
+        """None: what an axis of fixed size is called is not kept, and the others have their names as dims."""
+        return ()
+
+    @property
+    def shape_input(self) -> bool:
+        """False: whether values are sizes is known only after parse."""
+        return False
+
+    @property
     def text(self) -> str:
         """The dims for people, such as `[batch, 3, 224, 224]`."""
         return "[…]" if self.dims is None else f"[{', '.join(map(str, self.dims))}]"

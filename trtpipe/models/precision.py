@@ -70,6 +70,7 @@ def rewrite(
     method: Literal["onnxruntime", "autocast"] = "onnxruntime",
     meet_tolerance: bool = False,
     folded: bool = False,
+    figure: Callable[[str, float, str, bool | None], None] = lambda *_: None,
 ) -> Rewrite:
     """Write the model at `path` in `precision` (fp16 or bf16) to `out` (a file), and check it.
 
@@ -77,7 +78,8 @@ def rewrite(
     profile's `opt`, with a batch (axis 0, if dynamic) of at most 2. With `samples`, range guard and check use
     these instead of random inputs. `method` is onnxruntime (its converter) or autocast (modelopt's). With
     `meet_tolerance`, outputs beyond the tolerance keep more and more nodes in float32 until they are within it.
-    With `folded`, a scale that is kept keeps the product before it too, into which builders fold it.
+    With `folded`, a scale that is kept keeps the product before it too, into which builders fold it. `figure` is told
+    each output's difference, its rule, and whether it meets it, also where the check fails.
     A Q/DQ model is converted to opset 19, where scales may be half precision too. Gives what was
     done to the model.
 
@@ -137,6 +139,7 @@ def rewrite(
                 node, Kept(node=node, op=_op(work, node), why=f"so that outputs stay within tolerance {limit:g}")
             )
         outputs, problems = attempt(unique)
+    deviation.tell(outputs, limit, figure)
     if problems:
         raise GateFailed(
             f"precision: {precision} changes the model's results too much (on {how.replace('seeded ', '')}):\n  "

@@ -30,7 +30,8 @@ class Wish(NamedTuple):
     `params` are those of `configure`. `int8` names calibration data, from which `quantize` takes its ranges. `data`
     names samples: the check of half precision looks at them, and with `runs` the engine is run on them and compared.
     `batch_axis` says which axes are the batch, where names do not. With `measured`, the buffers of a run are planned,
-    of its shapes or else the best ones, and `bench` can measure.
+    of its shapes or else the best ones, and `bench` can measure. `more` are the profiles after that of `ranges`, and a
+    run uses `run_profile`.
     """
 
     name: str
@@ -44,6 +45,8 @@ class Wish(NamedTuple):
     runs: bool = False
     measured: dict[str, tuple[int, ...]] | None = None
     batch_axis: dict[str, int] = {}  # noqa: RUF012
+    more: Sequence[Ranges] = ()
+    run_profile: int = 0
     plugins: tuple[str, ...] = ()
     optimize: dict[str, Any] = {}  # noqa: RUF012
 
@@ -67,19 +70,23 @@ def stages(wish: Wish) -> dict[str, dict[str, Any]]:
         made["quantized"] = {"type": "quantize", "inputs": inputs, "params": wish.quantize}
         model = "quantized"
     made["network"] = {"type": "parse", "inputs": {"model": model}, "params": _dims(wish)}
-    shapes = {which: wish.ranges.shapes(which) for which in ("min", "opt", "max")}
-    profile = {name: {which: shapes[which][name] for which in shapes} for name in wish.ranges.profile}
+    every = (wish.ranges, *wish.more)
+    profiles = [one.param() for one in every if one.profile]
     config: dict[str, Any] = {"network": "network"}
-    params = {**wish.params, **({"profiles": [profile]} if profile else {})}
+    params = {**wish.params, **({"profiles": profiles} if profiles else {})}
     if wish.data is not None and params.get("precision") in ("fp16", "bf16"):
         config["calibration"] = {"file": wish.data}
     made["config"] = {"type": "configure", "inputs": config, "params": params}
     made["engine"] = {"type": "build", "inputs": {"config": "config"}}
     compared = wish.data is not None and wish.runs
     if compared or wish.measured is not None:
-        run = {**shapes["opt"], **{name: list(shape) for name, shape in (wish.measured or {}).items()}}
+        run = {
+            **every[wish.run_profile].shapes("opt"),
+            **{name: list(shape) for name, shape in (wish.measured or {}).items()},
+        }
         made["buffers"] = {"type": "allocate", "inputs": {"engine": "engine"},
-                           "params": {**({"shapes": run} if run else {}), **_batch(wish)}}  # fmt: skip
+                           "params": {**({"shapes": run} if run else {}), **_batch(wish),
+                                      **({"profile": wish.run_profile} if wish.run_profile else {})}}  # fmt: skip
     if compared:
         data = {"file": wish.data}
         made["outputs"] = {"type": "infer", "inputs": {"engine": "engine", "buffers": "buffers", "data": data}}

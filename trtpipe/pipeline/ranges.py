@@ -72,6 +72,11 @@ class Ranges(NamedTuple):
         """Give the shape of each dynamic input: `min`, `opt` or `max`."""
         return {name: [getattr(one, which) for one in axes] for name, axes in self.profile.items()}
 
+    def param(self) -> dict[str, dict[str, list[int]]]:
+        """Give the profile as `configure` has it: min, opt and max of each dynamic input."""
+        sizes = {which: self.shapes(which) for which in ("min", "opt", "max")}
+        return {name: {which: sizes[which][name] for which in sizes} for name in self.profile}
+
 
 def read(texts: Iterable[str]) -> dict[str, tuple[Range, ...]]:
     """Read the values of `--shapes`: `name=dims`, several with commas between them. Raises PipelineInvalid."""

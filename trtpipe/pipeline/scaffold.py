@@ -47,7 +47,7 @@ class Plan(NamedTuple):
     data: str
     params: dict[str, Any]
     dims: dict[str, list[int | str]]
-    profile: dict[str, dict[str, list[int]]]
+    profiles: list[dict[str, dict[str, list[int]]]]
     run_shapes: dict[str, list[int]]
     inputs: Sequence[Side]
     outputs: Sequence[Side]
@@ -57,6 +57,7 @@ class Plan(NamedTuple):
     plugins: tuple[str, ...] = ()
     batch_axis: dict[str, int] = {}  # noqa: RUF012 — nobody changes a plan's fields
     told: Sequence[str] = ()
+    run_profile: int = 0
 
 
 class Step(NamedTuple):
@@ -102,7 +103,7 @@ def document(plan: Plan) -> tuple[str, dict[str, str]]:
         {"network": "network", **({"calibration": {"file": plan.data}} if half else {})},
         {"precision": precision, **{k: v for k, v in plan.params.items() if k != "precision"},
          **({"meet_tolerance": True} if half else {}), **({"batch_axis": own} if half and own else {}),
-         **({"profiles": [plan.profile]} if plan.profile else {})},
+         **({"profiles": plan.profiles} if plan.profiles else {})},
         ["How the engine is built. Other values of precision: fp32, tf32, fp16, bf16.",
          *(f"{one}." for one in plan.told)],
     )  # fmt: skip
@@ -110,7 +111,8 @@ def document(plan: Plan) -> tuple[str, dict[str, str]]:
         "engine", "build", {"config": "config"}, {}, ["The engine: a plan, and a manifest that describes it."]
     )
     lines += _stage("buffers", "allocate", {"engine": "engine"},
-                    {**({"shapes": plan.run_shapes} if plan.run_shapes else {}), **batch},
+                    {**({"shapes": plan.run_shapes} if plan.run_shapes else {}), **batch,
+                     **({"profile": plan.run_profile} if plan.run_profile else {})},
                     ["The shapes of a run.", *_batch_comment(plan)])  # fmt: skip
     lines += _stage(
         "outputs", "infer", {"engine": "engine", "buffers": "buffers", "data": {"file": plan.data}}, {},

@@ -15,6 +15,7 @@ from trtpipe.pipeline.document import FORMAT
 if TYPE_CHECKING:
     from trtpipe.stage import Port, StageType
 
+FILE = "pipeline.schema.json"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 STAGE_NAME = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
 STAGE_REFERENCE = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}(@[^@/]+)?$"
@@ -139,7 +140,7 @@ def every() -> dict[str, dict[str, Any]]:
     """Give all schemas by the names of their files in `schemas/`: of pipelines and of stage documents."""
     from trtpipe.documents import schemas
 
-    return {"pipeline.schema.json": pipeline_schema(), **schemas.every()}
+    return {FILE: pipeline_schema(), **schemas.every()}
 
 
 def matrix_schema() -> dict[str, Any]:

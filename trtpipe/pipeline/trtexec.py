@@ -32,14 +32,19 @@ _VERBOSITY = {"layer_names_only": "names_only", "default": "names_only", "none":
               "verbose": "detailed"}  # fmt: skip
 _HARDWARE = {"none": "none", "ampere+": "ampere+", "samecomputecapability": "same_compute_capability"}
 _REPEATED = ("--plugins", "--staticPlugins", "--dynamicPlugins", "--setPluginsToSerialize", "--safetyPlugins",
-             "--profile", "--minShapes", "--optShapes", "--maxShapes", "--greenContext")  # fmt: skip
+             "--profile", "--greenContext")  # fmt: skip
+_RANGES = ("--minShapes", "--optShapes", "--maxShapes")
+"""Flags that belong to the profile that the last `--profile=` before them names."""
 _PLUGINS = ("--plugins", "--staticPlugins", "--dynamicPlugins")
 _UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 @dataclass(kw_only=True)
 class Translated:
-    """What a line asks for. `params` are those of `configure`, `bench` those of `benchmark`; `told` are sentences."""
+    """What a line asks for. `params` are those of `configure`, `bench` those of `benchmark`; `told` are sentences.
+
+    `shapes` are the ranges of profile 0, `more` those of the profiles after it; a run takes those of `run_profile`.
+    """
 
     model: str | None = None
     backend: str | None = None
@@ -47,7 +52,9 @@ class Translated:
     int8: bool = False
     output: str | None = None
     shapes: dict[str, tuple[Range, ...]] = field(default_factory=dict)
+    more: list[dict[str, tuple[Range, ...]]] = field(default_factory=list)
     run_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    run_profile: int = 0
     params: dict[str, Any] = field(default_factory=dict)
     bench: dict[str, Any] = field(default_factory=dict)
     plugins: list[str] = field(default_factory=list)
@@ -61,7 +68,7 @@ def translate(given: str) -> Translated:
     Raises PipelineInvalid with every flag that trtexec does not know and every value that does not fit.
     """
     words, program = _words(given)
-    flags, problems = _read(words)
+    flags, more, problems = _read(words)
     made = Translated(backend=PROGRAMS[program])
     for name, value in flags.items():
         flag = FLAGS[name]
@@ -80,6 +87,10 @@ def translate(given: str) -> Translated:
             made.told.append(f"{name}: {dropped}here it is {flag.becomes.replace('`', '')}")
     try:
         _shapes(made, flags)
+        made.more = [_ranges(own) for own in more]
+        if made.run_profile > len(more):
+            have = "one profile" if not more else f"the profiles 0 to {len(more)}"
+            problems.append(f"--useProfile={made.run_profile}: the line has {have}")
     except ValueError as error:
         problems.append(str(error))
     if problems:
@@ -194,10 +205,12 @@ def _assignments(words: list[str]) -> dict[str, str]:
     return {m[1]: m[2] for m in matches if m} if all(matches) else {}
 
 
-def _read(words: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Give the flags with their values, and what is wrong with the line."""
+def _read(words: list[str]) -> tuple[dict[str, str], list[dict[str, str]], list[str]]:
+    """Give the flags with their values, the ranges of each profile after the first, and what is wrong with the line."""
     flags: dict[str, str] = {}
     problems = []
+    profiles: dict[int, dict[str, str]] = {0: flags}
+    now = 0
     for index, word in enumerate(words):
         name, equals, value = word.partition("=")
         flag = FLAGS.get(name)
@@ -211,13 +224,26 @@ def _read(words: list[str]) -> tuple[dict[str, str], list[str]]:
         elif flag.value and not equals:
             more = words[index + 1] if index + 1 < len(words) and not words[index + 1].startswith("-") else "…"
             problems.append(f"found {name} without a value, and trtexec takes it with an equals sign: {name}={more}")
+        elif name == "--profile":
+            now = int(value) if value.isdigit() else -1
+            if now < 0:
+                problems.append(f"{name}={value}: found {value or 'nothing'}, expected the number of a profile, from 0")
+            profiles.setdefault(now, {})
+        elif name in _RANGES and now and profiles[now].get(name, value) == value:
+            profiles[now][name] = value
+        elif name in _RANGES and now:
+            problems.append(f"found {name} of profile {now} twice, expected it once")
         elif flags.get(name, value) != value and name not in _REPEATED:
             problems.append(f"found {name} with {flags[name]} and with {value}, expected it once")
         elif name in _PLUGINS and name in flags:
             flags[name] += f",{value}"
         else:
             flags.setdefault(name, value)
-    return flags, problems
+    further = [profiles[number] for number in sorted(profiles) if number > 0]
+    if -1 not in profiles and (len(profiles) != max(profiles) + 1 or not all(further)):
+        found = ", ".join(f"{number}{'' if own else ' without shapes'}" for number, own in sorted(profiles.items()))
+        problems.append(f"--profile: found the profiles {found}; expected each number from 0 on, with shapes")
+    return flags, further, problems
 
 
 # --- from words to wishes
@@ -355,6 +381,7 @@ _APPLY: dict[str, Callable[[Translated, str], None]] = {
     "--layerPrecisions": _layers,
     "--computeCapabilities": _capabilities,
     **dict.fromkeys(_PLUGINS, lambda made, value: made.plugins.extend(filter(None, value.split(",")))),
+    "--useProfile": lambda made, value: setattr(made, "run_profile", _number(value)),
     "--skipInference": _no_measuring,
     "--buildOnly": _no_measuring,
     "--iterations": _bench("iterations"),
@@ -371,13 +398,21 @@ _APPLY: dict[str, Callable[[Translated, str], None]] = {
     "--exportProfile": _bench("profile", value=True),
 }
 """What a flag does; a flag that becomes nothing, and those of shapes, which belong together, are not here."""
-TOGETHER = ("--minShapes", "--optShapes", "--maxShapes", "--shapes")
+TOGETHER = (*_RANGES, "--shapes", "--profile")
 
 
 def _shapes(made: Translated, flags: Mapping[str, str]) -> None:
     """Join the three flags of ranges; what is missing is the best shape, and that is otherwise the largest."""
-    low, best, high, run = (_spec(name, flags.get(name, "")) for name in TOGETHER)
-    made.run_shapes = run
+    made.run_shapes = _spec("--shapes", flags.get("--shapes", ""))
+    made.shapes = _ranges(flags)
+    for name, shape in made.run_shapes.items():
+        made.shapes.setdefault(name, tuple(Range(size, size, size) for size in shape))
+
+
+def _ranges(flags: Mapping[str, str]) -> dict[str, tuple[Range, ...]]:
+    """Give the ranges of one profile by input."""
+    found = {}
+    low, best, high = (_spec(name, flags.get(name, "")) for name in _RANGES)
     for name in dict.fromkeys([*low, *best, *high]):
         middle = best.get(name) or high.get(name) or low[name]
         smallest, largest = low.get(name, middle), high.get(name, middle)
@@ -385,9 +420,8 @@ def _shapes(made: Translated, flags: Mapping[str, str]) -> None:
             raise ValueError(f"{name}: found shapes with {len(smallest)}, {len(middle)} and {len(largest)} axes")
         if not all(a <= b <= c for a, b, c in zip(smallest, middle, largest, strict=True)):
             raise ValueError(f"{name}: found min {smallest}, opt {middle}, max {largest}; expected min ≤ opt ≤ max")
-        made.shapes[name] = tuple(Range(*sizes) for sizes in zip(smallest, middle, largest, strict=True))
-    for name, shape in run.items():
-        made.shapes.setdefault(name, tuple(Range(size, size, size) for size in shape))
+        found[name] = tuple(Range(*sizes) for sizes in zip(smallest, middle, largest, strict=True))
+    return found
 
 
 def _spec(flag: str, text: str) -> dict[str, tuple[int, ...]]:

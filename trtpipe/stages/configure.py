@@ -377,6 +377,7 @@ def run(ctx: Context) -> None:
         how: dict[str, Any] = {
             "inputs": network.inputs, "profiles": ranges, "keep": params.keep_fp32,
             "tolerance": params.tolerance, "samples": samples, "meet_tolerance": params.meet_tolerance,
+            "figure": ctx.figure,
         }  # fmt: skip
         on = f"{min(samples.runs, precision.CHECKED)} samples" if samples is not None else "random inputs"
         ctx.doing(f"checking {params.precision} on {on}")
@@ -392,7 +393,6 @@ def run(ctx: Context) -> None:
         kept_nodes.tell_kept(change.kept, Config.file, ctx.note)
         for remark in deviation.remarks(change.check.outputs):
             ctx.note(remark)
-        deviation.tell(change.check, ctx.figure)
         if inside := float16_range.unseen(model):
             more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
             ctx.note(

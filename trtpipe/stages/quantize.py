@@ -141,7 +141,7 @@ def run(ctx: Context) -> None:
     for name, figures in check.outputs.items():
         if figures.relative_l2 is not None:
             ctx.note(f"{name}: relative L2 {figures.relative_l2:g}, cosine {figures.cosine:g} against the original")
-    deviation.tell(check, ctx.figure)
+    deviation.tell(check.outputs, limit, ctx.figure)
     for remark in deviation.remarks(check.outputs):
         ctx.note(remark)
     if problems := deviation.beyond(check.outputs, limit):

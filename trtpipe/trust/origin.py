@@ -60,6 +60,11 @@ class Found(NamedTuple):
     asked: list[str]
 
 
+def has(store: Store, sha256: str) -> bool:
+    """Tell whether a file of this content is in an artifact of a store."""
+    return any(_files(one.record, sha256) for one in actions.read_all(store.layout)[0])
+
+
 def find(
     sha256: str, store: Store | None, top: str, *, key: str | None = None, remote: Settings | None = None
 ) -> Found:
