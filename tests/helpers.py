@@ -107,7 +107,7 @@ def trtpipe(*args: str | Path, cwd: Path, env: dict[str, str] | None = None, tim
 
 
 def within(*args: str | Path, cwd: Path, env: dict[str, str] | None = None) -> Any:
-    """Run the command in this process: as `trtpipe` above, without the start of Python. Stages have their own anyway."""
+    """Run the command in this process: as `trtpipe` above, without a start of Python. Stages have their own anyway."""
     from trtpipe.cli import main
 
     told, complained, before = io.StringIO(), io.StringIO(), os.getcwd()

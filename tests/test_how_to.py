@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import onnx
 import pytest
 
 from tests import onnx_models
-from tests.helpers import PATHS, PROJECT, surroundings
+from tests.helpers import PATHS, PROJECT, surroundings, within
 from tests.test_readme import FENCE
 
 FOLDER = PROJECT / "docs" / "how-to"
@@ -50,6 +51,13 @@ def test_every_block_of_a_page_works(path, tmp_path, around):
             continue
         if language not in ("python", "sh"):
             assert language == "", f"{path.name}: a block in {language} that no test runs"
+            continue
+        lines = [shlex.split(line, comments=True) for line in body.splitlines()]
+        if language == "sh" and all(line[:1] == ["trtpipe"] for line in lines):  # nothing that only a shell can do
+            for line in lines:
+                result = within(*line[1:], cwd=here, env=around)
+                assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
+            ran += 1
             continue
         command = [sys.executable, "-c", body] if language == "python" else ["bash", "-euo", "pipefail", "-c", body]
         result = subprocess.run(command, cwd=here, env=around, capture_output=True, text=True, check=False)
