@@ -54,8 +54,12 @@ def run_stage(
     root: Path | None = None,
     notes: list[str] | None = None,
     failed: dict[str, str] | None = None,
+    shared: Path | None = None,
 ) -> Path:
-    """Run one stage's body; give the folder of its artifact. Raises what the body raises."""
+    """Run one stage's body; give the folder of its artifact. Raises what the body raises.
+
+    `shared` is the folder of what outlives a run; without it, each stage has its own.
+    """
     stage_type = stages.get(type_name)
     typed = msgspec.convert(params, stage_type.Params)
     problems = list(typed.problems())
@@ -74,7 +78,7 @@ def run_stage(
             inputs={name: as_input(name, given) for name, given in inputs.items()},
             out=folder / "out",
             scratch=folder / "scratch",
-            shared=folder / "shared",
+            shared=shared or folder / "shared",
             sources={name: root / name for name in names},
             key="0" * 64,
             backend_name=backend,

@@ -153,6 +153,14 @@ class Built(NamedTuple):
     told: tuple[str, ...] = ()
 
 
+class Engine(NamedTuple):
+    """What an engine is run with: its plan, its manifest, and the record of its buffers."""
+
+    plan: Path
+    manifest: Manifest
+    buffers: Buffers
+
+
 class Backend(Protocol):
     """A runtime. Bodies of stages call this, never polygraphy, tensorrt or onnxruntime."""
 

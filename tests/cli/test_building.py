@@ -14,10 +14,21 @@ from tests import onnx_models
 from tests.helpers import PROJECT, events, trtpipe, within
 from tests.test_readme import commands
 from tests.test_startup import HEAVY, imported_by
+from trtpipe import environment
 from trtpipe.cli import main
 
 ORT = ("--backend", "onnxruntime")
-GIVEN = ("build", "image net.onnx", "--fp16", "--shapes", "image=1..2..4x3x8x8", "--emit-yaml", "p.yaml", *ORT)
+GIVEN = (
+    "build",
+    "image net.onnx",
+    "--fp16",
+    "--check",
+    "--shapes",
+    "image=1..2..4x3x8x8",
+    "--emit-yaml",
+    "p.yaml",
+    *ORT,
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +49,7 @@ def test_one_line_builds_a_checked_engine_and_says_what_came_of_it(built):
     assert "stayed float32: no node" in text
     assert "\nengine  artifacts/view/image-net/engine/engine.onnx  " in text
     assert text.count("view/image-net/engine/engine.onnx") == 1
+    assert "engine: checked against ONNX Runtime: relative L2 of 2 samples: logits " in text
     assert "copied to out/engine.onnx" in text
     engine = folder / "artifacts/view/image-net/engine/engine.onnx"
     assert (folder / "out/engine.onnx").read_bytes() == engine.read_bytes()
@@ -168,6 +180,13 @@ def test_an_onnx_file_is_no_name_for_a_plan(folder):
     result = within("build", "m.onnx", "-o", "a.onnx", "--backend", "tensorrt_rtx", cwd=folder)
     assert result.returncode == 2
     assert "tensorrt_rtx makes a plan, expected a name such as a.plan" in result.stderr
+
+
+def test_an_engine_is_not_run_where_it_cannot_be(folder, capsys):
+    if importlib.util.find_spec("tensorrt_rtx_bindings") is None or environment.gpus():
+        pytest.skip("this needs TensorRT-RTX, and a machine without a GPU")
+    assert main.main(["build", "m.onnx", "--check", "--backend", "tensorrt_rtx"]) == 3
+    assert "--check runs the engine, and tensorrt_rtx runs no engine on this machine" in capsys.readouterr().err
 
 
 def test_errors_are_json_for_programs(folder):

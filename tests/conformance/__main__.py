@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 
 from tests.conformance import running, through
+from trtpipe import environment
 
 if TYPE_CHECKING:
     from tests.conformance.through import Outcome
@@ -42,6 +43,8 @@ def main() -> int:
     limit = time.monotonic() + LIMIT
     lines, bad = [], []
     versions = f"Python {platform.python_version()}, onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}"
+    if not args.skip_rtx:
+        versions += f", TensorRT-RTX {environment.runtime_version('tensorrt_rtx')}"
     for backend, name in (("onnxruntime", "ONNX Runtime, run"), ("tensorrt_rtx", "TensorRT-RTX, built (every third)")):
         if backend == "tensorrt_rtx" and args.skip_rtx:
             continue

@@ -50,6 +50,7 @@ def resolved(one):
         ({"data": "data.npz", "runs": True}, ["network", "config", "engine", "buffers", "outputs", "closeness"]),
         ({"measured": {"image": (2, 3, 8, 8)}}, ["network", "config", "engine", "buffers"]),
         ({"plugins": ("lib/own.so",)}, ["network", "config", "engine"]),
+        ({"check": True}, ["network", "config", "engine"]),
         ({"optimize": {"opset": 17}}, ["optimized", "network", "config", "engine"]),
     ],
 )

@@ -12,6 +12,7 @@ from trtpipe.documents import files
 from trtpipe.documents.buffers import Buffers
 from trtpipe.documents.manifest import Manifest, Target
 from trtpipe.errors import EnvironmentMissing, StageFailed
+from trtpipe.runtime import Engine
 
 if TYPE_CHECKING:
     from trtpipe.stage import Context
@@ -132,22 +133,26 @@ def require(plan: Path, manifest: Manifest) -> None:
         )
 
 
-class Ready(NamedTuple):
-    """What a stage runs an engine with: its plan, its manifest, and the record of its buffers."""
+def require_gpu(runtime: str) -> None:
+    """Refuse, before anything is built, to run an engine that could not run here. Raises EnvironmentMissing."""
+    if runtime == "onnxruntime":
+        return
+    for one in _gpu(runtime, environment.runtime_version(runtime), None):
+        if one.good is False:
+            raise EnvironmentMissing(
+                f"check: found no GPU for {TITLES[runtime]} ({one.found}), expected one, because the engine is run; "
+                f"{one.help}, or leave check out: infer checks the engine's first answer too"
+            )
 
-    plan: Path
-    manifest: Manifest
-    buffers: Buffers
 
-
-def engine(ctx: Context) -> Ready:
+def engine(ctx: Context) -> Engine:
     """Take the inputs `engine` and `buffers` of a stage that runs them. Raises as `require` does if it cannot here."""
     manifest = ctx.inputs["engine"].read(Manifest)
     if manifest.runtime != ctx.backend_name:
         raise StageFailed(f"the engine was built by {manifest.runtime}; it cannot run on {ctx.backend_name}")
     plan = ctx.inputs["engine"].path(manifest.plan)
     require(plan, manifest)
-    return Ready(plan, manifest, ctx.inputs["buffers"].read(Buffers))
+    return Engine(plan, manifest, ctx.inputs["buffers"].read(Buffers))
 
 
 def open_plan(given: str) -> tuple[Path, Manifest | None]:

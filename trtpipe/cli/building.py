@@ -157,6 +157,11 @@ def _draft(args: argparse.Namespace, choice: Choice, line: Translated) -> Drafte
     file = args.emit_yaml or os.path.join(os.path.dirname(args.model), f"{name}.yaml")
     folder = os.path.dirname(os.path.abspath(file))
     runs = drafted.runs_here(choice)
+    if args.check and not runs:
+        raise errors.EnvironmentMissing(
+            f"--check runs the engine, and {choice.backend} runs no engine on this machine: leave it out, or use "
+            "--backend onnxruntime"
+        )
     if args.data is not None and not runs:
         told.append(
             f"the engine itself is not compared on {args.data}: {choice.backend} runs no engine on this machine"
@@ -179,6 +184,7 @@ def _draft(args: argparse.Namespace, choice: Choice, line: Translated) -> Drafte
         more=more,
         run_profile=line.run_profile,
         plugins=tuple(drafting.relative(path, folder) for path in line.plugins),
+        check=args.check,
     )
     if line.measures:
         told.append("trtexec measures the engine too, and build does not; this does, with the document of --emit-yaml: "

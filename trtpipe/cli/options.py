@@ -196,6 +196,11 @@ def _add_build(add: Add) -> None:
     one.add_argument("--meet-tolerance", action="store_true",
                      help="with --fp16 or --bf16: keep nodes in float32 until the check passes")  # fmt: skip
     one.add_argument("--data", metavar="DATA", help="samples (.npz or a folder) on which everything is checked")
+    one.add_argument(
+        "--check",
+        action="store_true",
+        help="run the new engine once, on made-up inputs, and hold its answer against ONNX Runtime's",
+    )
     one.add_argument("--output", "-o", metavar="FILE", help="copy the plan there")
     one.add_argument("--emit-yaml", metavar="FILE", help="write the pipeline that is run")
     one.add_argument("--quiet", "-q", action="store_true", help="print errors only")

@@ -20,7 +20,7 @@ CHUNK = 64
 SHOWN = 20
 
 
-def _marked(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
+def marked(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
     """Give the model with these tensors as its outputs."""
     copy = onnxgraph.copied(model)
     copy.graph.ClearField("output")
@@ -59,7 +59,7 @@ def layers(reference: Path, candidate: Path, feeds: Sequence[feeding.Feed], *, b
         part = names[start : start + CHUNK]
         try:
             # Fusions would change the inner tensors, and the int8 kernels of some CPUs saturate.
-            one, other = (ort_cpu.Session(_marked(m, part), plain=True) for m in (right, wrong))
+            one, other = (ort_cpu.Session(marked(m, part), plain=True) for m in (right, wrong))
             differences = deviation.Differences()
             for feed in feeds:
                 differences.add(one(feed), other(feed))

@@ -31,7 +31,7 @@ class Wish(NamedTuple):
     names samples: the check of half precision looks at them, and with `runs` the engine is run on them and compared.
     `batch_axis` says which axes are the batch, where names do not. With `measured`, the buffers of a run are planned,
     of its shapes or else the best ones, and `bench` can measure. `more` are the profiles after that of `ranges`, and a
-    run uses `run_profile`.
+    run uses `run_profile`. `check` has the build run the engine once.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Wish(NamedTuple):
     run_profile: int = 0
     plugins: tuple[str, ...] = ()
     optimize: dict[str, Any] = {}  # noqa: RUF012
+    check: bool = False
 
 
 def name_of(path: str) -> str:
@@ -77,7 +78,8 @@ def stages(wish: Wish) -> dict[str, dict[str, Any]]:
     if wish.data is not None and params.get("precision") in ("fp16", "bf16"):
         config["calibration"] = {"file": wish.data}
     made["config"] = {"type": "configure", "inputs": config, "params": params}
-    made["engine"] = {"type": "build", "inputs": {"config": "config"}}
+    check = {"check": "auto"} if wish.check else {}
+    made["engine"] = {"type": "build", "inputs": {"config": "config"}, "params": check}
     compared = wish.data is not None and wish.runs
     if compared or wish.measured is not None:
         run = {

@@ -81,7 +81,8 @@ def run(ctx: Context) -> None:
     from trtpipe.models import first_answer
 
     params: BenchmarkParams = ctx.params
-    plan, manifest, buffers = preflight.engine(ctx)
+    engine = preflight.engine(ctx)
+    plan, manifest, buffers = engine
     usual = measure.PRESETS[params.preset]
     asked = {name: getattr(params, name) for name in usual}
     settings = Settings(
@@ -94,7 +95,7 @@ def run(ctx: Context) -> None:
     feed = _feed(ctx, manifest, buffers)
     session = ctx.backend().open(plan, manifest, buffers, ctx.note, ctx.shared)
     try:
-        first_answer.check(ctx, session, manifest, buffers, [feed])
+        first_answer.check(ctx, session, engine, [feed])
         before = _device(ctx.backend_name)
         measured = session.measure(feed, settings)
         after = _device(ctx.backend_name)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from trtpipe.documents.checks import Bound  # noqa: TC001  msgspec reads the annotations
 from trtpipe.documents.config import Config
 from trtpipe.documents.manifest import Manifest
 from trtpipe.documents.network import Network
@@ -16,6 +17,8 @@ from trtpipe.runtime import plan_name
 from trtpipe.stage import Context, Params, Port, StageType
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trtpipe.documents.manifest import Binding, Proof
 
 MOSTLY = 0.5
@@ -35,6 +38,14 @@ class BuildParams(Params, frozen=True, kw_only=True):
             )
         ),
     ] = False
+    check: Annotated[
+        Literal["off", "auto"] | Bound,
+        Meta(
+            description="`auto`: run the engine once, on made-up inputs, and hold its answer against ONNX Runtime's on "
+            "the model as it was parsed, as `infer` does on data. Beyond the manifest's bound the stage fails (exit "
+            "5). `{relative_l2: 0.1}`: the same with this bound. It needs a GPU where the engine does."
+        ),
+    ] = "off"
 
 
 def run(ctx: Context) -> None:
@@ -42,12 +53,15 @@ def run(ctx: Context) -> None:
 
     Nothing is ever added to the plan file itself.
     """
+    from trtpipe.backends import preflight
     from trtpipe.models import custom_ops
 
     source = ctx.inputs["config"]
     config = source.read(Config)
     network = source.read(Network)
     libraries, plugins = custom_ops.carry(ctx, source)
+    if ctx.params.check != "off":
+        preflight.require_gpu(ctx.backend_name)
     backend = ctx.backend()
     if (config.runtime, config.runtime_version) != (backend.name, backend.version):
         raise StageFailed(
@@ -89,9 +103,12 @@ def run(ctx: Context) -> None:
     for remark in built.told:
         ctx.note(remark)
     check_precision(built.proof, config)
-    ctx.write(msgspec.structs.replace(manifest, **_parsed(ctx, config)))
+    manifest = msgspec.structs.replace(manifest, **_parsed(ctx, config))
+    ctx.write(manifest)
     if built.layers is not None:
         ctx.write(built.layers)
+    if ctx.params.check != "off":
+        _check(ctx, plan, manifest, network)
 
 
 def _parsed(ctx: Context, config: Config) -> dict[str, Any]:
@@ -105,6 +122,23 @@ def _parsed(ctx: Context, config: Config) -> dict[str, Any]:
     files = external_data.external_files(model, path.parent, label=path.name)
     onnxfile.copy_model(path, ctx.out / onnxfile.PARSED, files, link=source.kind == "config")
     return {"parsed": inside, "bound": first_answer.bound(model, config)}
+
+
+def _check(ctx: Context, plan: Path, manifest: Manifest, network: Network) -> None:
+    """Run the new engine on made-up inputs, and hold its answer against ONNX Runtime's."""
+    from trtpipe.models import first_answer, trial_data
+    from trtpipe.runtime import Engine
+    from trtpipe.stages.allocate import AllocateParams, plan_buffers
+
+    ctx.doing("running the engine on made-up inputs")
+    feed = trial_data.batch(plan.parent / str(manifest.parsed), manifest, network)
+    shapes = {name: list(array.shape) for name, array in feed.items()}
+    buffers = plan_buffers(manifest, AllocateParams(shapes=shapes, slots=1), whole=True)
+    session = ctx.backend().open(plan, manifest, buffers, ctx.note, ctx.shared)
+    try:
+        first_answer.check(ctx, session, Engine(plan, manifest, buffers), [feed])
+    finally:
+        session.close()
 
 
 def check_precision(proof: Proof, config: Config) -> None:
@@ -148,7 +182,7 @@ def _named(binding: Binding, network: Network) -> Binding:
 
 STAGE = StageType(
     name="build",
-    version=4,
+    version=5,
     Params=BuildParams,
     inputs={
         "config": Port(kinds=("config",), doc="The configured network."),

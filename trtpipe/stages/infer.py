@@ -15,7 +15,6 @@ from trtpipe.stage import Context, FirstCheck, Params, Port, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from trtpipe.data.buckets import Padded
     from trtpipe.data.feeds import Batches, Feed
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from trtpipe.data.tensors import Ragged, Source
     from trtpipe.documents.buffers import Buffers
     from trtpipe.documents.manifest import Manifest
+    from trtpipe.runtime import Engine
 
 PROGRESS_SECONDS = 0.2
 
@@ -67,10 +67,11 @@ def run(ctx: Context) -> None:
 
     params: InferParams = ctx.params
     data = ctx.inputs["data"]
-    plan, manifest, buffers = preflight.engine(ctx)
+    engine = preflight.engine(ctx)
+    plan, manifest, buffers = engine
     sources = tensors.open_input(data)
     if params.state:
-        _sequences(ctx, plan, manifest, buffers, sources)
+        _sequences(ctx, engine, sources)
         return
     if (params.pad or params.mask) and not buffers.buckets:
         raise StageFailed("pad and mask: found no buckets, expected several shapes in params of allocate")
@@ -104,7 +105,7 @@ def run(ctx: Context) -> None:
     session = ctx.backend().open(plan, manifest, buffers, ctx.note, ctx.shared)
     try:
         first = _batches(params, feeds, manifest, buffers)
-        first_answer.check(ctx, session, manifest, buffers, first)
+        first_answer.check(ctx, session, engine, first)
         with tensors.Writer(ctx.out) as writer:
             batches = _batches(params, feeds, manifest, buffers)
             outputs = Outputs(
@@ -130,15 +131,14 @@ def _batches(params: InferParams, feeds: Sequence[Feed], manifest: Manifest, buf
     return Padded(feeds, manifest, buffers, params)
 
 
-def _sequences(
-    ctx: Context, plan: Path, manifest: Manifest, buffers: Buffers, sources: Mapping[str, Source | Ragged]
-) -> None:
+def _sequences(ctx: Context, engine: Engine, sources: Mapping[str, Source | Ragged]) -> None:
     """Run sequences step by step, with what is remembered."""
     from trtpipe.data import sequences, tensors
     from trtpipe.data.samples import lines_of
     from trtpipe.models import first_answer
 
     params, data = ctx.params, ctx.inputs["data"]
+    plan, manifest, buffers = engine
     if buffers.splits or buffers.buckets:
         which = "split_by" if buffers.splits else "several shapes"
         raise StageFailed(f"found {which} in allocate and state here, expected one of them")
@@ -150,7 +150,7 @@ def _sequences(
             pass
     session = ctx.backend().open(plan, manifest, buffers, ctx.note, ctx.shared)
     try:
-        first_answer.check(ctx, session, manifest, buffers, runs.first())
+        first_answer.check(ctx, session, engine, runs.first())
         with tensors.Writer(ctx.out) as writer:
             runs.run(session, writer, ctx.progress)
     finally:
