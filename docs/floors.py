@@ -34,7 +34,7 @@ FLOORS = (
     Floor(
         (
             "batch", "copying", "defaults", "documents", "environment", "errors", "escaping", "formatting",
-            "gates", "interrupts", "key", "project", "reads", "runtime", "stage", "texts", "typed", "users_code",
+            "gates", "interrupts", "key", "project", "reads", "row", "runtime", "stage", "texts", "typed", "users_code",
             "variant", "violations", "words",
         ),
         "the ground: errors, keys, what a stage type is, what this machine has, documents between stages",

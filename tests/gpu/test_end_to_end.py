@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from onnx import TensorProto, helper
 
 from tests import onnx_models as models
 from tests.helpers import flip_everywhere, inference, project, run_stage, trtpipe
-from trtpipe import backends, environment
+from trtpipe import environment
 from trtpipe.backends import plan_header
 from trtpipe.backends.trt import builder, proof
 from trtpipe.documents import files
@@ -37,27 +36,6 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed"),
     pytest.mark.timeout(600),
 ]
-
-
-def flavour():
-    asked = os.environ.get("TRTPIPE_TEST_BACKEND")
-    if asked:
-        return asked
-    if importlib.util.find_spec("tensorrt"):
-        return "tensorrt"
-    if any(importlib.util.find_spec(m) for m in ("tensorrt_rtx", "tensorrt_rtx_bindings")):
-        return "tensorrt_rtx"
-    pytest.skip("no TensorRT is installed: pip install 'trtpipe[rtx]' or 'trtpipe[tensorrt]'")
-
-
-@pytest.fixture(scope="module")
-def backend():
-    name = flavour()
-    made = backends.load(name)
-    capability = environment.gpus()[0].compute_capability
-    if name == "tensorrt_rtx" and not environment.rtx_supports(made.version, capability):
-        pytest.skip(f"{made.library.title} does not run on compute capability {capability}")
-    return made
 
 
 def old(backend):

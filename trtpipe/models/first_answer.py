@@ -157,7 +157,9 @@ def _answer(session: Session, engine: Engine, whole: Arrays, given: Arrays) -> A
             continue
         found = {name: _first(array, axes[name]) if one else array for name, array in made.items()}
         rows = [array.shape[axis] for name, array in given.items() if (axis := axes[name]) is not None]
+        open_ended = {b.name for b in buffers.side("output") if len(b.shape) == 2 and b.shape[0] is None}
         pairs = {name: (_plain(wanted[name]), _plain(found[name])) for name in wanted}
+        pairs |= {name: (_sorted(one), _sorted(other)) for name, (one, other) in pairs.items() if name in open_ended}
         figures = {name: deviation.compare(*pair) for name, pair in pairs.items()}
         worst = {name: sample for name, pair in pairs.items() if (sample := _worst(*pair, axes[name])) is not None}
         return Answer(samples=1 if one else max(rows, default=1), outputs=figures, worst=worst)
@@ -176,6 +178,11 @@ def _worst(wanted: NDArray[Any], found: NDArray[Any], axis: int | None) -> tuple
 
 def _first(array: NDArray[Any], axis: int | None) -> NDArray[Any]:
     return array if axis is None else np.ascontiguousarray(np.take(array, [0], axis=axis))
+
+
+def _sorted(array: NDArray[Any]) -> NDArray[Any]:
+    """Sort the rows of a table of whole numbers: what a network selects has no order that ONNX says."""
+    return array[np.lexsort(array.T[::-1])] if array.dtype.kind in "iu" and array.ndim == 2 and array.size else array
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:

@@ -96,6 +96,7 @@ class Library:
             except OSError as error:
                 text = str(error).replace(str(path), path.name)
                 raise StageFailed(f"plugins: {self.title} cannot load {path.name}: {text}") from error
+            sys.stderr.write(f"[info] plugins: loaded {path.name}\n")
 
     def explain(self, what: str) -> str:
         """Give the message `what`, followed by the runtime's own last errors."""
