@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -261,3 +262,64 @@ def test_nothing_is_told_where_everything_is_seen(tmp_path):
 def test_doctor_says_how_users_code_is_watched(tmp_path):
     found = json.loads(trtpipe("doctor", "--json", cwd=tmp_path).stdout)
     assert found["watching"].startswith("by the kernel" if sys.platform == "linux" else "audit")
+
+
+WALK = HEAD + "def f(arrays, samples):\n    found = sum(len(names) for _, _, names in os.walk(HERE + '/w'))" + END
+READ = (
+    HEAD
+    + "def f(arrays, samples):\n"
+    + "    paths = [os.path.join(top, name) for top, _, names in os.walk(HERE + '/w') for name in names]\n"
+    + "    found = [len(open(path).read()) for path in paths]"
+    + END
+)
+
+
+def many_files(folder: Path, folders: int, each: int) -> None:
+    for number in range(folders):
+        (folder / f"d{number}").mkdir(parents=True)
+        for name in range(each):
+            (folder / f"d{number}" / f"f{name}").touch()
+
+
+def test_code_that_reads_more_files_than_a_list_holds_is_stopped_there_and_told_to_declare_the_folder(tmp_path):
+    many_files(tmp_path / "w", 3, 400)
+    project(tmp_path, python_stage("a", "f"), code=READ)
+    fewer = "from trtpipe import reads; reads.MAX_NAMES = 1000; from trtpipe.cli import main; import sys; "
+    run = [sys.executable, "-c", fewer + "sys.exit(main.main(['run', 'p.yaml']))"]
+    env = {**os.environ, "PYTHONPATH": PATHS}
+    result = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "the code looks at more files than the 1,000 that a list of names holds, 1,000 of them in w" in result.stderr
+    assert "declare their folder in sources ([w])" in result.stderr
+    document = tmp_path / "p.yaml"
+    document.write_text(document.read_text().replace('"args": {}', '"sources": ["w"]'))
+    result = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert " 1 ran" in result.stdout
+
+
+@pytest.mark.slow
+def test_200_000_files_below_a_listed_folder_are_a_few_names_and_hits_are_told_by_their_folders(tmp_path):
+    many_files(tmp_path / "w", 200, 1000)
+    project(tmp_path, python_stage("a", "f"), code=WALK)
+
+    def run():
+        result = trtpipe("run", "p.yaml", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    assert " 1 ran" in run()
+    assert "1 hit" in run()
+    record = json.loads((tmp_path / trtpipe("show", "p.yaml", "a", "--record", cwd=tmp_path).stdout.strip()).read_text())
+    assert len(record["key"]["reads"]["folders"]) < 220
+    (tmp_path / "w" / "d3" / "new").touch()
+    assert "the list of files in w/d3 changed" in run()
+
+
+@pytest.mark.slow
+def test_code_that_reads_200_000_files_is_stopped_halfway_and_its_folder_counts_as_one_where_it_is_declared(tmp_path):
+    many_files(tmp_path / "w", 200, 1000)
+    project(tmp_path, python_stage("a", "f"), code=READ)
+    result = trtpipe("run", "p.yaml", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "more files than the 100,000 that a list of names holds, 100,000 of them in w" in result.stderr

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from trtpipe.run.request import Request
 
 _LOOKS = ("read", "listed", "run")
+_INSTALLED = ("package:", "python")
 _KERNEL = ("/dev", "/proc", "/run", "/sys")
 _SYSTEM = (
     "/.dockerenv", "/bin", "/etc", "/gnu", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/opt", "/sbin", "/snap",
@@ -75,14 +77,22 @@ class Watch:
         self._caches = [(name, os.path.realpath(str(surroundings.cache(name)))) for name in surroundings.CACHES]
         self._paths = _search_path(self._root)
         self._standard = _standard_library()
+        self._read: set[str] = set()
+        """Names of files that were read, as far as a list has room."""
         self.supervisor = observer.Supervisor(self.decide, folders=[self._root])
 
     def decide(self, kind: str, path: str, flags: int) -> int:
         """Give 0 to allow a look, or the error number with which it is refused."""
         if kind == "connect":
             return 0 if self._network or flags == socket.AF_UNIX else errno.ENETUNREACH
-        if kind in _LOOKS and not self._outside and self._place(path) is None:
-            return errno.EACCES
+        if kind in _LOOKS:
+            name = self._place(path)
+            if name is None and not self._outside:
+                return errno.EACCES
+            if kind == "read" and not (name or "python").startswith(_INSTALLED):
+                if len(self._read) >= reads.MAX_NAMES and name not in self._read:
+                    return errno.EACCES  # now, and not after an hour of reading
+                self._read.add(str(name))
         return 0
 
     def request(self) -> Request:
@@ -206,8 +216,11 @@ class Watch:
         if self._network and any(family != "unix" for family, _ in seen.connects):
             gaps.append("network: what it answers is not seen")
         kinds = (files, folders, links, packages, variables)
+        gaps = list(dict.fromkeys(gaps))
+        if len(self._read) >= reads.MAX_NAMES or sum(map(len, kinds)) > reads.MAX_NAMES:
+            return Watched(reads.Names(), tuple(gaps), _too_many(self._read | files))
         record = {kind: sorted(found) for kind, found in zip(reads.KINDS, kinds, strict=True)}
-        return Watched(reads.parse(record), tuple(dict.fromkeys(gaps)), self._refusal(seen))
+        return Watched(reads.parse(record), tuple(gaps), self._refusal(seen))
 
     def _refusal(self, seen: Seen) -> str | None:
         for one in seen.refused:
@@ -231,6 +244,17 @@ class Watch:
         path, _, line = where.rpartition(":")
         name = os.path.relpath(path, self._folder)
         return f"{path if name.startswith('..') else name}:{line}"
+
+
+def _too_many(names: set[str]) -> str:
+    """Say that the code looked at more files than a list of names holds, and where most of them are."""
+    tops = Counter(name.split("/", 1)[0] for name in names if "/" in name and not name.startswith(reads.PLACES))
+    top, number = tops.most_common(1)[0] if tops else ("", 0)
+    where = f", {number:,} of them in {top}" if top else ""
+    return (
+        f"the code looks at more files than the {reads.MAX_NAMES:,} that a list of names holds{where}; declare their "
+        f"folder in sources ([{top or 'FOLDER'}]), or give it as an input: then it counts as one"
+    )
 
 
 def _refused_address(seen: Seen) -> str:
