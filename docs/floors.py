@@ -48,6 +48,7 @@ FLOORS = (
     Floor(("run",), "keys and look-ups, the loop of a run, worker processes"),
     Floor(("remote",), "the team's store: transport, signatures, what is fetched and pushed"),
     Floor(("trust",), "what one can hold an engine to: lock, rebuild, attestation"),
+    Floor(("deploy",), "the way out: bundles, written, checked and served from"),
     Floor(("api", "cli"), "the command line: options, commands, what is shown; and what programs call"),
 )  # fmt: skip
 """From the ground up. A room is a folder of the package, or a file beside them; all of those are on the ground."""

@@ -11,6 +11,7 @@ from tests.backends.trt.test_proof import conv_8, said
 from tests.helpers import as_input, run_stage
 from trtpipe.backends.trt import proof
 from trtpipe.documents import files, schemas
+from trtpipe.documents.bundle import Bundle
 from trtpipe.stage import Input
 
 MODULE = """\
@@ -25,7 +26,9 @@ class Line(torch.nn.Module):
         return self.inner(x)
 """
 IMAGE = {"image": {"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}}
-EVERY = pytest.mark.parametrize("kind", [*schemas.DOCUMENTS, *schemas.LINES], ids=lambda kind: kind.file)
+KINDS = [kind for kind in (*schemas.DOCUMENTS, *schemas.LINES) if kind is not Bundle]
+"""All but what `deploy` writes."""
+EVERY = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.file)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,6 @@ def test_what_a_stage_writes_fits_its_schema_and_is_read_again(folders, kind):
 
 
 def test_every_json_that_a_stage_writes_is_a_document_or_of_a_form_that_trtexec_made(folders):
-    known = {kind.file for kind in (*schemas.DOCUMENTS, *schemas.LINES)} | {"times.json", "profile.json"}
+    known = {kind.file for kind in KINDS} | {"times.json", "profile.json"}
     found = {path.name for folder in folders for path in folder.rglob("*.json*")}
     assert found == known

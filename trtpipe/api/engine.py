@@ -1,15 +1,17 @@
-"""An engine from Python: opened from the folder that `build` made, fed by name, closed."""
+"""An engine from Python: opened from a plan or its folder, called by name, closed."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING
+import queue
+from typing import TYPE_CHECKING, Any
 
 from trtpipe import backends
+from trtpipe.api import calls
 from trtpipe.backends import preflight
+from trtpipe.deploy import reading
 from trtpipe.documents.manifest import Manifest
-from trtpipe.errors import StageFailed
+from trtpipe.errors import EnvironmentMissing, StageFailed
 from trtpipe.stages.allocate import AllocateParams, plan_buffers
 
 if TYPE_CHECKING:
@@ -18,41 +20,79 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from trtpipe.documents.buffers import Buffers
     from trtpipe.documents.manifest import Binding
     from trtpipe.runtime import Session
 
 
 class Engine:
-    """An engine that is ready to run, with buffers for one shape of each input. A context manager.
+    """An engine that is ready to run. A context manager; threads may call it at the same time.
 
-    Not safe for several threads at once: open one for each.
+    A call takes a session (an execution context with its buffers) from a pool of `sessions`, or waits for one.
     """
 
-    def __init__(self, manifest: Manifest, session: Session) -> None:
+    def __init__(self, manifest: Manifest, sessions: Sequence[Session], *, profile: int, shared: bool) -> None:
         self.manifest = manifest
-        self._session = session
+        self._sessions = list(sessions)
+        self._calls = calls.Calls(manifest, profile)
+        self._free: queue.SimpleQueue[Session] = queue.SimpleQueue()
+        for one in self._sessions:
+            self._free.put(one)
+        self._alone = None if not shared else self._sessions[0]
+        """A session that many threads may use at the same time."""
+        self._closed = False
 
     @classmethod
     def open(
         cls,
         folder: str | os.PathLike[str],
         *,
+        backend: str | None = None,
+        gpu: int = 0,
+        verify: bool = True,
         shapes: Mapping[str, Sequence[int]] | None = None,
         profile: int = 0,
+        sessions: int = 1,
         note: Callable[[str], None] = lambda _: None,
     ) -> Engine:
-        """Open the engine in a folder: a plan with its `manifest.json`, as `build` makes it.
+        """Open an engine: a folder that `build` or `deploy` made, or the plan in it, with its `manifest.json`.
 
-        `shapes` gives the shape of each input with dynamic axes, batch included. Raises StageFailed for a plan that is
-        damaged or does not fit, EnvironmentMissing if its runtime, or a GPU that it needs, is not here.
+        `backend` refuses an engine of another runtime. `shapes` is the largest shape of each input with dynamic axes,
+        batch included; by default the largest that the profile takes. `sessions` is how many calls can run on a GPU at
+        the same time, each with memory of its own. With `verify`, each file of a deployed folder must be the one that
+        its `bundle.json` names.
+
+        All of this is checked before anything is deserialised. Raises StageFailed for a plan that is damaged or does
+        not fit, GateFailed for a file that was changed, EnvironmentMissing if its runtime, or a GPU that it needs, is
+        not here.
         """
         plan, manifest = preflight.open_plan(os.fspath(folder))
         if manifest is None:
             raise StageFailed(f"{folder}: there is no {Manifest.file} beside the plan, so nothing tells how to feed it")
+        if backend not in (None, "auto", manifest.runtime):
+            raise StageFailed(f"{folder}: found an engine of {manifest.runtime}, expected one of {backend}")
+        if verify:
+            reading.verify(plan.parent)
         preflight.require(plan, manifest)
-        params = AllocateParams(shapes={name: list(s) for name, s in (shapes or {}).items()}, profile=profile)
-        buffers = plan_buffers(manifest, params, whole=True)
-        return cls(manifest, backends.load(manifest.runtime).open(Path(plan), manifest, buffers, note))
+        if gpu:
+            raise EnvironmentMissing(
+                f"gpu: found {gpu}, expected 0: a process uses the first GPU that it sees; say which it sees before it "
+                f"starts: CUDA_VISIBLE_DEVICES={gpu}"
+            )
+        if sessions < 1:
+            raise StageFailed(f"sessions: found {sessions}, expected at least 1")
+        runtime = backends.load(manifest.runtime)
+        shared = manifest.runtime == "onnxruntime"
+        buffers = _buffers(manifest, shapes, profile, without=shared)
+        opened: list[Session] = []
+        try:
+            while len(opened) < (1 if shared else sessions):
+                opened.append(runtime.open(plan, manifest, buffers, note))
+        except BaseException:
+            for one in opened:
+                one.close()
+            raise
+        return cls(manifest, opened, profile=profile, shared=shared)
 
     @property
     def inputs(self) -> tuple[Binding, ...]:
@@ -64,16 +104,41 @@ class Engine:
         """The bindings that are given back."""
         return tuple(self.manifest.side("output"))
 
-    def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run one batch: an array for each input by name; gives an array for each output, the caller's to keep.
+    def __call__(self, feed: Mapping[str, Any] | None = None, /, **named: Any) -> dict[str, np.ndarray]:
+        """Run what is given by name, as `run` does: `engine(image=images)`."""
+        return self.run({**(feed or {}), **named})
 
-        Raises StageFailed for names, dtypes or shapes that do not fit.
+    def run(self, feed: Mapping[str, Any], *, out: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """Run an array for each input by name; gives an array for each output, the caller's to keep.
+
+        Inputs are NumPy arrays, or what NumPy reads through DLPack from host memory. More samples than the profile
+        takes are run in several batches. With `out`, outputs of these names are written into these arrays.
+
+        Raises StageFailed for names, dtypes or shapes that do not fit, with what was found and expected.
         """
-        return {name: array.copy() for name, array in self._session.run(feed).items()}
+        if self._closed:
+            raise StageFailed("found a closed engine, expected one that is open")
+        parts = self._calls.batches(feed)
+        if len(parts) == 1:
+            made = self._one(parts[0])
+        else:
+            made = self._calls.joined([self._one(part) for part in parts], [calls.rows(p, self._calls) for p in parts])
+        return made if out is None else calls.into(made, out)
+
+    def _one(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self._alone is not None:  # its outputs are new arrays, and nothing of the session is shared
+            return self._alone.run(feed)
+        session = self._free.get()
+        try:
+            return {name: array.copy() for name, array in session.run(feed).items()}
+        finally:
+            self._free.put(session)
 
     def close(self) -> None:
-        """Free all memory; safe to call twice."""
-        self._session.close()
+        """Free all memory; safe to call twice. Calls in other threads must have ended."""
+        self._closed = True
+        while self._sessions:
+            self._sessions.pop().close()
 
     def __enter__(self) -> Engine:  # noqa: PYI034 — Self came with 3.11
         return self
@@ -82,3 +147,26 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _buffers(manifest: Manifest, shapes: Mapping[str, Sequence[int]] | None, profile: int, *, without: bool) -> Buffers:
+    """Plan the buffers for the largest shapes; `without` any for outputs, where a runtime makes new arrays itself."""
+    import msgspec
+
+    inputs = manifest.side("input")
+    largest = manifest.profiles[profile] if 0 <= profile < len(manifest.profiles) else {}
+    asked = {name: list(one.max) for name, one in largest.items()}
+    asked.update({name: list(shape) for name, shape in (shapes or {}).items()})
+    if without:
+        # ONNX Runtime takes any length of an axis that no profile limits, and its buffers are never used.
+        for b in inputs:
+            if b.name not in asked and any(isinstance(d, str) for d in b.dims):
+                asked[b.name] = [d if isinstance(d, int) else 1 for d in b.dims]
+    planned = plan_buffers(manifest, AllocateParams(shapes=asked, profile=profile), whole=True)
+    if not without:
+        return planned
+    loose = [
+        b if b.mode == "input" else msgspec.structs.replace(b, bytes=None, size="data-dependent")
+        for b in planned.bindings
+    ]
+    return msgspec.structs.replace(planned, bindings=tuple(loose))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
+    from trtpipe.documents.manifest import Manifest
     from trtpipe.run.events import Event
     from trtpipe.store.artifact import Artifact
 
@@ -47,6 +48,32 @@ class Stage(NamedTuple):
             there = sorted(p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file())
             raise StageFailed(f"{self.name} made no file {file}; it made {', '.join(there)}")
         return found
+
+    @property
+    def manifest(self) -> Manifest:
+        """What an engine is. Raises StageFailed if the stage is not built, or made no engine."""
+        from trtpipe.documents import files
+        from trtpipe.documents.manifest import Manifest
+
+        return files.read(self.path(Manifest.file), Manifest)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures of a stage that measures. Raises StageFailed if it is not built, or measures nothing."""
+        from trtpipe.documents import files
+        from trtpipe.documents.benchmark import Benchmark
+        from trtpipe.documents.comparison import Comparison
+        from trtpipe.documents.metrics import Metrics
+
+        kinds: dict[str, type[Metrics | Comparison | Benchmark]] = {
+            "evaluate": Metrics, "compare": Comparison, "benchmark": Benchmark,
+        }  # fmt: skip
+        if self.type not in kinds:
+            raise StageFailed(
+                f"{self.name} is a stage {self.type}, expected one of {', '.join(kinds)}: it has no metrics"
+            )
+        kind = kinds[self.type]
+        return dict(files.read(self.path(kind.file), kind).metrics)
 
 
 class Pipeline:

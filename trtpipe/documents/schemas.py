@@ -10,6 +10,7 @@ import msgspec
 from trtpipe.documents import action
 from trtpipe.documents.benchmark import Benchmark
 from trtpipe.documents.buffers import Buffers
+from trtpipe.documents.bundle import Bundle
 from trtpipe.documents.comparison import Comparison
 from trtpipe.documents.config import Config
 from trtpipe.documents.export import Export
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from trtpipe.documents.base import Document, Line
 
 DOCUMENTS: tuple[type[Document], ...] = (
-    Benchmark, Buffers, Comparison, Config, Export, Layers, Manifest, Metrics, Network, Optimisation, Quantisation,
-    Selection, Tensors,
+    Benchmark, Buffers, Bundle, Comparison, Config, Export, Layers, Manifest, Metrics, Network, Optimisation,
+    Quantisation, Selection, Tensors,
 )  # fmt: skip
 LINES: tuple[type[Line], ...] = (Result, Sample)
 

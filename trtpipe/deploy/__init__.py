@@ -1,0 +1,1 @@
+"""The way out: bundles are written, checked and served from."""

@@ -1,0 +1,50 @@
+"""A bundle where it is used: found, and each of its files compared with the digest that bundle.json names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from trtpipe import key as keys
+from trtpipe.documents import files
+from trtpipe.documents.bundle import Bundle
+from trtpipe.errors import GateFailed, StageFailed
+
+CURRENT = "current"
+
+
+def find(given: str | os.PathLike[str]) -> Path:
+    """Give the folder of a bundle: the given one, or its `current` version. Raises StageFailed if there is none."""
+    folder = Path(given)
+    for one in (folder, folder / CURRENT):
+        if (one / Bundle.file).is_file():
+            return one
+    what = "a folder" if folder.is_dir() else "a file" if folder.exists() else "nothing"
+    raise StageFailed(
+        f"{given}: found {what} without a {Bundle.file}, expected a bundle: trtpipe deploy PIPELINE STAGE --to FOLDER"
+    )
+
+
+def verify(folder: Path) -> Bundle | None:
+    """Check that each file of a bundle is there and has its digest; None if the folder is no bundle.
+
+    Raises GateFailed with every file that differs, StageFailed if bundle.json itself cannot be read.
+    """
+    if not (folder / Bundle.file).is_file():
+        return None
+    bundle = files.read(folder / Bundle.file, Bundle, str(folder / Bundle.file))
+    problems = []
+    for name, wanted in bundle.files.items():
+        path = folder / name
+        # A name that leads out of the folder is no file of the bundle, whatever lies there.
+        if os.path.isabs(name) or ".." in name.split("/"):
+            problems.append(f"{name}: found a path that leads out of the bundle")
+        elif not path.is_file():
+            problems.append(f"{name}: it is not there")
+        elif (size := path.stat().st_size) != wanted.bytes:
+            problems.append(f"{name}: found {size} bytes, expected {wanted.bytes}")
+        elif (found := keys.digest_file(str(path))) != wanted.sha256:
+            problems.append(f"{name}: found SHA-256 {found[:12]}…, expected {wanted.sha256[:12]}…")
+    if problems:
+        raise GateFailed("\n  ".join([f"{folder} is not the bundle that was deployed:", *problems]))
+    return bundle
