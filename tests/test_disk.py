@@ -86,6 +86,7 @@ def test_the_weights_of_a_model_lie_in_the_store_once_and_in_its_plan(big):
     assert (big / "weights.bin").stat().st_nlink == 1
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_written_to_through_the_view_is_kept_aside_and_built_again(big):
     run(big)
     seen = big / "artifacts" / "view" / "p" / "engine" / "engine.onnx"
@@ -123,6 +124,7 @@ def test_a_store_of_the_version_before_is_read_and_its_copies_become_links(big):
     assert run(big)[:2] == (5, 0)
 
 
+@pytest.mark.slow
 def test_a_store_of_the_version_before_can_be_built_upon(big):
     run(big)
     as_before(big / "artifacts")

@@ -71,6 +71,7 @@ def test_digits_are_read_better_than_the_gate_asks_and_a_higher_gate_fails(recip
     assert [event["stage"] for event in seen if event["event"] == "StageStarted"] == ["accuracy"]
 
 
+@pytest.mark.slow
 @each("orientation")
 def test_orientation_says_how_each_page_was_turned(recipe):
     recipe.run("--backend", "onnxruntime")
@@ -79,6 +80,7 @@ def test_orientation_says_how_each_page_was_turned(recipe):
     assert min(best["score"] for best in found.values()) > 0.9
 
 
+@pytest.mark.slow
 @each("text")
 def test_text_reads_lines_of_several_lengths(recipe):
     recipe.run("--backend", "onnxruntime")
@@ -87,6 +89,7 @@ def test_text_reads_lines_of_several_lengths(recipe):
     assert len({len(line) for line in expected}) >= 4
 
 
+@pytest.mark.slow
 @each("faces")
 def test_faces_finds_the_one_face_and_draws_it(recipe):
     from PIL import Image
@@ -101,6 +104,7 @@ def test_faces_finds_the_one_face_and_draws_it(recipe):
         assert picture.size == (512, 512)
 
 
+@pytest.mark.slow
 @each("resnet50")
 def test_resnet50_runs_and_tells_pictures_apart(recipe):
     recipe.run("--backend", "onnxruntime")
@@ -134,6 +138,7 @@ def test_a_real_plan_is_built_without_a_gpu(recipe):
     assert manifest["plan_bytes"] == len(plan)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rtx")
 @each("digits")
 def test_a_plan_with_a_static_shape_is_the_same_bytes_twice(recipe):

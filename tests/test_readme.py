@@ -122,6 +122,7 @@ def test_the_readmes_pipeline_is_valid(tmp_path):
     assert result.stdout == "short.yaml: valid, 7 stages\n", result.stderr
 
 
+@pytest.mark.slow
 def test_the_readmes_commands_run(recipe_artifacts):
     if missing := [p for p in ("torch", "onnxscript") if importlib.util.find_spec(p) is None]:
         pytest.skip(f"exports from PyTorch, and {', '.join(missing)} is not installed: pip install 'trtpipe[torch]'")

@@ -63,6 +63,7 @@ def test_calibration_digits_are_none_that_the_test_has():
         assert not known & {digit.tobytes() for digit in test["image"]}
 
 
+@pytest.mark.slow
 def test_orientation_in_three_precisions_is_all_right_and_one_is_chosen(recipe):
     seen, view = recipe("orientation-select", *QUICK)
     chosen = read(view / "best/selection.json")
@@ -78,6 +79,7 @@ def test_orientation_in_three_precisions_is_all_right_and_one_is_chosen(recipe):
     assert started.count("network") == started.count("pages") == 1
 
 
+@pytest.mark.slow
 def test_while_a_benchmark_runs_nothing_else_does(recipe):
     seen, _ = recipe("orientation-select", *QUICK, "--force", "config", "--jobs", "4")
     running = set()
@@ -90,6 +92,7 @@ def test_while_a_benchmark_runs_nothing_else_does(recipe):
             assert len(running) == 1, running
 
 
+@pytest.mark.slow
 def test_a_second_run_measures_anew_and_builds_nothing(recipe):
     recipe("orientation-select", *QUICK)
     seen, _ = recipe("orientation-select", *QUICK)
@@ -97,6 +100,7 @@ def test_a_second_run_measures_anew_and_builds_nothing(recipe):
     assert started == {*(f"speed@precision={p}" for p in ("fp32", "fp16", "int8")), "best"}
 
 
+@pytest.mark.slow
 def test_a_rule_that_no_precision_keeps_is_exit_5_with_the_table(recipe):
     seen, _ = recipe("orientation-select", *QUICK, "--set", "stages.best.params.where.top1='> 1'", code=5)
     (failed,) = (e for e in seen if e["event"] == "StageFailed")
@@ -104,6 +108,7 @@ def test_a_rule_that_no_precision_keeps_is_exit_5_with_the_table(recipe):
     assert failed["message"].count("top1 1, expected > 1") == 3
 
 
+@pytest.mark.slow
 def test_text_detection_in_fp16_stays_within_a_thousandth_and_keeps_the_trap_in_fp32(recipe):
     _, view = recipe("text-det-fp16")
     assert read(view / "closeness/comparison.json")["metrics"]["relative_l2"] <= 1e-3
@@ -113,6 +118,7 @@ def test_text_detection_in_fp16_stays_within_a_thousandth_and_keeps_the_trap_in_
     assert not {"p2o.Conv.58", "p2o.Conv.61"} & set(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NEEDS))
 def test_real_plans_are_built_without_a_gpu(recipe, name):
     if importlib.util.find_spec("tensorrt_rtx_bindings") is None and importlib.util.find_spec("tensorrt_rtx") is None:

@@ -60,6 +60,7 @@ def test_digesting_is_measured():
     assert "trtpipe.key.digest_file, 0.0 GB" in table
 
 
+@pytest.mark.slow
 def test_a_run_with_nothing_to_do_is_measured(recipe_artifacts):
     needed("torch", "onnxscript", "doit")
     table = script("bench/noop.py", "--times", 1, "--chains", 2, "--artifacts", recipe_artifacts)
@@ -67,6 +68,7 @@ def test_a_run_with_nothing_to_do_is_measured(recipe_artifacts):
     assert "| 16 stages " in table
 
 
+@pytest.mark.slow
 def test_restoring_and_asking_at_once_are_measured():
     needed("torch", "onnxscript", "onnxruntime")
     short = ("--times", 1, "--chains", 1, "--mebibytes", 1, "--processes", 2, "--seconds", 0.5)
@@ -75,6 +77,7 @@ def test_restoring_and_asking_at_once_are_measured():
     assert "2 processes ask for a stage of 0.5 s: 1 build" in table
 
 
+@pytest.mark.slow
 def test_inference_beside_a_bare_loop_is_measured(recipe_artifacts):
     needed("torch", "onnxscript", "onnxruntime")
     short = ("--recipe", "digits", "--times", 1, "--batches", 1)
@@ -82,6 +85,7 @@ def test_inference_beside_a_bare_loop_is_measured(recipe_artifacts):
     assert "the results agree" in table
 
 
+@pytest.mark.slow
 def test_the_disk_that_a_model_takes_is_measured():
     needed("onnxruntime")
     assert "| parse to infer, s " in script("bench/disk.py", "--times", 1, "--layers", 2)
@@ -93,11 +97,13 @@ def test_being_watched_is_measured():
     assert found["5,000 looks at one path"]["facts"] > 0
 
 
+@pytest.mark.slow
 def test_pulling_from_a_server_is_measured():
     s3.needed()
     assert "trtpipe: record, signature" in script("bench/remote.py", "--times", 1, "--mebibytes", 4)
 
 
+@pytest.mark.slow
 def test_a_real_model_is_tried_in_fp16_and_int8():
     needed("onnxruntime", "tensorrt_rtx", "PIL", "skimage")
     (row,) = script("bench/real_models.py", "--only", "light squeezenet").splitlines()
@@ -123,6 +129,7 @@ def test_the_page_about_real_models_says_what_comes_out():
         assert [float(row[2]), float(row[5])] == pytest.approx([float(half_error), float(eighth_error)], rel=0.5)
 
 
+@pytest.mark.slow
 def test_a_recipes_model_is_exported_for_old_tensorrts(tmp_path):
     needed("torch")
     import onnx
@@ -164,6 +171,7 @@ def test_the_picture_of_the_floors_fits_the_code():
     script("docs/floors.py", "--check")
 
 
+@pytest.mark.slow
 def test_digits_train_from_scikit_learns_data(tmp_path):
     needed("torch", "sklearn")
     said = script("pipelines/digits/train.py", "--epochs", 1, "--folder", tmp_path)

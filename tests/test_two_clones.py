@@ -7,10 +7,13 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests import s3
 from tests.helpers import PROJECT
 
 
+@pytest.mark.slow
 def test_clone_two_takes_what_clone_one_built_and_refuses_one_tampered_byte(tmp_path):
     s3.needed()
     server = s3.Server(tmp_path / "server")

@@ -1,6 +1,6 @@
 """Kill, starve, damage and confuse trtpipe; print what was done, how often, and what was lost.
 
-    python tests/torture.py            the short suite, a minute and a half
+    python tests/torture.py            the short suite, a minute
     python tests/torture.py --long     what docs/reliability.md shows, a quarter of an hour
 
 Every part is seeded (`--seed`), so that what fails can be done again. Exit code 1 if anything was lost.
@@ -821,7 +821,7 @@ def main() -> int:
         for part in parts:
             begun = time.monotonic()
             if part == "kills":
-                rows.append(kills(top, 1000 if args.long else 200, rng, 480 if args.long else 240))
+                rows.append(kills(top, 1000 if args.long else 40, rng, 480 if args.long else 60))
             elif part == "faults":
                 codes = ERRORS if args.long else (0,)
                 rows += [faults(fast, codes), mends(fast, codes)]

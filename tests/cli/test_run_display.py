@@ -93,6 +93,7 @@ def test_a_run_that_waits_for_another_says_so_again(tmp_path):
     assert "0 hit, 1 ran" in list(builder)[-1]
 
 
+@pytest.mark.slow
 def test_a_long_rebuild_is_no_silence_either(tmp_path):
     project(tmp_path, python_stage("a", "slow", mark="m", seconds=1.2))
     trtpipe("run", "p.yaml", cwd=tmp_path)

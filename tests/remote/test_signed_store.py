@@ -516,6 +516,7 @@ with State(sys.argv[1]) as state, a_remote(sys.argv[2], Store(sys.argv[1], state
 """
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_however_big_a_plan_is(place, server, stores):
     ci, here = stores("ci"), stores("here")
     block = os.urandom(MIB)

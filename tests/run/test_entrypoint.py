@@ -106,6 +106,7 @@ def test_a_document_below_a_folder_of_imports_is_watched_all_the_same(tmp_path):
         assert "neighbour.py changed" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_recipe_beside_trtpipes_own_source_is_watched(tmp_path):
     setting = "--set=stages.model.params.sources=[]"
     result = trtpipe("run", "pipelines/digits.yaml", setting, "--target", "model", "--artifacts", tmp_path, cwd=PROJECT)

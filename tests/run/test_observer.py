@@ -617,6 +617,7 @@ with ThreadPoolExecutor(8) as pool:
     assert len(asked) == len(set(asked))
 
 
+@pytest.mark.slow
 def test_a_folder_of_200_000_names_is_one_fact():
     need("seccomp")
     top = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

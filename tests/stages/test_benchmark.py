@@ -81,6 +81,7 @@ def document(tmp_path, keep="false", speed=SPEED):
     return project(tmp_path, DOCUMENT.format(speed=speed.format(keep)))
 
 
+@pytest.mark.slow
 def test_it_runs_each_time_unless_it_is_told_to_keep_its_figures(tmp_path):
     path = document(tmp_path)
     ran = [

@@ -115,6 +115,7 @@ def test_an_exported_model_has_the_names_axes_opset_and_values_asked_for(root, e
     assert session.run(None, {"image": np.zeros((7, 3, 8, 8), np.float32)})[0].shape == (7, 5)
 
 
+@pytest.mark.slow
 def test_two_processes_export_the_same_bytes_without_any_path_with_both_exporters(root):
     made = []
     for turn in ("one", "two"):

@@ -378,6 +378,7 @@ def test_another_rule_selects_again_and_builds_nothing(folder):
     assert [e["stage"] for e in seen if e["event"] == "StageStarted"] == ["best"]
 
 
+@pytest.mark.slow
 def test_a_variant_more_is_what_explain_says(folder):
     run(folder, "--set", "matrix.precision=[fp32]")
     run(folder, "--target", "closeness")
@@ -390,6 +391,7 @@ LOSE = ("--set", "matrix.precision=[fp32, fp16, bf16]", "--set", "stages.best.pa
 REFUSED = "config@precision=bf16 failed: onnxruntime"  # the CPU has no bfloat16
 
 
+@pytest.mark.slow
 def test_a_variant_that_cannot_be_built_loses_and_the_run_goes_on(folder):
     done = run(folder, *LOSE)
     assert done.returncode == 0, done.stderr
@@ -403,6 +405,7 @@ def test_a_variant_that_cannot_be_built_loses_and_the_run_goes_on(folder):
     assert (again[-1]["ran"], again[-1]["failed"], again[-1]["lost"]) == (0, 1, ["config@precision=bf16"])
 
 
+@pytest.mark.slow
 def test_what_was_chosen_without_a_failed_variant_is_found_later(folder):
     run(folder, *LOSE)
     for what in ("best/table.txt", "best_scores"):
@@ -425,6 +428,7 @@ def test_what_was_chosen_without_a_failed_variant_is_found_later(folder):
     assert "engines[engine@precision=bf16]" not in stages["best"]["inputs"]
 
 
+@pytest.mark.slow
 def test_a_failed_variant_ends_the_run_where_it_is_asked_for_or_may_not_lose(folder):
     for arguments in ((*LOSE[:2],), (*LOSE, "--target", "engine"), (*LOSE, "--target", "best", "--target", "engine")):
         done = run(folder, *arguments)
@@ -439,6 +443,7 @@ def test_when_no_variant_is_left_the_failure_is_the_runs(folder):
     assert "because config@precision=bf16 failed" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_lock_knows_what_was_chosen_without_and_frozen_asks_for_no_more(folder):
     def command(*arguments):
         return trtpipe(*arguments, "--backend", "onnxruntime", cwd=folder)
@@ -462,6 +467,7 @@ def test_a_lock_knows_what_was_chosen_without_and_frozen_asks_for_no_more(folder
         assert "p.lock does not fit, and --frozen builds nothing" in said.stderr
 
 
+@pytest.mark.slow
 def test_what_another_environment_locked_of_a_variant_that_fails_here_stays_unless_pruned(folder):
     run(folder, *LOSE)
     path = folder / "p.lock"
@@ -477,6 +483,7 @@ def test_what_another_environment_locked_of_a_variant_that_fails_here_stays_unle
         assert trtpipe(*lock, "--check", cwd=folder).returncode == 0
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_and_failed_cannot_be_locked(folder):
     run(folder, *LOSE)
     for target in ("engine@precision=bf16", "config@precision=bf16"):

@@ -71,6 +71,7 @@ def test_content_that_two_results_share_stays_for_the_other(store):
     assert isinstance(store.lookup(two.digest), Hit)
 
 
+@pytest.mark.slow
 def test_gc_while_runs_go_on_breaks_none_of_them(tmp_path):
     mark = tmp_path / "mark"
     network = "  n: {type: evaluate, inputs: {results: b, labels: {file: labels.npy}}, params: {metrics: [{metric: exact_match, field: twice}]}}\n"  # noqa: E501

@@ -69,6 +69,7 @@ def test_a_state_whose_pages_are_damaged_gives_no_answer_instead_of_a_wrong_one(
         assert two.resolved("new") == "{}"
 
 
+@pytest.mark.slow
 def test_a_state_with_any_one_bit_flipped_never_ends_a_run(tmp_path):
     with State(str(tmp_path)) as state:
         state.remember_last("p", "s", "key", 1.0)

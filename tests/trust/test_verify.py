@@ -61,6 +61,7 @@ ENGINE = """\
 """  # noqa: E501
 
 
+@pytest.mark.slow
 def test_an_engine_whose_bytes_differ_is_judged_by_its_outputs_on_data(tmp_path, monkeypatch):
     project(tmp_path, ENGINE)
     np.savez(tmp_path / "data.npz", image=np.ones((4, 3, 8, 8), np.float32))
