@@ -175,6 +175,12 @@ def project(tmp_path: Path, stages: str, *, code: str = STEP, name: str = "p") -
     return document
 
 
+def copied(made: Path, tmp_path: Path) -> Path:
+    """Copy a project that was run once for many tests, times and hard links as they are; give the copy."""
+    subprocess.run(["cp", "-a", f"{made}/.", str(tmp_path)], check=True)
+    return tmp_path
+
+
 def python_stage(stage: str, function: str = "double", data: str = "{file: data.npz}", **args: Any) -> str:
     """Write a stage that runs one of STEP's functions: the cheapest real stage."""
     step = {"op": "python", "entrypoint": f"step.py:{function}", "args": args}

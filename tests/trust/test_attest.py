@@ -9,21 +9,28 @@ import json
 import numpy as np
 import pytest
 
-from tests.helpers import project, trtpipe
+from tests.helpers import copied, project, trtpipe
 from tests.remote.test_sharing import STAGES
 from trtpipe.errors import GateFailed, PipelineInvalid
 from trtpipe.remote import signing
 from trtpipe.trust import attest
 
 
-@pytest.fixture
-def built(tmp_path):
-    """A pipeline of two stages that has run, and somebody with a key."""
+@pytest.fixture(scope="module")
+def built_once(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("built")
     env = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
     project(tmp_path, STAGES)
     np.save(tmp_path / "labels.npy", np.arange(4) * 2)
     assert trtpipe("keys", "new", cwd=tmp_path, env=env).returncode == 0
     assert trtpipe("run", "p.yaml", cwd=tmp_path, env=env).returncode == 0
+    return tmp_path
+
+
+@pytest.fixture
+def built(built_once, tmp_path):
+    """A pipeline of two stages that has run, and somebody with a key."""
+    env = {"XDG_CONFIG_HOME": str(copied(built_once, tmp_path) / "config")}
 
     def command(*args):
         return trtpipe(*args, cwd=tmp_path, env=env)

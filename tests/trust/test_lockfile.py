@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import project, python_stage, trtpipe
+from tests.helpers import copied, project, python_stage, trtpipe
 from trtpipe import errors
 from trtpipe.key import Key
 from trtpipe.pipeline import document
@@ -23,15 +23,21 @@ from trtpipe.trust import lockfile
 EVALUATE = "  e: {type: evaluate, inputs: {results: b, labels: {file: labels.npy}}, params: {metrics: [{metric: exact_match, field: twice}]}}\n"  # noqa: E501
 
 
-@pytest.fixture
-def locked(tmp_path):
+@pytest.fixture(scope="module")
+def locked_once(tmp_path_factory):
     import numpy as np
 
+    tmp_path = tmp_path_factory.mktemp("locked")
     project(tmp_path, python_stage("a", "slow", mark="m", seconds=0) + python_stage("b") + EVALUATE)
     np.save(tmp_path / "labels.npy", np.zeros(4, np.int64))
     assert trtpipe("run", "p.yaml", cwd=tmp_path).returncode == 0
     assert trtpipe("lock", "p.yaml", cwd=tmp_path).returncode == 0
     return tmp_path
+
+
+@pytest.fixture
+def locked(locked_once, tmp_path):
+    return copied(locked_once, tmp_path)
 
 
 def frozen(folder, *args):
@@ -219,11 +225,17 @@ def test_a_lock_that_cannot_be_written_is_a_store_error(locked):
 # --- cache gc
 
 
-@pytest.fixture
-def built(tmp_path):
+@pytest.fixture(scope="module")
+def built_once(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("built")
     project(tmp_path, python_stage("a") + python_stage("b", "slow", mark="m", seconds=0))
     assert trtpipe("run", "p.yaml", cwd=tmp_path).returncode == 0
     return tmp_path
+
+
+@pytest.fixture
+def built(built_once, tmp_path):
+    return copied(built_once, tmp_path)
 
 
 def test_gc_keeps_what_the_lock_of_a_known_document_names_even_after_the_document_changed(built):
