@@ -200,7 +200,7 @@ def test_the_first_wrong_node_is_looked_for_with_engines_that_have_inner_tensors
         through(backend.name, tmp_path, built, {"image": image},
                 allocate={"batch_axis": {"image": 0, "logits": 0}})  # fmt: skip
     print(told.value)
-    assert "logits: relative L2 0.333" in str(told.value)
+    assert "logits: relative L2 0.33" in str(told.value)
     assert "has its inner tensors as outputs answers right: the fault lies in how nodes are fused" in str(told.value)
 
 
