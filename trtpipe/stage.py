@@ -91,6 +91,14 @@ BatchAxis = Annotated[
     ),
 ]
 
+CustomOps = Annotated[
+    list[DocumentPath],
+    Meta(
+        description="Libraries of operators that ONNX Runtime does not have: native code, which runs in this stage and "
+        "in every later one that runs the model there. It travels with the model, so the first stage names it."
+    ),
+]
+
 FirstCheck = Annotated[
     Literal["auto", "off"] | Bound,
     Meta(

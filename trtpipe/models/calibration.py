@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtpipe.errors import PipelineInvalid
+from trtpipe.models import ort_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -83,14 +84,21 @@ def check_values(samples: feeding.Samples) -> bool:
 
 
 @contextmanager
-def without_empty() -> Iterator[None]:
-    """Let onnxruntime's calibrator pass over tensors without values, such as those of no detections.
+def taught() -> Iterator[None]:
+    """Let onnxruntime's calibrator pass over tensors without values, and use libraries of custom operators.
 
-    Its own percentile method ends at the second one (fmax of nothing), and a first one spoils a histogram's bins.
+    A tensor of no detections has none. Its own percentile method ends at the second such tensor (fmax of nothing), and
+    a first one spoils a histogram's bins.
     """
-    from onnxruntime.quantization.calibrate import HistogramCollector
+    from onnxruntime.quantization.calibrate import CalibraterBase, HistogramCollector
 
-    collect = HistogramCollector.collect
+    collect, create = HistogramCollector.collect, CalibraterBase.create_inference_session
+
+    def with_libraries(self: Any) -> None:
+        module = ort_cpu.onnxruntime()
+        options = module.SessionOptions()
+        options.graph_optimization_level = module.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self.infer_session = ort_cpu.load(self.augmented_model_path, options)
 
     def with_values(self: Any, found: Mapping[str, Any]) -> Any:
         lists = {name: arrays if isinstance(arrays, list) else [arrays] for name, arrays in found.items()}
@@ -98,10 +106,12 @@ def without_empty() -> Iterator[None]:
         return collect(self, {name: arrays for name, arrays in kept.items() if arrays})
 
     HistogramCollector.collect = with_values
+    CalibraterBase.create_inference_session = with_libraries
     try:
         yield
     finally:
         HistogramCollector.collect = collect
+        CalibraterBase.create_inference_session = create
 
 
 class Reader:

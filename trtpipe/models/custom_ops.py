@@ -1,7 +1,7 @@
 """Libraries of operators that ONNX Runtime or TensorRT does not have: native code that travels with the model.
 
-`parse` takes them and puts them beside the model; every later artifact has them too, so that an engine cannot meet
-others than those it was built with.
+The first stage that reads the model takes them and puts them beside it; every later artifact has them too, so that an
+engine cannot meet others than those it was built with.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from trtpipe import stage
 from trtpipe.models import ort_cpu
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from trtpipe.stage import Context, Input
@@ -22,13 +23,31 @@ PLUGINS = "plugins"
 """TensorRT's backend looks for this folder beside the model, or beside the plan."""
 
 
-def take(ctx: Context, custom_ops: list[str], plugins: list[str]) -> None:
-    """Put declared libraries into the artifact, and let ONNX Runtime use its own in this process."""
+def take(ctx: Context, source: Input, custom_ops: Sequence[str], plugins: Sequence[str] = ()) -> None:
+    """Put declared libraries, and those that came with a model, into the artifact; ONNX Runtime uses its own from now.
+
+    A user's own folder brings none: what is native code is declared.
+    """
     for folder, declared in ((FOLDER, custom_ops), (PLUGINS, plugins)):
-        for number, path in enumerate(declared):
+        came = _brought(source, folder)
+        for name in came:
+            stage.put(source.path(name), ctx.out / name, link=True)
+        for number, path in enumerate(declared, len(came)):
             name = f"{folder}/{number:02}-{PurePosixPath(path).name}"
             stage.put(ctx.sources[path], ctx.out / name, link=False)
     ort_cpu.use_custom_ops(sorted((ctx.out / FOLDER).glob("*")))
+
+
+def use(ctx: Context, declared: Sequence[str], models: Iterable[Input]) -> None:
+    """Let ONNX Runtime use declared libraries, and those that came with some models, for a stage that makes none."""
+    came = [source.path(name) for source in models for name in _brought(source, FOLDER)]
+    ort_cpu.use_custom_ops([*came, *(ctx.sources[path] for path in declared)])
+
+
+def _brought(source: Input, folder: str) -> list[str]:
+    if source.kind in ("file", "folder"):
+        return []
+    return sorted(name for name in source.files if name.startswith(f"{folder}/"))
 
 
 def carry(ctx: Context, source: Input) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -26,6 +26,7 @@ def fold(model: onnx.ModelProto, scratch: Path, *, batch_norms: bool = True) -> 
     options.log_severity_level = 4
     options.graph_optimization_level = module.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
+    ort_cpu.register(options)
     disabled = [] if batch_norms else ["ConvBNFusion", "ConvMulFusion", "ConvAddFusion"]
     try:
         module.InferenceSession(str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)

@@ -6,6 +6,8 @@ is built from it. `feeding` makes the inputs, `deviation` measures how far the o
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,9 @@ SAME_NAME = "two nodes with same node name"
 
 
 _libraries: list[Path] = []
+_loaded: dict[str, tuple[Path, ctypes.CDLL]] = {}
+"""Libraries by their content, held: a library that is unloaded, or loaded twice, may end the process
+(onnxruntime-extensions does)."""
 
 
 def use_custom_ops(libraries: Sequence[Path]) -> None:
@@ -48,17 +53,25 @@ def onnxruntime() -> Any:
     return module
 
 
+def register(options: Any) -> None:
+    """Give SessionOptions the libraries of custom operators. Raises StageFailed for one that cannot be loaded."""
+    for library in _libraries:
+        try:
+            content = hashlib.sha256(library.read_bytes()).hexdigest()
+            if content not in _loaded:
+                _loaded[content] = library, ctypes.CDLL(str(library))
+            options.register_custom_ops_library(str(_loaded[content][0]))
+        except Exception as error:
+            text = " ".join(str(error).split())
+            raise StageFailed(f"custom_ops: onnxruntime cannot load {library.name}: {text}") from error
+
+
 def load(model: bytes | str | Path, options: Any) -> Any:
     """Load a model in onnxruntime on the CPU with these SessionOptions.
 
     Raises whatever onnxruntime raises, and StageFailed for a library of custom operators that it cannot load.
     """
-    for library in _libraries:
-        try:
-            options.register_custom_ops_library(str(library))
-        except Exception as error:
-            text = " ".join(str(error).split())
-            raise StageFailed(f"custom_ops: onnxruntime cannot load {library.name}: {text}") from error
+    register(options)
     make, source = onnxruntime().InferenceSession, model if isinstance(model, bytes) else str(model)
     try:
         return make(source, options, providers=PROVIDERS)

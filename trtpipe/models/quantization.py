@@ -204,7 +204,7 @@ def _quantise(
     level = root.level
     root.setLevel(logging.ERROR)  # on the root logger it recommends steps that are done already
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), calibration.without_empty():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), calibration.taught():
             warnings.simplefilter("ignore")
             quantize_static(
                 str(source),

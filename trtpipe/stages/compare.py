@@ -11,9 +11,9 @@ from msgspec import Meta
 from trtpipe import batch as rule
 from trtpipe import formatting
 from trtpipe.documents.comparison import Bisect, Comparison, Different, Tolerance
-from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
+from trtpipe.errors import EnvironmentMissing, GateFailed, PipelineInvalid, StageFailed
 from trtpipe.gates import Rule, judge, malformed, tell, unknown
-from trtpipe.stage import BatchAxis, Context, Params, Port, StageType
+from trtpipe.stage import BatchAxis, Context, DocumentPath, Params, Port, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -64,6 +64,13 @@ class CompareParams(Params, frozen=True, kw_only=True):
         ),
     ] = False
     bound: Annotated[float, Meta(gt=0, description="With bisect: the relative L2 error that names a node.")] = 0.01
+    custom_ops: Annotated[
+        list[DocumentPath],
+        Meta(
+            description="Libraries of operators that ONNX Runtime does not have, for models that bring none: native "
+            "code, which runs in this stage."
+        ),
+    ] = msgspec.field(default_factory=list)
 
     def overall(self) -> tuple[str, ...]:
         """Name the figures over all outputs."""
@@ -99,9 +106,11 @@ def run(ctx: Context) -> None:
     """Write comparison.json. Raises GateFailed where figures are not what they must be, and for NaN."""
     from trtpipe.data import tensors
     from trtpipe.data.samples import ids_of
-    from trtpipe.models import comparing
+    from trtpipe.models import comparing, custom_ops
 
     params: CompareParams = ctx.params
+    models = [given for port, given in ctx.inputs.items() if port in ("model", "candidate_model")]
+    custom_ops.use(ctx, params.custom_ops, models)
     given = ctx.inputs["candidate"]
     for _, message in params.missing(ctx.inputs.keys()):
         raise StageFailed(message)
@@ -184,7 +193,16 @@ def _reference(ctx: Context) -> Mapping[str, Source | Ragged]:
             f"the reference model's batch has {batch.size} samples, and nothing says which axis of "
             f"{', '.join(batch.undecided)} they lie along; expected in params: {line}"
         )
-    session = ort_cpu.Session(path)
+    try:
+        session = ort_cpu.Session(path)
+    except (StageFailed, EnvironmentMissing):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise StageFailed(
+            f"onnxruntime cannot load the reference model: {text}; operators from a library need params: "
+            "{custom_ops: [lib.so]}, and other models the input reference"
+        ) from error
     folder = ctx.scratch / "reference"
     folder.mkdir()
     axes = {name: batch.axes.get(name) for name in session.outputs}

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from trtpipe.documents.optimisation import Nodes, Optimisation, Step
 from trtpipe.errors import EnvironmentMissing, GateFailed, StageFailed
-from trtpipe.stage import Context, Params, Port, StageType
+from trtpipe.stage import Context, CustomOps, Params, Port, StageType
 from trtpipe.stages.parse import Dim, dim_problems
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class OptimizeParams(Params, frozen=True, kw_only=True):
         float, Meta(gt=0, description="Largest relative L2 difference of an output after each step.")
     ] = TOLERANCE
 
+    custom_ops: CustomOps = msgspec.field(default_factory=list)
+
     def problems(self) -> Iterable[tuple[str, str]]:
         """Say which dims cannot be, and when nothing is asked for."""
         yield from dim_problems(self.dims)
@@ -64,9 +66,10 @@ class OptimizeParams(Params, frozen=True, kw_only=True):
 
 def run(ctx: Context) -> None:
     """Write model.onnx and optimize.json. Raises GateFailed where a step changes the results."""
-    from trtpipe.models import folding, onnxfile, onnxgraph, opset, signature
+    from trtpipe.models import custom_ops, folding, onnxfile, onnxgraph, opset, signature
 
     params: OptimizeParams = ctx.params
+    custom_ops.take(ctx, ctx.inputs["model"], params.custom_ops)
     source, label, _, _ = onnxfile.open_input(ctx.inputs["model"])
     slim = _onnxslim() if params.simplify == "onnxslim" else None
     model = onnxfile.whole(source)

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from trtpipe.errors import StageFailed
-from trtpipe.stage import Context, DocumentPath, Params, Port, StageType
+from trtpipe.stage import Context, CustomOps, DocumentPath, Params, Port, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -47,13 +47,7 @@ class ParseParams(Params, frozen=True, kw_only=True):
             "By default all are kept."
         ),
     ] = msgspec.field(default_factory=list)
-    custom_ops: Annotated[
-        list[DocumentPath],
-        Meta(
-            description="Libraries of operators that ONNX Runtime does not have: native code, which runs in parse and "
-            "in every later stage that runs the model there. It travels with the model."
-        ),
-    ] = msgspec.field(default_factory=list)
+    custom_ops: CustomOps = msgspec.field(default_factory=list)
     plugins: Annotated[
         list[DocumentPath],
         Meta(
@@ -88,7 +82,7 @@ def run(ctx: Context) -> None:
 
     params: ParseParams = ctx.params
     given = ctx.inputs["model"]
-    custom_ops.take(ctx, params.custom_ops, params.plugins)
+    custom_ops.take(ctx, given, params.custom_ops, params.plugins)
     source, label, model, files = onnxfile.open_input(given)
 
     gone = pruning.keep_outputs(model, params.outputs, label=label) if params.outputs else []

@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 from trtpipe.documents.checks import Check
 from trtpipe.documents.quantisation import Quantisation
 from trtpipe.errors import GateFailed, PipelineInvalid
-from trtpipe.stage import BatchAxis, Context, Params, Port, StageType
+from trtpipe.stage import BatchAxis, Context, CustomOps, Params, Port, StageType
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -73,6 +73,8 @@ class QuantizeParams(Params, frozen=True, kw_only=True):
         Meta(description="Largest relative L2 difference of an output against the original; default 0.5."),
     ] = None
 
+    custom_ops: CustomOps = msgspec.field(default_factory=list)
+
     def problems(self) -> Iterable[tuple[str, str]]:
         """Give what the schema cannot say."""
         if self.percentile is not None and self.method != "percentile":
@@ -103,9 +105,20 @@ def run(ctx: Context) -> None:
 
     Raises PipelineInvalid for data and models that it cannot work with, GateFailed for a result that is too far off.
     """
-    from trtpipe.models import calibration, deviation, feeding, modelopt, onnxfile, quantizable, quantization, signature
+    from trtpipe.models import (
+        calibration,
+        custom_ops,
+        deviation,
+        feeding,
+        modelopt,
+        onnxfile,
+        quantizable,
+        quantization,
+        signature,
+    )
 
     params: QuantizeParams = ctx.params
+    custom_ops.take(ctx, ctx.inputs["model"], params.custom_ops)
     if params.mode != "int8":
         modelopt.require()
     source, label, model, _ = onnxfile.open_input(ctx.inputs["model"])
