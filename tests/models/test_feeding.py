@@ -34,10 +34,24 @@ def test_samples_are_chosen_evenly_from_first_to_last(tmp_path):
     assert (found.total, found.count, found.runs) == (9, 3, 3)
 
 
-def test_ragged_samples_are_refused(tmp_path):
+def test_samples_of_many_lengths_are_fed_one_by_one(tmp_path):
     arrays = {"x.values": numbers(2)[0], "x.offsets": np.array([0, 2, 2]), "x.shapes": np.array([[2], [0]])}
-    with pytest.raises(StageFailed, match=r"d\.npz\[x\]: found a ragged tensor \(2 samples,"):
-        samples(tmp_path, [entry("x", ["n", 2])], arrays)
+    found = samples(tmp_path, [entry("x", ["n", "time"])], arrays)
+    assert [feed["x"].tolist() for feed in found] == [[[0, 1]], [[]]]
+
+
+@pytest.mark.parametrize(
+    ("dims", "message"),
+    [
+        (["n", 2], r"d\.npz\[x\]: found shape \[0\] for sample 1, expected \[samples, 2\]"),
+        (["n", "time", 2], r"d\.npz\[x\]: found samples with 1 axes, expected \[samples, time, 2\]"),
+        ([4, "time"], r"found a ragged tensor, whose samples are fed one by one.*the model's batch is fixed at 4"),
+    ],
+)
+def test_samples_of_many_lengths_that_do_not_fit_are_refused(tmp_path, dims, message):
+    arrays = {"x.values": numbers(2)[0], "x.offsets": np.array([0, 2, 2]), "x.shapes": np.array([[2], [0]])}
+    with pytest.raises(StageFailed, match=message):
+        samples(tmp_path, [entry("x", dims)], arrays, batch_axis={"x": 0})
 
 
 def test_a_fixed_batch_gathers_samples_and_drops_the_rest(tmp_path):

@@ -10,10 +10,11 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from tests import onnx_models as models
 from tests.helpers import run_stage
+from trtpipe.data import tensors
 from trtpipe.errors import GateFailed, PipelineInvalid, StageFailed
 from trtpipe.models import comparing
 from trtpipe.models.comparing import Tolerance, mismatches
@@ -61,6 +62,37 @@ def ragged(*samples):
     flat = [np.asarray(s, np.float32) for s in samples]
     return {"y.values": np.concatenate(flat), "y.offsets": np.cumsum([0, *(s.size for s in flat)]),
             "y.shapes": np.array([s.shape for s in flat])}  # fmt: skip
+
+
+def test_the_reference_takes_samples_of_many_lengths(tmp_path):
+    path = models.save(models.doubling(["batch", "time"]), tmp_path / "m.onnx")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    tensors.write(folder, {"x": [np.arange(n, dtype=np.float32) for n in (2, 5, 1)]})
+    candidate = save(tmp_path / "c.npz", **ragged([0, 2], [0, 2, 4, 6, 8], [0]))
+    inputs = {"candidate": candidate, "model": path, "data": folder}
+    out = run_stage("compare", {}, inputs, tmp_path)
+    found = json.loads((out / "comparison.json").read_text())
+    assert (found["samples"], found["metrics"]["shapes"], found["metrics"]["max_abs"]) == (3, 0, 0)
+
+
+def test_boxes_that_a_model_selects_in_a_fixed_batch_are_split_by_their_column(tmp_path):
+    nodes = [helper.make_node("NonMaxSuppression", ["boxes", "scores", "most"], ["y"], name="nms")]
+    ends = [models.value("boxes", [2, 2, 4]), models.value("scores", [2, 1, 2])], [models.value("y", ["n", 3], 7)]
+    path = models.save(models.model(nodes, *ends, {"most": np.array([1])}), tmp_path / "m.onnx")
+    boxes = np.tile(np.array([[0, 0, 1, 1], [5, 5, 6, 6]], np.float32), (2, 1, 1))
+    scores = np.array([[[0.9, 0.1]], [[0.1, 0.9]]], np.float32)
+    data = save(tmp_path / "d.npz", boxes=boxes, scores=scores)
+    candidate = save(tmp_path / "c.npz", y=np.array([[[0, 0, 0]], [[0, 0, 1]]]))
+    inputs = {"candidate": candidate, "model": path, "data": data}
+    params = {"batch_axis": {"boxes": 0, "scores": 0}}
+    with pytest.raises(StageFailed, match="or split_by as in allocate if a column has the sample's number"):
+        run_stage("compare", params, inputs, tmp_path)
+    with pytest.raises(StageFailed, match="split_by: found z, expected outputs of the reference model; they are y"):
+        run_stage("compare", {**params, "split_by": {"tensor": "z", "column": 0}}, inputs, tmp_path)
+    params["split_by"] = {"tensor": "y", "column": 0}
+    out = run_stage("compare", params, inputs, tmp_path)
+    assert json.loads((out / "comparison.json").read_text())["metrics"]["max_abs"] == 0
 
 
 def test_ragged_outputs_are_compared_sample_by_sample(tmp_path):

@@ -39,6 +39,15 @@ class Split(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = ()
 
 
+SplitBy = Annotated[
+    Split | list[Split],
+    Meta(
+        description="Outputs whose rows belong to samples, such as the boxes that are selected in a whole batch: the "
+        "output, and the column that has the sample's number within the batch."
+    ),
+]
+
+
 class Totals(Part, frozen=True, kw_only=True):
     """Bytes of all buffers whose size is known, times the slots."""
 

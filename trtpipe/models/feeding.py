@@ -96,7 +96,7 @@ def _random(inputs: Sequence[Tensor], named: Mapping[str, int], profile: Mapping
 class _Fed(NamedTuple):
     name: str
     how: laying.How
-    source: tensors.Source
+    source: tensors.Source | tensors.Ragged
     axis: int | None
 
 
@@ -120,13 +120,18 @@ class Samples:
     """Whether a feed has its samples along a batch axis."""
 
     @property
+    def ragged(self) -> bool:
+        """Whether samples have shapes of their own; each is fed alone then."""
+        return any(isinstance(f.source, tensors.Ragged) for f in self.fed)
+
+    @property
     def runs(self) -> int:
         """How many feeds there are."""
         return -(-self.count // self.rows)
 
     def __iter__(self) -> Iterator[Feed]:
         """Give the feeds; the arrays are their own."""
-        still = {f.name: f.source.read() for f in self.fed if f.how == "constant"}
+        still = {f.name: tensors.fixed(f.source).read() for f in self.fed if f.how == "constant"}
         moving = {f.name: f for f in self.fed if f.how != "constant"}
         if not moving and self.total:
             yield still
@@ -134,10 +139,10 @@ class Samples:
         even = np.linspace(0, self.total - 1, self.count).round().astype(int).tolist()
         wanted = set(self.picked or even)
         waiting: list[Feed] = []
-        for index, row in enumerate(tensors.batches({n: f.source for n, f in moving.items()}, 1)):
+        for index, row in enumerate(tensors.one_by_one({n: f.source for n, f in moving.items()})):
             if index not in wanted:
                 continue
-            waiting.append({n: a.copy() for n, a in row.items()})
+            waiting.append(row)
             if self.filled and index == self.total - 1:
                 waiting += waiting[-1:] * (self.rows - len(waiting))
             if len(waiting) == self.rows:
@@ -212,12 +217,16 @@ def samples(
                 "params.names says which is which"
             )
             continue
-        source = tensors.fixed(sources[names.get(name, name)])
+        source = tensors.plain(sources[names.get(name, name)])
         if source.element != entry.dtype:
             problems.append(f"{source.label}: found {source.element}, expected {entry.dtype}")
             continue
         if dims is None:
             fed.append(_Fed(name, "batch", source, 0))
+            continue
+        if isinstance(source, tensors.Ragged):
+            problems += _misfits(source, dims, axis, rows)
+            fed.append(_Fed(name, "run" if axis is None else "batch", source, axis))
             continue
         # A dynamic axis without the batch's name takes what the data has: as a batch is one sample, that is no guess.
         if axis is None and dims and isinstance(dims[0], str) and rows == 1 and name not in (batch_axis or {}):
@@ -235,7 +244,7 @@ def samples(
         fed.append(_Fed(name, how, source, axis if how == "batch" else None))
     if problems:
         raise StageFailed("\n".join(problems))
-    counts = {f.source.label: f.source.shape[0] for f in fed if f.how != "constant"}
+    counts = {f.source.label: tensors.count(f.source) for f in fed if f.how != "constant"}
     if len(set(counts.values())) > 1:
         text = ", ".join(f"{label} {count}" for label, count in counts.items())
         raise StageFailed(f"the tensors differ in their number of samples: {text}")
@@ -253,3 +262,21 @@ def samples(
         raise StageFailed(f"{given.label}: found {total} samples, expected at least {rows}: the model's batch is fixed")
     count = min(most, total) // rows * rows or (rows if total else 0)
     return Samples(tuple(fed), total, count, rows, given.label, batched="batch" in hows)
+
+
+def _misfits(source: tensors.Ragged, dims: Sequence[int | str], axis: int | None, rows: int) -> list[str]:
+    """Say what is wrong with samples of many shapes for an input of these dims."""
+    rest = dims if axis is None else [*dims[:axis], *dims[axis + 1 :]]
+    wants = laying.expected(dims, axis)
+    if rows > 1:
+        found = f"{source.label}: found a ragged tensor, whose samples are fed one by one"
+        return [f"{found}, expected {wants}: the model's batch is fixed at {rows}"]
+    if source.rank != len(rest):
+        return [f"{source.label}: found samples with {source.rank} axes, expected {wants}"]
+    start = 0
+    for shapes in source.all_shapes():
+        for number, shape in enumerate(shapes.tolist(), start):
+            if not laying.fits(shape, rest):
+                return [f"{source.label}: found shape {shape} for sample {number}, expected {wants}"]
+        start += len(shapes)
+    return []

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from trtpipe import batch as rule
-from trtpipe.documents.buffers import Buffer, Buffers, Split, Totals
+from trtpipe.documents.buffers import Buffer, Buffers, Split, SplitBy, Totals
 from trtpipe.documents.manifest import Manifest
 from trtpipe.errors import StageFailed
 from trtpipe.stage import BatchAxis, Context, Params, Port, StageType
@@ -51,13 +51,7 @@ class AllocateParams(Params, frozen=True, kw_only=True):
         ),
     ] = msgspec.field(default_factory=dict)
     batch_axis: BatchAxis = msgspec.field(default_factory=dict)
-    split_by: Annotated[
-        Split | list[Split],
-        Meta(
-            description="Outputs whose rows belong to samples, such as the boxes that are selected in a whole batch: "
-            "the output, and the column that has the sample's number within the batch."
-        ),
-    ] = msgspec.field(default_factory=list)
+    split_by: SplitBy = msgspec.field(default_factory=list)
     profile: Annotated[int, Meta(ge=0, description="Which of the engine's optimisation profiles is used, from 0.")] = 0
     slots: Annotated[
         Annotated[int, Meta(ge=1, le=16)] | None,

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from trtpipe import batch as rule
 from trtpipe import formatting
+from trtpipe.documents.buffers import Split, SplitBy
 from trtpipe.documents.comparison import Bisect, Comparison, Different, Tolerance
 from trtpipe.errors import EnvironmentMissing, GateFailed, PipelineInvalid, StageFailed
 from trtpipe.gates import Rule, judge, malformed, tell, unknown
@@ -35,6 +36,7 @@ class CompareParams(Params, frozen=True, kw_only=True):
         dict[str, str], Meta(description="Where they differ: the reference's name for a candidate's output, by output.")
     ] = msgspec.field(default_factory=dict)
     batch_axis: BatchAxis = msgspec.field(default_factory=dict)
+    split_by: SplitBy = msgspec.field(default_factory=list)
     rtol: Annotated[float, Meta(ge=0, description="Relative tolerance of the figure mismatched.")] = 1e-3
     atol: Annotated[float, Meta(ge=0, description="Absolute tolerance of the figure mismatched.")] = 1e-5
     formula: Annotated[
@@ -187,11 +189,20 @@ def _reference(ctx: Context) -> Mapping[str, Source | Ragged]:
     batch = feeding.decide(inputs, outputs, said)
     if batch.problems:
         raise StageFailed("\n".join(batch.problems))
-    if batch.undecided and samples.batched:
-        line = rule.line([entry for entry in outputs if entry.name in batch.undecided], batch.size)
+    splits = (asked,) if isinstance(asked := ctx.params.split_by, Split) else tuple(asked)
+    parted = {name for one in splits for name in (one.tensor, *one.also)}
+    if wrong := sorted(parted - {entry.name for entry in outputs}):
+        names = ", ".join(entry.name for entry in outputs)
+        raise StageFailed(
+            f"split_by: found {', '.join(wrong)}, expected outputs of the reference model; they are {names}"
+        )
+    undecided = [entry for entry in outputs if entry.name in batch.undecided and entry.name not in parted]
+    if undecided and samples.batched:
+        line = rule.line(undecided, batch.size)
         raise StageFailed(
             f"the reference model's batch has {batch.size} samples, and nothing says which axis of "
-            f"{', '.join(batch.undecided)} they lie along; expected in params: {line}"
+            f"{', '.join(entry.name for entry in undecided)} they lie along; expected in params: {line}, or split_by "
+            "as in allocate if a column has the sample's number"
         )
     try:
         session = ort_cpu.Session(path)
@@ -212,9 +223,13 @@ def _reference(ctx: Context) -> Mapping[str, Source | Ragged]:
             e.name
             for e in outputs
             if e.dims is None
-            or any(isinstance(d, str) and d not in known for a, d in enumerate(e.dims) if a != axes.get(e.name))
+            or any(
+                isinstance(d, str) and (samples.ragged or d not in known)
+                for a, d in enumerate(e.dims)
+                if a != axes.get(e.name)
+            )
         ]
-        made = Outputs(writer, axes, samples.total, batched=samples.batched, ragged=ragged)
+        made = Outputs(writer, axes, samples.total, batched=samples.batched, ragged=ragged, splits=splits)
         for number, feed in enumerate(samples):
             ctx.progress(number, samples.runs, "reference runs")
             try:
