@@ -208,8 +208,8 @@ def here(tmp_path, monkeypatch):
         ("a.npz", b"PK\x03\x04torn", "cannot be read as npz"),
         ("a.npy", b"\x93NUMPY\x01\x00", "cannot be read as npy"),
         ("m.safetensors", (3).to_bytes(8, "little") + b"{x}", "its header is not that of safetensors"),
-        ("e.bundle", b"anything", "makes and reads no bundles, so nothing is known of it"),
-        ("e.tar.gz", b"\x1f\x8b", "makes and reads no bundles"),
+        ("e.bundle", b"anything", "found an archive, expected a file or a folder: unpack it"),
+        ("e.tar.gz", b"\x1f\x8b", "found an archive, expected a file or a folder: unpack it"),
         ("p.yaml", b"name: p", "found a document, which has its own commands: trtpipe graph p.yaml"),
     ],
 )

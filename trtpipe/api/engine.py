@@ -50,6 +50,7 @@ class Engine:
         backend: str | None = None,
         gpu: int = 0,
         verify: bool = True,
+        trust: Mapping[str, str] | None = None,
         shapes: Mapping[str, Sequence[int]] | None = None,
         profile: int = 0,
         sessions: int = 1,
@@ -60,19 +61,22 @@ class Engine:
         `backend` refuses an engine of another runtime. `shapes` is the largest shape of each input with dynamic axes,
         batch included; by default the largest that the profile takes. `sessions` is how many calls can run on a GPU at
         the same time, each with memory of its own. With `verify`, each file of a deployed folder must be the one that
-        its `bundle.json` names.
+        its `bundle.json` names; with `trust`, names and public keys, one of these keys must have signed it.
 
         All of this is checked before anything is deserialised. Raises StageFailed for a plan that is damaged or does
         not fit, GateFailed for a file that was changed, EnvironmentMissing if its runtime, or a GPU that it needs, is
         not here.
         """
-        plan, manifest = preflight.open_plan(os.fspath(folder))
+        if trust is not None and not verify:
+            raise StageFailed("trust: found verify=False beside it, expected one of them: nothing would be checked")
+        found = os.path.join(folder, reading.CURRENT)  # a folder of versions
+        plan, manifest = preflight.open_plan(found if os.path.isdir(found) else os.fspath(folder))
         if manifest is None:
             raise StageFailed(f"{folder}: there is no {Manifest.file} beside the plan, so nothing tells how to feed it")
         if backend not in (None, "auto", manifest.runtime):
             raise StageFailed(f"{folder}: found an engine of {manifest.runtime}, expected one of {backend}")
         if verify:
-            reading.verify(plan.parent)
+            reading.verify(plan.parent, trust)
         preflight.require(plan, manifest)
         if gpu:
             raise EnvironmentMissing(

@@ -155,6 +155,7 @@ def parser() -> argparse.ArgumentParser:
     keys = commands.add_parser("keys", help="manage signing keys")
     keys.when_made(lambda made: _add_keys(add, actions(made)))
     _add_attest(add)
+    _add_way_out(add)
     one = add("completion", "completion.completion", "print a shell's completion script",
               "Print the completion script for a shell. It asks `trtpipe completion words` for what may stand next.",
               )  # fmt: skip
@@ -337,6 +338,35 @@ def _add_inspecting(add: Add) -> None:
         "plan", metavar="PLAN", nargs="?", help="a plan, or the folder of an engine: say whether it can load here"
     )
     _store_option(one)
+
+
+def _add_way_out(add: Add) -> None:
+    one = add("deploy", "deploying.deploy", "write an engine, with all that is known of it, to where it is used",
+              "Write an engine with its manifest, figures, samples and signature to a folder that needs nothing else "
+              "of the project. Exit 5 if the pipeline requires a figure that is not met or not known.")  # fmt: skip
+    _pipeline_options(one)
+    _backend_option(one)
+    one.add_argument("stage", metavar="STAGE", help="the stage that built the engine")
+    one.add_argument("--as", dest="form", choices=("folder", "tar", "triton"), default="folder",
+                     help="a folder of versions, a tar file, or a model of a Triton repository (default: %(default)s)",
+                     )  # fmt: skip
+    one.add_argument("--to", metavar="PATH", required=True, help="the folder, the tar file, or the model's folder")
+    one.add_argument("--licence", action="append", default=[], metavar="FILE",
+                     help="put this note about the model's licence into it; may be repeated")  # fmt: skip
+    one.add_argument("--link", action="store_true", help="with a folder: link to the store's files instead of copying")
+    one.add_argument(
+        "--allow-failed", action="store_true", help="deploy although a requirement is not met or not known"
+    )
+    one.add_argument("--dry-run", action="store_true", help="write nothing; say what would be written")
+    one = add("serve-check", "deploying.serve_check", "run a deployed engine on its samples; exit 5 past a bound",
+              "Load a bundle as a server would, run its recorded samples, compare them with what was recorded, and "
+              "print the latency. A container's health check can call it.")  # fmt: skip
+    one.add_argument("bundle", metavar="BUNDLE", help="a folder that deploy wrote, or one of its versions")
+    one.add_argument("--bound", type=_bound, metavar="X", help="largest relative L2 difference (default: the bundle's)")
+    one.add_argument("--latency", type=_bound, metavar="MS", help="largest median time of a call")
+    one.add_argument("--calls", type=_positive, default=50, metavar="N", help="calls to time (default: %(default)s)")
+    one.add_argument("--trust", action="append", default=[], metavar="NAME=KEY",
+                     help="the bundle must be signed by one of these public keys; may be repeated")  # fmt: skip
 
 
 def _add_cache(add: Add, group: Any) -> None:

@@ -52,6 +52,9 @@ def resolve(given: str) -> str:
     if os.path.isdir(given):
         manifest = os.path.join(given, "manifest.json")
         if not os.path.isfile(manifest):
+            current = os.path.join(given, "current")  # a folder of versions, as deploy writes it
+            if os.path.isfile(os.path.join(current, "manifest.json")):
+                return resolve(current)
             raise errors.PipelineInvalid(
                 f"{given}: found a folder without a manifest.json, expected a file or an engine"
             )
@@ -88,7 +91,7 @@ def kind_of(path: str) -> str:
         return "safetensors"
     if lower.endswith(_BUNDLES):
         raise errors.PipelineInvalid(
-            f"{path}: this version of trtpipe makes and reads no bundles, so nothing is known of it"
+            f"{path}: found an archive, expected a file or a folder: unpack it, and inspect the folder of the bundle"
         )
     if lower.endswith((".yaml", ".yml")):
         raise errors.PipelineInvalid(f"{path}: found a document, which has its own commands: trtpipe graph {path}")

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trtpipe import key as keys
 from trtpipe.documents import files
 from trtpipe.documents.bundle import Bundle
 from trtpipe.errors import GateFailed, StageFailed
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 CURRENT = "current"
+SIGNATURE = "bundle.json.sig"
+PAYLOAD_TYPE = "application/vnd.trtpipe.bundle+json"
+"""What is signed: the bytes of bundle.json, which names the digest of every other file."""
 
 
 def find(given: str | os.PathLike[str]) -> Path:
@@ -25,13 +32,18 @@ def find(given: str | os.PathLike[str]) -> Path:
     )
 
 
-def verify(folder: Path) -> Bundle | None:
+def verify(folder: Path, trust: Mapping[str, str] | None = None) -> Bundle | None:
     """Check that each file of a bundle is there and has its digest; None if the folder is no bundle.
 
-    Raises GateFailed with every file that differs, StageFailed if bundle.json itself cannot be read.
+    With `trust`, names and public keys, the bundle must be signed by one of them. Raises GateFailed with every file
+    that differs, and for a signature that is missing or does not fit; StageFailed if bundle.json cannot be read.
     """
     if not (folder / Bundle.file).is_file():
+        if trust is not None:
+            raise GateFailed(f"{folder}: found no {Bundle.file}, expected a bundle that a trusted key signed")
         return None
+    if trust is not None:
+        _signed(folder, trust)
     bundle = files.read(folder / Bundle.file, Bundle, str(folder / Bundle.file))
     problems = []
     for name, wanted in bundle.files.items():
@@ -48,3 +60,15 @@ def verify(folder: Path) -> Bundle | None:
     if problems:
         raise GateFailed("\n  ".join([f"{folder} is not the bundle that was deployed:", *problems]))
     return bundle
+
+
+def _signed(folder: Path, trust: Mapping[str, str]) -> None:
+    """Check the signature of bundle.json itself. Raises GateFailed."""
+    from trtpipe.remote import signing
+
+    path = folder / SIGNATURE
+    if not path.is_file():
+        raise GateFailed(f"{folder}: it is not signed: there is no {SIGNATURE}")
+    found = signing.open_envelope(path.read_bytes(), PAYLOAD_TYPE, trust, str(folder))
+    if found.payload != (folder / Bundle.file).read_bytes():
+        raise GateFailed(f"{folder}: found a {Bundle.file} that is not the one that {found.signer} signed")
