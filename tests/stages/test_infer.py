@@ -490,7 +490,7 @@ print(json.dumps({"grown": resident("VmHWM") - before, "written": sum(p.stat().s
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("save_as", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("save_as", [np.savez, pytest.param(np.savez_compressed, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_data(tmp_path, save_as):
     built = engine(models.doubling(["batch", 1 << 16]), tmp_path)
     buffers = run_stage("allocate", {"shapes": {"x": [8, 1 << 16]}}, {"engine": built}, tmp_path)
