@@ -49,6 +49,15 @@ def test_what_a_body_reads_stays():
     assert {t.name for t in proto.graph.initializer} == {"m", "z"}
 
 
+def test_an_inner_tensor_becomes_an_output():
+    proto = models.branching()
+    inner = next(n.output[0] for n in proto.graph.node if n.op_type == "Greater")
+    assert inner not in {v.name for v in proto.graph.output}
+    pruning.keep_outputs(proto, [inner], label="m")
+    assert [(v.name, v.type.tensor_type.elem_type) for v in proto.graph.output] == [(inner, TensorProto.BOOL)]
+    assert [n.op_type for n in proto.graph.node] == ["ReduceSum", "Greater"]
+
+
 def test_a_name_that_is_no_output_is_refused_with_those_there_are():
     with pytest.raises(StageFailed, match=r"m: outputs: found w, expected some of the model's outputs y, texts, z"):
         pruning.keep_outputs(two_ends(), ["w", "y"], label="m")

@@ -161,6 +161,23 @@ def test_dims_with_odd_names_are_refused_before_anything_runs(tmp_path):
         parse(path, tmp_path, dims={"x": ["?"]})
 
 
+def test_probabilities_before_a_zipmap_are_the_way_on(tmp_path):
+    nodes = [
+        helper.make_node("LinearClassifier", ["x"], ["label", "p"], domain="ai.onnx.ml", coefficients=[0.1, 0.2, -0.1,
+                         -0.2], intercepts=[0.0, 0.1], classlabels_strings=["cat", "dog"], post_transform="SOFTMAX"),
+        helper.make_node("ZipMap", ["p"], ["chances"], domain="ai.onnx.ml", classlabels_strings=["cat", "dog"]),
+    ]  # fmt: skip
+    mapped = helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    chances = helper.make_value_info("chances", helper.make_sequence_type_proto(mapped))
+    outputs = [models.value("label", ["n"], TensorProto.STRING), chances]
+    proto = models.model(nodes, [models.value("x", ["n", 2])], outputs, domains=("ai.onnx.ml",))
+    path = models.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(StageFailed, match=r"a ZipMap makes it of the tensor p: take that with .*{outputs: \[p\]}"):
+        parse(path, tmp_path)
+    out = parse(path, tmp_path, outputs=["p"])
+    assert [(t["name"], t["dtype"]) for t in network(out)["outputs"]] == [("p", "float32")]
+
+
 def test_outputs_that_nobody_wants_are_left_out_with_their_inputs(tmp_path):
     nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Gather", ["names", "label"], ["text"])]
     proto = models.model(

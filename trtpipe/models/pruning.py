@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 def keep_outputs(model: onnx.ModelProto, names: Sequence[str], *, label: str) -> list[str]:
     """Keep these outputs of a model, in this order, and drop in place what only the others need.
 
-    Gives the names of the inputs that went too. Inputs that nothing read before stay. Raises StageFailed for a name
-    that is no output.
+    An inner tensor may be named too, if its type is known: it becomes an output. Gives the names of the inputs that
+    went too. Inputs that nothing read before stay. Raises StageFailed for a name of no tensor.
     """
     known = {value.name: value for value in model.graph.output}
-    if unknown := [name for name in names if name not in known]:
-        raise StageFailed(
-            f"{label}: outputs: found {', '.join(unknown)}, expected some of the model's outputs {', '.join(known)}"
-        )
     before = _read(model.graph.node, known)
+    known |= _inner(model, [name for name in names if name not in known])
+    if unknown := [name for name in names if name not in known]:
+        listed = ", ".join(value.name for value in model.graph.output)
+        raise StageFailed(
+            f"{label}: outputs: found {', '.join(unknown)}, expected some of the model's outputs {listed}, or inner "
+            "tensors of a known type"
+        )
     needed, nodes = set(names), []
     for node in reversed(model.graph.node):
         if any(output in needed for output in node.output):
@@ -39,6 +42,21 @@ def keep_outputs(model: onnx.ModelProto, names: Sequence[str], *, label: str) ->
     made = {output for node in nodes for output in node.output}
     onnxgraph.refill(model.graph.value_info, [v for v in model.graph.value_info if v.name in made])
     return gone
+
+
+def _inner(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, onnx.ValueInfoProto]:
+    """Describe inner tensors, as far as shape inference knows their types."""
+    if not names:
+        return {}
+    import onnx
+
+    made = {output for node in model.graph.node for output in node.output}
+    inferred = onnx.shape_inference.infer_shapes(onnxgraph.copied(model))
+    return {
+        value.name: value
+        for value in inferred.graph.value_info
+        if value.name in names and value.name in made and value.type.tensor_type.elem_type
+    }
 
 
 def _inputs(node: onnx.NodeProto) -> set[str]:

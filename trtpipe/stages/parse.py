@@ -44,7 +44,7 @@ class ParseParams(Params, frozen=True, kw_only=True):
         list[Annotated[str, Meta(min_length=1)]],
         Meta(
             description="The outputs to keep, in this order; the others are left out, with all that only they need. "
-            "By default all are kept."
+            "An inner tensor may be named too. By default all outputs are kept."
         ),
     ] = msgspec.field(default_factory=list)
     custom_ops: CustomOps = msgspec.field(default_factory=list)
@@ -161,10 +161,17 @@ def _lint_types(model: onnx.ModelProto, runtime: str, declared: Mapping[str, Seq
     inputs = signature.graph_inputs(model)
     values = [("input", v) for v in inputs] + [("output", v) for v in model.graph.output]
     good = [v.name for v in model.graph.output if dtypes.value_dtype(v) not in UNFEEDABLE]
+    # scikit-learn's converter puts a ZipMap before the probabilities, unless it is told not to.
+    zipped = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "ZipMap"}
     for mode, value in values:
         dtype = dtypes.value_dtype(value)
         if dtype in UNFEEDABLE:
             way = f"; leave it out with params: {{outputs: [{', '.join(good)}]}}" if mode == "output" and good else ""
+            if mode == "output" and (inside := zipped.get(value.name)):
+                way = (
+                    f"; a ZipMap makes it of the tensor {inside}: take that with params: "
+                    f"{{outputs: [{', '.join([*good, inside])}]}}"
+                )
             found.append(f"{mode} {value.name} is of type {dtype}; expected a tensor of numbers or booleans{way}")
         elif runtime != "onnxruntime" and dtype not in TENSORRT_IO:
             found.append(
