@@ -99,6 +99,8 @@ def test_auto_takes_the_best_and_the_largest_shape_of_the_profile(tmp_path):
     [
         ({"x": [np.ones((9, 2), "f4"), np.ones((1, 2), "f4")]}, {"mask": "mask"}, r"found shape \[9, 2\] for sample 0"),
         ({"x": np.ones((2, 9, 2), "f4")}, {"mask": "mask"}, "samples 0 to 1: found time 9, expected a bucket of alloc"),
+        ({"x": SOUNDS}, {"mask": "mask", "pad": {"mask": 1}}, "pad: found mask, which is the mask and is 0 where"),
+        ({"x": SOUNDS, "mask": [np.ones(2, "f4")] * 7}, {"mask": "mask"}, "mask: found mask in the data too, expected"),
         ({"x": SOUNDS}, {"mask": "mas"}, "pad and mask: found mas, expected an input; they are x, mask"),
         ({"x": SOUNDS}, {}, "found tensors x, expected mask"),
         ({"x": [np.full((1, 2), np.nan, "f4")]}, {"mask": "mask"}, r"x\]: found NaN in sample 0"),
@@ -108,6 +110,22 @@ def test_auto_takes_the_best_and_the_largest_shape_of_the_profile(tmp_path):
 def test_what_fits_no_bucket_is_refused(tmp_path, arrays, params, message):
     with pytest.raises(StageFailed, match=message):
         infer(tmp_path, engine(tmp_path), arrays, BUCKETS, **params)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "right"),
+    [("int64", 0.5, False), ("int64", 1e30, False), ("uint8", -1, False), ("bool", 2, False), ("int64", -100, True)],
+)
+def test_what_pads_is_a_value_of_the_inputs_type(tmp_path, kind, value, right):
+    number = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    ends = [models.value(name, ["batch", "time"], number) for name in "xy"]
+    proto = models.model([helper.make_node("Identity", ["x"], ["y"])], ends[:1], ends[1:])
+    given = [np.ones(2, kind), np.ones(1, kind)], [{"x": [1, 2]}, {"x": [1, 4]}]
+    if right:
+        assert len(infer(tmp_path, engine(tmp_path, proto), {"x": given[0]}, given[1], pad={"x": value})["y"]) == 2
+        return
+    with pytest.raises(StageFailed, match=rf"pad\.x: found .*, expected a value of {kind}"):
+        infer(tmp_path, engine(tmp_path, proto), {"x": given[0]}, given[1], pad={"x": value})
 
 
 def test_an_output_that_cannot_be_cut_back_is_refused_before_anything_runs(tmp_path):

@@ -107,6 +107,7 @@ def test_sequences_of_many_lengths_end_where_they_end(tmp_path, rows):
         ({"x": np.ones((2, 3, 4), "f4"), "state": np.ones((2, 3, 4), "f4")}, STATE,
          r"state\]: found shape \[2, 3, 4\], expected \[samples, 2, 4\]: state is \[2, batch, 4\]"),
         ({"x": np.ones((2, 0, 4), "f4")}, STATE, "x: found a sample without steps, expected at least one"),
+        ({"x": [np.ones((1, 4), "f4"), np.ones((0, 4), "f4")]}, STATE, "x: found a sample without steps, expected at"),
         ({"x": np.full((2, 3, 4), np.nan, "f4")}, STATE, r"x\]: found NaN in sample 0, expected numbers"),
         ({"z": np.ones((2, 3, 4), "f4")}, STATE, r"found tensors z, expected x"),
     ],

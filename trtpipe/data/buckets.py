@@ -15,7 +15,7 @@ from trtpipe.data.ragged import Ragged, RaggedReader
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -42,6 +42,35 @@ class Asked(Protocol):
     def allow_nan(self) -> bool:
         """Whether NaN in the data may pass."""
         ...
+
+
+def pad_problems(asked: Asked, buffers: Buffers, given: Collection[str]) -> list[str]:
+    """Give what is wrong with `pad` and `mask`; `given` are the inputs that the data has."""
+    kinds = {b.name: b.dtype for b in buffers.side("input")}
+    words = [*asked.pad, *([asked.mask] if asked.mask else [])]
+    if (words or asked.mask) and not buffers.buckets:
+        return ["pad and mask: found no buckets, expected several shapes in params of allocate"]
+    if wrong := [name for name in words if name not in kinds]:
+        return [f"pad and mask: found {wrong[0]}, expected an input; they are {', '.join(kinds)}"]
+    problems = []
+    if asked.mask in given:
+        problems.append(f"mask: found {asked.mask} in the data too, expected it there or here")
+    if asked.mask in asked.pad:
+        problems.append(f"pad: found {asked.mask}, which is the mask and is 0 where a sample is padded; leave it out")
+    for name, value in asked.pad.items():
+        dtype = elements.in_memory(kinds[name])
+        whole = not elements.is_float(dtype)
+        if whole and not (_low(dtype) <= value <= _high(dtype) and value == int(value)):
+            problems.append(f"pad.{name}: found {value:g}, expected a value of {kinds[name]}")
+    return problems
+
+
+def _low(dtype: np.dtype[Any]) -> int:
+    return 0 if dtype.kind == "b" else int(np.iinfo(dtype).min)
+
+
+def _high(dtype: np.dtype[Any]) -> int:
+    return 1 if dtype.kind == "b" else int(np.iinfo(dtype).max)
 
 
 class Turn(NamedTuple):

@@ -166,6 +166,7 @@ class Sequences:
         with ExitStack() as stack:
             readers = self._readers(stack)
             rows = self._rows(readers, 0, min(self._size, self.total))
+            self._lengths(rows)  # which refuses a sample without steps
             yield self._feed(rows, self._begin(rows), 0, self._fed_rows(min(self._size, self.total)))
 
     def run(self, session: Session, writer: tensors.Writer, progress: Callable[[int, int, str], None]) -> None:

@@ -61,7 +61,7 @@ def run(ctx: Context) -> None:
     from trtpipe.backends import preflight
     from trtpipe.data import feeds as feeding
     from trtpipe.data import tensors
-    from trtpipe.data.buckets import Padded
+    from trtpipe.data.buckets import Padded, pad_problems
     from trtpipe.data.outputs import Outputs
     from trtpipe.models import first_answer
 
@@ -73,11 +73,9 @@ def run(ctx: Context) -> None:
     if params.state:
         _sequences(ctx, engine, sources)
         return
-    if (params.pad or params.mask) and not buffers.buckets:
-        raise StageFailed("pad and mask: found no buckets, expected several shapes in params of allocate")
-    inputs = [b.name for b in buffers.side("input")]
-    if wrong := [n for n in (*params.pad, *([params.mask] if params.mask else [])) if n not in inputs]:
-        raise StageFailed(f"pad and mask: found {wrong[0]}, expected an input; they are {', '.join(inputs)}")
+    named = {name: params.names.get(name, name) for name in (b.name for b in buffers.side("input"))}
+    if problems := pad_problems(params, buffers, [name for name, own in named.items() if own in sources]):
+        raise StageFailed("\n".join(problems))
     feeds = feeding.match(buffers, manifest, sources, params.names, data.label, made=params.mask)
     feeding.check_values(feeds, manifest, buffers.profile)
     feeding.tell_conversions(feeds, buffers, ctx.note)
