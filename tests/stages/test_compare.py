@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import ml_dtypes
 import msgspec
 import numpy as np
 import onnx
@@ -399,3 +400,16 @@ def test_the_table_fits_a_terminal_by_giving_each_output_a_column(tmp_path):
     lines = (out / "table.txt").read_text("utf-8").splitlines()
     assert [line.split() for line in lines[:3]] == [["output", name], ["max_abs", "0.5"], ["mean_abs", "0.5"]]
     assert max(map(len, lines[: lines.index("")])) <= 80
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float8_e4m3fn", "int4"])
+def test_types_that_numpy_lacks_are_numbers_too(tmp_path, kind):
+    dtype = getattr(ml_dtypes, kind)
+    folders = []
+    for name, last in (("c", 3), ("r", 4)):
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        tensors.write(folders[-1], {"y": np.array([[1, 2], [-1, last]]).astype(dtype)})
+    out = run_stage("compare", {}, {"candidate": folders[0], "reference": folders[1]}, tmp_path)
+    found = json.loads((out / "comparison.json").read_text())["outputs"]["y"]
+    assert (found["max_abs"], found["relative_l2"]) == (1, pytest.approx(1 / np.sqrt(22)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from trtpipe.data import metrics, steps, tensors
+from trtpipe.data import elements, metrics, steps, tensors
 from trtpipe.data.ragged import Ragged
 from trtpipe.documents.comparison import Different
 from trtpipe.errors import StageFailed
@@ -85,13 +85,18 @@ def _rows(candidate: Source | Ragged, reference: Source | Ragged) -> Iterator[tu
     if isinstance(candidate, Ragged) or isinstance(reference, Ragged):
         for pair in tensors.one_by_one({"c": candidate, "r": reference}):
             same = pair["c"].shape == pair["r"].shape
-            one, other = (pair[side].reshape(1, -1)[:, : None if same else 0] for side in "cr")
+            one, other = (_numbers(pair[side].reshape(1, -1)[:, : None if same else 0]) for side in "cr")
             yield one, other, same
         return
     size = max(1, BATCH_BYTES // max(1, candidate.row_bytes + reference.row_bytes))
     for pair in tensors.batches({"c": candidate, "r": reference}, size):
-        one, other = (pair[side].reshape(len(pair[side]), -1) for side in "cr")
+        one, other = (_numbers(pair[side].reshape(len(pair[side]), -1)) for side in "cr")
         yield one, other, True
+
+
+def _numbers(array: NDArray[Any]) -> NDArray[Any]:
+    """Give values of types that NumPy lacks (bfloat16, int4 …) as float32, which holds each of them."""
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
 def output(candidate: Source | Ragged, reference: Source | Ragged, tolerance: Tolerance, top_k: int | None) -> Compared:
@@ -209,7 +214,7 @@ def pairs(
                 + _axis(one, partner)
             )
             continue
-        if one.dtype.kind not in "biuf" or partner.dtype.kind not in "biuf":
+        if any(side.dtype.kind not in "biuf" and side.element not in elements.LOST for side in (one, partner)):
             problems.append(f"{one.label} is {one.dtype}, {partner.label} {partner.dtype}; expected numbers")
         else:
             found.append((name, one, partner))
