@@ -67,11 +67,15 @@ class Calls:
             self._good.add(kind)
         return parts
 
-    def check(self, feed: Mapping[str, Any]) -> Arrays:
-        """Give the arrays that are fed. Raises StageFailed with everything that does not fit."""
+    def check_names(self, feed: Mapping[str, Any]) -> None:
+        """Check that just the inputs are fed. Raises StageFailed."""
         if feed.keys() != self.inputs.keys():
             found = ", ".join(sorted(feed)) or "nothing"
             raise StageFailed(f"found data for {found}, expected {', '.join(self.inputs)}")
+
+    def check(self, feed: Mapping[str, Any]) -> Arrays:
+        """Give the arrays that are fed. Raises StageFailed with everything that does not fit."""
+        self.check_names(feed)
         arrays: Arrays = {}
         problems: list[str] = []
         sizes: dict[str, tuple[int, str]] = {}
@@ -184,14 +188,27 @@ def into(made: Arrays, out: Mapping[str, np.ndarray]) -> Arrays:
     return made
 
 
+def on_device(feed: Mapping[str, Any]) -> bool:
+    """Tell whether arrays lie in a GPU's memory. Raises StageFailed if some do and some do not."""
+    if all(type(one) is np.ndarray for one in feed.values()):
+        return False
+    from trtpipe.backends.trt.device import is_on_device
+
+    there = [name for name, one in feed.items() if is_on_device(one)]
+    if there and len(there) < len(feed):
+        others = ", ".join(name for name in feed if name not in there)
+        raise StageFailed(f"found {', '.join(there)} on a GPU and {others} in host memory, expected all in one place")
+    return bool(there)
+
+
 def _array(name: str, given: Any) -> np.ndarray:
     if isinstance(given, np.ndarray):
         return given
     if hasattr(given, "__dlpack__"):
         if given.__dlpack_device__()[0] not in (1, 3):  # kDLCPU, kDLCUDAHost
             raise StageFailed(
-                f"{name}: found an array in a GPU's memory, expected one in host memory: this version copies through "
-                "the host, and does so only if you say it, such as tensor.cpu()"
+                f"{name}: found an array in a GPU's memory, expected one in host memory: this engine runs on the CPU; "
+                "copy it if you mean that, such as tensor.cpu()"
             )
         detached = given.detach() if hasattr(given, "detach") else given  # PyTorch exports nothing that needs gradients
         try:

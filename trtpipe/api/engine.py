@@ -112,22 +112,41 @@ class Engine:
         """Run what is given by name, as `run` does: `engine(image=images)`."""
         return self.run({**(feed or {}), **named})
 
-    def run(self, feed: Mapping[str, Any], *, out: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+    def run(
+        self, feed: Mapping[str, Any], *, out: Mapping[str, Any] | None = None, stream: int | None = None
+    ) -> dict[str, Any]:
         """Run an array for each input by name; gives an array for each output, the caller's to keep.
 
         Inputs are NumPy arrays, or what NumPy reads through DLPack from host memory. More samples than the profile
         takes are run in several batches. With `out`, outputs of these names are written into these arrays.
 
+        On TensorRT and TensorRT-RTX, inputs may all lie in the GPU's memory, with DLPack or `__cuda_array_interface__`:
+        then outputs lie there too (`out` as well), as DeviceArray, in the order of `stream`, by default the current
+        stream of the arrays' library; nothing waits on the host.
+
         Raises StageFailed for names, dtypes or shapes that do not fit, with what was found and expected.
         """
         if self._closed:
             raise StageFailed("found a closed engine, expected one that is open")
+        if self._alone is None and calls.on_device(feed):
+            return self._on_device(feed, out or {}, stream)
+        if stream is not None:
+            raise StageFailed("stream: found one with arrays in host memory, expected it with arrays on a GPU only")
         parts = self._calls.batches(feed)
         if len(parts) == 1:
             made = self._one(parts[0])
         else:
             made = self._calls.joined([self._one(part) for part in parts], [calls.rows(p, self._calls) for p in parts])
         return made if out is None else calls.into(made, out)
+
+    def _on_device(self, feed: Mapping[str, Any], out: Mapping[str, Any], stream: int | None) -> dict[str, Any]:
+        self._calls.check_names(feed)
+        session = self._free.get()
+        try:
+            made: dict[str, Any] = session.run_on_device(feed, stream=stream, out=out)  # type: ignore[attr-defined]
+        finally:
+            self._free.put(session)
+        return made
 
     def _one(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self._alone is not None:  # its outputs are new arrays, and nothing of the session is shared

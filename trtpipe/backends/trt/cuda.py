@@ -53,6 +53,14 @@ class Runtime:
         """Free device memory."""
         self._call("cudaFree", pointer)
 
+    def malloc_async(self, size: int, stream: int) -> int:
+        """Allocate device memory in stream order, from the device's pool; `size` in bytes."""
+        return int(self._call("cudaMallocAsync", size, stream))
+
+    def free_async(self, pointer: int, stream: int) -> None:
+        """Free what `malloc_async` gave, after all work that the stream has been given so far."""
+        self._call("cudaFreeAsync", pointer, stream)
+
     def malloc_host(self, size: int) -> int:
         """Allocate page-locked host memory; `size` in bytes."""
         return int(self._call("cudaMallocHost", size))
@@ -137,6 +145,11 @@ class Runtime:
     def to_device(self, target: int, source: int, size: int, stream: int) -> None:
         """Copy `size` bytes from host to device in stream order."""
         kind = self._api.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._call("cudaMemcpyAsync", target, source, size, kind, stream)
+
+    def on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        """Copy `size` bytes within the device in stream order."""
+        kind = self._api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         self._call("cudaMemcpyAsync", target, source, size, kind, stream)
 
     def to_host(self, target: int, source: int, size: int, stream: int) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtpipe.backends.trt import dtypes
+from trtpipe.backends.trt.device import DeviceArray
 from trtpipe.backends.trt.slots import Loaded, Slot, output_allocator
 from trtpipe.data import parallel
 from trtpipe.errors import StageFailed
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from trtpipe.backends.trt.cuda import Runtime
+    from trtpipe.backends.trt.device import Given
     from trtpipe.backends.trt.dtypes import Array
     from trtpipe.backends.trt.engine import Engine
     from trtpipe.backends.trt.library import Library
@@ -271,6 +273,77 @@ class Execution:
             return False
         loaded.slot.graph = (loaded.shapes, graph)
         return True
+
+    def pass_through(
+        self, given: Mapping[str, Given], stream: int, into: Mapping[str, Given]
+    ) -> dict[str, DeviceArray]:
+        """Run a batch that lies on the device; what comes out lies there too, and `stream` waits for it, not the host.
+
+        Inputs are copied within the device to the addresses that a captured graph has. Outputs that `into` names are
+        written there; the others are new. Raises StageFailed for what does not fit, and for outputs whose size only
+        running tells.
+        """
+        slot = self.slots[0]
+        shapes = []
+        for b in self.engine.inputs:
+            one = given[b.name]
+            if b.name in self.engine.on_host:
+                raise StageFailed(
+                    f"{b.name}: its values are sizes, which TensorRT reads on the host; feed NumPy arrays"
+                )
+            if one.dtype != b.dtype:
+                raise StageFailed(f"{b.name}: found {one.dtype}, expected {b.dtype}")
+            self.engine.check_shape(b, one.shape)
+            size = math.prod(one.shape) * dtypes.itemsize(b.dtype)
+            if size > slot.device[b.name][1]:
+                raise StageFailed(
+                    f"{b.name}: a batch of shape {list(one.shape)} takes {size} bytes, the buffers hold "
+                    f"{slot.device[b.name][1]}; open the engine with larger shapes"
+                )
+            shapes.append(one.shape)
+        loaded = Loaded(slot, tuple(shapes))
+        ready, done = self.cuda.event(), self.cuda.event()
+        try:
+            self.cuda.record(ready, stream)
+            self.cuda.wait(self.compute, ready)
+            for b in self.engine.inputs:
+                size = math.prod(given[b.name].shape) * dtypes.itemsize(b.dtype)
+                if size:
+                    self.cuda.on_device(slot.device[b.name][0], given[b.name].pointer, size, self.compute)
+            self.prepare(loaded)
+            if unknown := [name for name, shape in self.out.items() if shape is None or name in self.engine.on_host]:
+                raise StageFailed(f"the size of {', '.join(unknown)} depends on the data; feed NumPy arrays instead")
+            made = self._new_outputs(stream, into)
+            self.cuda.record(ready, stream)  # the new memory is there from here on
+            self.cuda.wait(self.compute, ready)
+            self.enqueue(loaded, graphs=True)
+            self.cuda.record(slot.computed, self.compute)
+            for b in self.engine.outputs:
+                target = into[b.name].pointer if b.name in into else made[b.name].pointer
+                size = math.prod(self.out[b.name] or ()) * dtypes.itemsize(b.dtype)
+                if size:
+                    self.cuda.on_device(target, slot.device[b.name][0], size, self.compute)
+            self.cuda.record(done, self.compute)
+            self.cuda.wait(stream, done)
+        finally:
+            # CUDA keeps what an event stands for until the waits that were enqueued are over.
+            self.cuda.destroy_event(ready)
+            self.cuda.destroy_event(done)
+        return made
+
+    def _new_outputs(self, stream: int, into: Mapping[str, Given]) -> dict[str, DeviceArray]:
+        made = {}
+        for b in self.engine.outputs:
+            shape = self.out[b.name]
+            assert shape is not None
+            if b.name not in into:
+                made[b.name] = DeviceArray(self.cuda, b.name, shape, b.dtype, stream)
+            elif (into[b.name].shape, into[b.name].dtype) != (shape, b.dtype):
+                found = into[b.name]
+                raise StageFailed(
+                    f"out: {b.name}: found {found.dtype} {list(found.shape)}, expected {b.dtype} {list(shape)}"
+                )
+        return made
 
     def _fetch(self, slot: Slot, shapes: Mapping[str, tuple[int, ...] | None]) -> None:
         """Start the copy of the results to the host."""

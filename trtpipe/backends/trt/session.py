@@ -10,10 +10,10 @@ device as there are slots (execution.py).
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trtpipe import environment
-from trtpipe.backends.trt import reader, timing
+from trtpipe.backends.trt import device, reader, timing
 from trtpipe.backends.trt.cuda import Runtime
 from trtpipe.backends.trt.engine import Engine
 from trtpipe.backends.trt.execution import Execution
@@ -22,7 +22,7 @@ from trtpipe.documents.benchmark import RuntimeInfo
 from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from trtpipe.backends.trt.dtypes import Array
@@ -79,6 +79,24 @@ class TrtSession:
         self._execution.send(loaded)
         self._execution.launch(loaded)
         return self._execution.finish(loaded)
+
+    def run_on_device(
+        self, feed: Mapping[str, Any], *, stream: int | None = None, out: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Run a batch of arrays on the GPU, with DLPack or `__cuda_array_interface__`; no way leads through the host.
+
+        `stream` is the number of the caller's CUDA stream, by default the current one of the arrays' library. Inputs
+        are read and outputs are there in its order; the host waits for nothing. Gives a DeviceArray for each output
+        that `out` does not name, and for the others what it names. Raises StageFailed as `run` does.
+        """
+        self._ready()
+        into = out or {}
+        if unknown := into.keys() - {b.name for b in self._execution.engine.outputs}:
+            raise StageFailed(f"out: found {', '.join(sorted(unknown))}, expected an output")
+        here = device.current_stream([*feed.values(), *into.values()]) if stream is None else stream
+        given = {name: device.read(name, one, here) for name, one in feed.items()}
+        targets = {name: device.read(name, one, here) for name, one in into.items()}
+        return {**self._execution.pass_through(given, here, targets), **into}
 
     def stream(self, feeds: Iterable[Feed]) -> Iterator[dict[str, Array]]:
         """Run batches in order, as many in flight as there are slots; each result is valid until the next one.
