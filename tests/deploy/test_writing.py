@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 
 import trtpipe
 from tests.helpers import PATHS, surroundings, within
+from trtpipe.deploy import writing
 from trtpipe.documents import files
 from trtpipe.documents.bundle import Bundle
 
@@ -183,3 +185,27 @@ def test_bad_input_is_refused_with_what_would_be_right(deployable, args, code, p
 def test_an_engine_that_is_not_built_is_refused(deployable, tmp_path):
     result = within("deploy", "out.yaml", "engine", "--to", "x", "--artifacts", str(tmp_path), cwd=deployable)
     assert (result.returncode, "engine is not built; run it: trtpipe run" in result.stderr) == (1, True)
+
+
+def test_two_deploys_at_the_same_time_are_two_versions(ship, tmp_path, monkeypatch):
+    to = tmp_path / "there"
+    assert ship("--to", str(to)).returncode == 0
+    (tmp_path / "LICENCE").write_text("mine")
+    listed = os.listdir
+    # The other one's version appears after this one has looked.
+    monkeypatch.setattr(writing.os, "listdir", lambda path: [n for n in listed(path) if n != "1"])
+    assert ship("--to", str(to), "--licence", str(tmp_path / "LICENCE")).returncode == 0
+    monkeypatch.undo()
+    assert sorted(os.listdir(to)) == ["1", "2", "current"]
+    assert os.readlink(to / "current") == "2"
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(ship, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writing.copying, "copy", full)
+    for form, to in (("folder", tmp_path / "there"), ("triton", tmp_path / "models" / "m")):
+        result = ship("--as", form, "--to", str(to))
+        assert (result.returncode, "No space left on device" in result.stderr) == (4, True)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from trtpipe import copying, errors, project
+from trtpipe import copying, errors
 from trtpipe import key as keys
 from trtpipe.deploy import recording
 from trtpipe.deploy.reading import CURRENT, PAYLOAD_TYPE, SIGNATURE
@@ -87,7 +88,7 @@ def prepare(lookup: Lookup, stage: str, *, allow_failed: bool = False, licences:
         stage=name,
         key=manifest.key,
         artifact=artifact.digest,
-        commit=(action.about.environment.get("commit") if action else None) or project.commit(lookup.pipeline.root),
+        commit=action.about.environment.get("commit") if action else None,
         files={one: known.get(one) or _described(content) for one, content in sorted(contents.items())},
         left_out=left_out,
         requirements=tuple(requirements),
@@ -186,21 +187,33 @@ def to_folder(ready: Ready, to: str, *, link: bool = False) -> tuple[str, bool]:
         if os.path.isfile(os.path.join(current, Bundle.file)):
             with open(os.path.join(current, Bundle.file), "rb") as stream:
                 if stream.read() == text:
-                    return os.path.realpath(current), False
+                    return os.path.join(to, os.readlink(current)), False
         versions = [int(name) for name in os.listdir(to) if name.isdigit()]
         part = tempfile.mkdtemp(prefix=".part-", dir=to)
         try:
             fill(part, ready.contents, link=link)
-            number = max(versions, default=0) + 1
-            final = os.path.join(to, str(number))
-            os.rename(part, final)
+            final = _take_number(part, to, max(versions, default=0) + 1)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        _point(to, str(number))
+        _point(to, os.path.basename(final))
     except OSError as error:
         raise errors.StoreError(f"{error.filename or to} cannot be written: {error.strerror or error}") from None
     return final, True
+
+
+def _take_number(part: str, to: str, number: int) -> str:
+    """Give a whole folder the next number that nobody else takes at the same time."""
+    while True:
+        final = os.path.join(to, str(number))
+        try:
+            os.rename(part, final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            number += 1
+        else:
+            return final
 
 
 def to_model(ready: Ready, to: str) -> tuple[str, bool]:
