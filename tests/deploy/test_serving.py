@@ -87,7 +87,7 @@ def test_the_lines_of_the_page_run(deployable, tmp_path):
     for line in [
         one for one in commands(PROJECT / "docs" / "deploy.md") if one[0] in ("deploy", "serve-check", "inspect")
     ]:
-        words = [str(tmp_path / word) if word in ("release", "models/classifier") else word for word in line]
+        words = [str(tmp_path / word) if word in ("release", "models/classifier", "layout") else word for word in line]
         result = within(*words, cwd=deployable)
         assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
     assert (tmp_path / "models/classifier/config.pbtxt").is_file()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def deploy(args: argparse.Namespace) -> int:
     """Write an engine with all that is known of it to where it is used."""
-    from trtpipe.deploy import triton, writing
+    from trtpipe.deploy import oci, triton, writing
 
     if args.link and args.form != "folder":
         raise errors.PipelineInvalid(f"found --link with --as {args.form}, expected it with --as folder")
@@ -33,12 +33,14 @@ def deploy(args: argparse.Namespace) -> int:
     if args.form == "triton":
         contents = triton.files_of(ready, os.path.basename(os.path.abspath(args.to)))
         ready = ready._replace(contents=contents)
+    elif args.form == "oci":
+        ready = ready._replace(contents=oci.files_of(ready))
     if args.dry_run:
         _told(args, ready, None)
         return 0
     if args.form == "tar":
         path, new = writing.to_tar(ready, args.to)
-    elif args.form == "triton":
+    elif args.form in ("triton", "oci"):
         path, new = writing.to_model(ready, args.to)
     else:
         path, new = writing.to_folder(ready, args.to, link=args.link)

@@ -347,8 +347,9 @@ def _add_way_out(add: Add) -> None:
     _pipeline_options(one)
     _backend_option(one)
     one.add_argument("stage", metavar="STAGE", help="the stage that built the engine")
-    one.add_argument("--as", dest="form", choices=("folder", "tar", "triton"), default="folder",
-                     help="a folder of versions, a tar file, or a model of a Triton repository (default: %(default)s)",
+    one.add_argument("--as", dest="form", choices=("folder", "tar", "triton", "oci"), default="folder",
+                     help="a folder of versions, a tar file, a model of a Triton repository, or an OCI image layout "
+                          "(default: %(default)s)",
                      )  # fmt: skip
     one.add_argument("--to", metavar="PATH", required=True, help="the folder, the tar file, or the model's folder")
     one.add_argument("--licence", action="append", default=[], metavar="FILE",

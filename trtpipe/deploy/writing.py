@@ -89,7 +89,7 @@ def prepare(lookup: Lookup, stage: str, *, allow_failed: bool = False, licences:
         key=manifest.key,
         artifact=artifact.digest,
         commit=action.about.environment.get("commit") if action else None,
-        files={one: known.get(one) or _described(content) for one, content in sorted(contents.items())},
+        files={one: known.get(one) or described(content) for one, content in sorted(contents.items())},
         left_out=left_out,
         requirements=tuple(requirements),
         unmet=tuple(unmet),
@@ -154,7 +154,8 @@ def _requirement(stage: str, one: Figure) -> Requirement:
     return Requirement(stage=stage, figure=one.name, value=one.value, rule=one.rule, passed=bool(one.passed))
 
 
-def _described(content: bytes | str) -> BundledFile:
+def described(content: bytes | str) -> BundledFile:
+    """Give the digest and size of a file's content. Raises PipelineInvalid if it cannot be read."""
     if isinstance(content, bytes):
         import hashlib
 
@@ -217,7 +218,7 @@ def _take_number(part: str, to: str, number: int) -> str:
 
 
 def to_model(ready: Ready, to: str) -> tuple[str, bool]:
-    """Write a model's folder into a Triton repository, whole or not at all. Raises StoreError if it is there already.
+    """Write a model's folder of Triton or an OCI layout, whole or not at all. Raises StoreError if it is there already.
 
     Triton reads all versions in that folder by one config, and another engine has another, so it gets a folder of its
     own.
