@@ -53,7 +53,9 @@ def infer(tmp_path, built, x, notes):
 def test_a_library_that_is_named_once_serves_every_stage(tmp_path):
     path = models.save(models.custom(), tmp_path / "m.onnx")
     built = engine(tmp_path, path, library(tmp_path))
-    assert json.loads((built.folder / "manifest.json").read_text())["custom_ops"] == ["ops/00-ops.so"]
+    manifest = json.loads((built.folder / "manifest.json").read_text())
+    assert manifest["custom_ops"] == ["ops/00-ops.so"]
+    assert manifest["plan_bytes"] == (built.folder / manifest["plan"]).stat().st_size
     ort_cpu.use_custom_ops([])  # infer finds it by itself
     x, notes = np.diag([1, 2, 4]).astype(np.float32), []
     made = tensors.open_input(as_input("made", infer(tmp_path, built, x[None], notes)))["y"].read()

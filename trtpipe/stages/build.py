@@ -87,7 +87,7 @@ def run(ctx: Context) -> None:
         runtime_version=backend.version,
         plan=plan.name,
         # onnxruntime puts large weights beside its plan.
-        plan_bytes=sum(entry.stat().st_size for entry in os.scandir(ctx.out)),
+        plan_bytes=sum(entry.stat().st_size for entry in os.scandir(ctx.out) if entry.is_file()),
         bindings=tuple(_named(binding, network) for binding in built.bindings),
         profiles=config.profiles,
         profile_values=config.profile_values,

@@ -167,15 +167,37 @@ class Execution:
         self.cuda.record(slot.arrived, self.copy_in)
 
     def launch(self, loaded: Loaded, *, graphs: bool = True) -> None:
-        """Enqueue computing and the copy back; nothing here waits, unless an output's size depends on the data."""
+        """Enqueue computing and the copy back; nothing here waits, unless an output's size depends on the data.
+
+        One such batch is computed at a time, with its inputs in place: on an H200, TensorRT 8.6 told the number of
+        boxes of the batch before, when the next one was enqueued while that was still to be computed.
+        """
         slot = loaded.slot
         self.cuda.wait(self.compute, slot.arrived)
         self.prepare(loaded)
+        open_ended = any(shape is None for shape in self.out.values())
+        if open_ended:
+            self.cuda.wait_host(slot.arrived)
         self.enqueue(loaded, graphs=graphs)
         self.cuda.record(slot.computed, self.compute)
-        if not any(shape is None for shape in self.out.values()):
-            self._fetch(slot, self.out)
-        slot.out = dict(self.out)
+        if open_ended:
+            self.cuda.wait_host(slot.computed)  # only then is the size known
+            self._bound = None  # an allocator is told for each run anew
+        slot.out = {b.name: self._shape_of(b, slot) for b in self.engine.outputs}
+        self._fetch(slot, slot.out)
+
+    def _shape_of(self, b: Binding, slot: Slot) -> tuple[int, ...]:
+        """Give the shape of an output of the batch that was enqueued, or computed if the data decides on it."""
+        shape = self.out[b.name]
+        if shape is not None:
+            return shape
+        allocator = slot.allocators[b.name]
+        if allocator.error is not None:
+            raise StageFailed(f"{b.name}: {allocator.error}")
+        if allocator.shape is None:
+            raise StageFailed(self.library.explain(f"{b.name}: the engine did not say the output's shape"))
+        found: tuple[int, ...] = allocator.shape
+        return found
 
     def prepare(self, loaded: Loaded) -> None:
         """Tell the context shapes and addresses, where it does not have them yet."""
@@ -345,13 +367,11 @@ class Execution:
                 )
         return made
 
-    def _fetch(self, slot: Slot, shapes: Mapping[str, tuple[int, ...] | None]) -> None:
+    def _fetch(self, slot: Slot, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Start the copy of the results to the host."""
         self.cuda.wait(self.copy_out, slot.computed)
         for b in self.engine.outputs:
-            shape = shapes[b.name]
-            assert shape is not None
-            size = math.prod(shape) * dtypes.itemsize(b.dtype)
+            size = math.prod(shapes[b.name]) * dtypes.itemsize(b.dtype)
             if slot.host[b.name].size < size:
                 slot.host[b.name] = np.empty(size, np.uint8)
             if b.name not in self.engine.on_host and size:
@@ -361,25 +381,8 @@ class Execution:
     def finish(self, loaded: Loaded) -> dict[str, Array]:
         """Wait for a batch's results; they lie in the slot's host memory."""
         slot = loaded.slot
-        final: dict[str, tuple[int, ...]] = {}
-        open_ended = any(shape is None for shape in slot.out.values())
-        if open_ended:
-            self.cuda.wait_host(slot.computed)  # only then is the size known
-        for b in self.engine.outputs:
-            shape = slot.out[b.name]
-            if shape is None:
-                allocator = slot.allocators[b.name]
-                if allocator.error is not None:
-                    raise StageFailed(f"{b.name}: {allocator.error}")
-                if allocator.shape is None:
-                    raise StageFailed(self.library.explain(f"{b.name}: the engine did not say the output's shape"))
-                shape = allocator.shape
-            final[b.name] = shape
-        if open_ended:
-            self._fetch(slot, final)
-            self._bound = None  # an allocator is told for each run anew
         self.cuda.wait_host(slot.left)
-        return {b.name: dtypes.from_engine(b, slot.host[b.name], final[b.name]) for b in self.engine.outputs}
+        return {b.name: dtypes.from_engine(b, slot.host[b.name], slot.out[b.name]) for b in self.engine.outputs}
 
     def close(self) -> None:
         """Free all memory, in an order that TensorRT allows; safe to call twice."""

@@ -38,8 +38,8 @@ class Slot:
         self.graph: tuple[Shapes, Any] | None = None
         self.seen: Shapes | None = None
         """The shapes with which the slot was last enqueued, without a change of the context since."""
-        self.out: dict[str, tuple[int, ...] | None] = {}
-        """The outputs' shapes of the batch in flight; None where only running tells it."""
+        self.out: dict[str, tuple[int, ...]] = {}
+        """The outputs' shapes of the batch in flight."""
         self.allocators: dict[str, Any] = {}
         self._pinned: list[int] = []
         self._events: list[Any] = []
