@@ -199,7 +199,7 @@ def test_nodes_without_a_name_are_kept_by_their_op(tmp_path):
 def test_what_bodies_compute_is_said_to_be_unchecked(tmp_path):
     notes = []
     configure(tmp_path, backend="onnxruntime", proto=models.branching(), precision="fp16", notes=notes)
-    assert "what the bodies of branch [If] compute inside is fp16 unchecked: only what comes out was" in notes
+    assert "stays float32: branch [If], its bodies stay float32" in notes
 
 
 def test_labels_that_half_precision_changes_are_told(tmp_path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from trtpipe import batch as rule
-from trtpipe.data import laying, tensors
+from trtpipe.data import elements, laying, tensors
 from trtpipe.errors import StageFailed
 from trtpipe.models import ort_cpu
 
@@ -80,11 +80,11 @@ def _random(inputs: Sequence[Tensor], named: Mapping[str, int], profile: Mapping
         feed: Feed = {}
         for entry in inputs:
             shape = [named[d] if isinstance(d, str) else d for d in entry.dims or ()]
-            dtype = np.dtype(entry.dtype)
+            dtype = elements.in_memory(entry.dtype)
             values: NDArray[Any]
             if entry.shape_input and entry.name in profile and entry.count() is not None:
                 values = np.reshape(profile[entry.name].opt, shape)
-            elif dtype.kind == "f":
+            elif elements.is_float(dtype):
                 values = random.random(shape) if uniform else random.standard_normal(shape)
             else:
                 values = random.integers(0, 2, shape)

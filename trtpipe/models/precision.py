@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import TensorProto
 
 from trtpipe.documents.checks import Check
@@ -70,6 +71,7 @@ def rewrite(
     method: Literal["onnxruntime", "autocast"] = "onnxruntime",
     meet_tolerance: bool = False,
     folded: bool = False,
+    on_cpu: bool = True,
     figure: Callable[[str, float, str, bool | None], None] = lambda *_: None,
 ) -> Rewrite:
     """Write the model at `path` in `precision` (fp16 or bf16) to `out` (a file), and check it.
@@ -78,6 +80,7 @@ def rewrite(
     profile's `opt`, with a batch (axis 0, if dynamic) of at most 2. With `samples`, range guard and check use
     these instead of random inputs. `method` is onnxruntime (its converter) or autocast (modelopt's). With
     `meet_tolerance`, outputs beyond the tolerance keep more and more nodes in float32 until they are within it.
+    With `on_cpu`, the result must run in onnxruntime, which lacks kernels that TensorRT has.
     With `folded`, a scale that is kept keeps the product before it too, into which builders fold it. `figure` is told
     each output's difference, its rule, and whether it meets it, also where the check fails.
     A Q/DQ model is converted to opset 19, where scales may be half precision too. Gives what was
@@ -108,12 +111,12 @@ def rewrite(
     measured = None
     if precision == "fp16" and method == "onnxruntime":
         kept += float16_range.large_weights(work)
-        measured = float16_range.large_activations(
-            work, feeds if samples else feeds[:1], on="calibration data" if samples else ""
-        )
+        measured = float16_range.large_activations(work, feeds, on="calibration data" if samples else "")
         kept += measured or ()
     if folded:
         kept += float16_range.folded_into(work, kept)
+    elif method == "onnxruntime":
+        kept += half_conversion.stays(work, precision)
     unique: dict[str, Kept] = {}
     for entry in kept:
         unique.setdefault(entry.node, entry)
@@ -121,13 +124,13 @@ def rewrite(
     default = QUANTISED_TOLERANCE if quantised else TOLERANCES[precision]
     limit = default if tolerance is None else tolerance
     how = "seeded random inputs" if samples is None else f"{len(feeds)} runs of {samples.label}"
-    judge = precision_check.Judge(original, precision, feeds, plain=quantised)
+    judge = precision_check.Judge(original, precision, feeds, plain=quantised, drawn=samples is None)
 
     def attempt(names: Collection[str]) -> tuple[dict[str, Difference], list[str]]:
         if method == "autocast":
             converted = _autocast(work, out.parent, precision, sorted(names), feeds[0] if samples else None)
         else:
-            converted = half_conversion.convert(work, precision, names, weights)
+            converted = half_conversion.convert(work, precision, names)
         onnxfile.save(converted, out)
         return judge(out, limit)
 
@@ -147,7 +150,7 @@ def rewrite(
             + "\nName the nodes that need float32 in keep_fp32, raise tolerance, set meet_tolerance, "
             "or choose another precision"
         )
-    judge.runs(out)
+    judge.runs(out, must=on_cpu)
     floats = half_conversion.float_ops(precision) if method == "onnxruntime" else ()
     stayed = sorted(unique.values(), key=lambda one: one.node)
     if method == "autocast":
@@ -197,6 +200,8 @@ def hold(path: Path, out: Path, precision: Literal["fp16", "bf16"], **how: Any) 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
     """Give a copy of a model in which every node has a unique name and every weight is an initialiser."""
     work = onnxgraph.copied(model)
+    if work.functions:
+        work = onnx.inliner.inline_local_functions(work)
     # Old models list their weights among the inputs; the converter would leave those float32 and cast them.
     onnxgraph.constants_are_no_inputs(work)
     onnxgraph.name_nodes(work)
