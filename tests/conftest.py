@@ -14,8 +14,18 @@ from trtpipe.store.store import Store
 with contextlib.suppress(ImportError):
     from hypothesis import HealthCheck, settings
 
-    settings.register_profile("trtpipe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    usual = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("trtpipe", usual)
+    settings.register_profile("quick", usual, max_examples=30)
     settings.load_profile("trtpipe")
+
+
+def pytest_configure(config):
+    """Try fewer examples in `make test` than in `make test-all`, where a test does not say how many."""
+    if config.option.markexpr == "not slow":
+        with contextlib.suppress(ImportError, NameError):
+            settings.load_profile("quick")
+
 
 # A process inherits what is ignored: under nohup, or in the background of a shell without job control, Ctrl-C would not
 # reach the commands that the tests start.

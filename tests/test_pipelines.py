@@ -127,7 +127,7 @@ def test_resnet50_runs_and_tells_pictures_apart(recipe):
 
 
 @pytest.mark.usefixtures("rtx")
-@each("digits", "orientation", "text", "faces")
+@each("digits", *(pytest.param(one, marks=pytest.mark.slow) for one in ("orientation", "text", "faces")))
 def test_a_real_plan_is_built_without_a_gpu(recipe):
     recipe.run("--backend", "tensorrt_rtx", "--target", "engine")
     manifest = json.loads(recipe.file("engine/manifest.json").read_text("utf-8"))

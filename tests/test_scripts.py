@@ -154,6 +154,7 @@ def test_a_gpu_is_measured(tmp_path):
     assert json.loads(out.read_text("utf-8"))["batches"]["1"]["median"]["device_query_ms"] > 0
 
 
+@pytest.mark.slow
 def test_the_screens_picture_shows_the_command_and_its_hits(recipe_artifacts, tmp_path):
     needed("torch", "onnxscript")
     script("docs/capture.py", "--artifacts", recipe_artifacts, "--picture", tmp_path / "screen.svg")
