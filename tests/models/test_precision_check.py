@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from tests import onnx_models as models
 from tests.models.helpers import rewrite, types
-from trtpipe.errors import GateFailed
+from trtpipe.errors import GateFailed, StageFailed
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'trtpipe[cpu]'")
 
@@ -31,3 +31,26 @@ def test_rounding_between_nodes_counts_though_onnxruntime_adds_in_float32_on_the
         rewrite(proto, tmp_path)
     record, _ = rewrite(models.conv(), tmp_path)
     assert "float16 is emulated: float32 with rounded weights and activations" in record.check.how
+
+
+def duplicates():
+    """The sum of what lands on one place: the CPU's kernel does not add in float16."""
+    nodes = [helper.make_node("ScatterElements", ["x", "at", "by"], ["y"], name="scatter", reduction="add")]
+    weights = {"at": np.array([0, 0]), "by": np.array([1, 2], np.float32)}
+    return models.model(nodes, [models.value("x", [4])], [models.value("y", [4])], weights, opset=18)
+
+
+def test_a_kernel_that_the_cpu_lacks_refuses_a_model_for_onnxruntime_only(tmp_path):
+    with pytest.raises(StageFailed, match="onnxruntime cannot run the rewritten model"):
+        rewrite(duplicates(), tmp_path)
+    record, _ = rewrite(duplicates(), tmp_path, on_cpu=False)
+    assert record.check.how.endswith("; the CPU has no kernels for the rewritten model itself")
+
+
+def test_made_up_inputs_that_make_no_sense_are_said_with_the_way_on(tmp_path):
+    nodes = [helper.make_node("Split", ["x", "to"], ["y", "z"], name="split")]
+    proto = models.model(nodes, [models.value("x", [4]), models.value("to", [2], TensorProto.INT64)],
+                         [models.value("y", ["a"]), models.value("z", ["b"])])  # fmt: skip
+    message = r"made-up inputs \(to of 0 and 1, which may mean sizes, axes or masks\).*inputs: {calibration: {file: …}}"
+    with pytest.raises(StageFailed, match=message):
+        rewrite(proto, tmp_path)
