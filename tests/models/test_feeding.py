@@ -138,3 +138,19 @@ def test_sizes_that_nobody_says_are_guessed_until_one_runs(tmp_path):
                          [models.value("y", ["n", 2])], weights)  # fmt: skip
     inputs, _ = signature.of(proto)
     assert feeding.random_feeds(proto, inputs)[0]["x"].shape == (1, 64)
+
+
+def test_made_up_ids_are_rows_of_their_table_and_masks_are_ones(tmp_path):
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["rows"], name="look"),
+        helper.make_node("Unsqueeze", ["attention_mask", "last"], ["wide"], name="wide"),
+        helper.make_node("Mul", ["rows", "wide"], ["y"], name="mask"),
+    ]
+    ends = [models.value("ids", ["n", 50], 7), models.value("attention_mask", ["n", 50])]
+    weights = {"table": np.ones((30, 2), np.float32), "last": np.array([2])}
+    proto = models.model(nodes, ends, [models.value("y", ["n", 50, 2])], weights)
+    inputs, _ = signature.of(proto)
+    for feed in feeding.random_feeds(proto, inputs):
+        assert feed["attention_mask"].min() == feed["attention_mask"].max() == 1
+        assert 15 < feed["ids"].max() < 30
+    assert feeding.told(proto, inputs) == "seeded random inputs (attention_mask of ones, ids below 30)"

@@ -11,7 +11,7 @@ import numpy as np
 from trtpipe import batch as rule
 from trtpipe.data import elements, laying, tensors
 from trtpipe.errors import StageFailed
-from trtpipe.models import ort_cpu
+from trtpipe.models import lookups, ort_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,9 @@ def random_feeds(
     inputs: Sequence[Tensor],
     profiles: Sequence[Mapping[str, Shapes | Values]] = (),
 ) -> list[Feed]:
-    """Make two feeds of seeded random inputs: floats normal, then uniform in [0, 1); integers 0 or 1.
+    """Make two feeds of seeded random inputs: floats normal, then uniform in [0, 1); integers 0 or 1; masks ones.
+
+    Whole numbers that the model looks up in a table are any of its rows (at most 1000).
 
     `profiles` are as configure's params have them: a shape input takes the first one's best values. Dynamic
     axes take the first profile's `opt`, with a batch of at most 2; without a profile, the first of GUESSES
@@ -56,11 +58,11 @@ def random_feeds(
                 named.setdefault(dim, size)
     missing = [d for e in inputs for d in e.dims or () if isinstance(d, str) and d not in named]
     if not missing:
-        return _random(inputs, named, profile)
+        return _random(model, inputs, named, profile)
     said = ""
     for guess in GUESSES:
         sizes = {d: 1 if d in batches else guess for d in missing} | named
-        feeds = _random(inputs, sizes, profile)
+        feeds = _random(model, inputs, sizes, profile)
         try:
             ort_cpu.run(model.SerializeToString(), feeds[0])
         except Exception as error:  # noqa: BLE001 - each guess may fail in any way; the last one is told
@@ -73,8 +75,22 @@ def random_feeds(
     )
 
 
-def _random(inputs: Sequence[Tensor], named: Mapping[str, int], profile: Mapping[str, Shapes | Values]) -> list[Feed]:
+def told(model: onnx.ModelProto, inputs: Sequence[Tensor]) -> str:
+    """Say how `random_feeds` makes inputs that are not simply random."""
+    rows = lookups.table_sizes(model)
+    parts = [f"{entry.name} of ones" for entry in inputs if lookups.is_mask(entry.name)]
+    parts += [f"{name} below {min(size, lookups.MOST)}" for name, size in rows.items() if not lookups.is_mask(name)]
+    return "seeded random inputs" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _random(
+    model: onnx.ModelProto,
+    inputs: Sequence[Tensor],
+    named: Mapping[str, int],
+    profile: Mapping[str, Shapes | Values],
+) -> list[Feed]:
     feeds = []
+    bounds = lookups.table_sizes(model)
     for uniform in (False, True):
         random = np.random.default_rng(SEED)
         feed: Feed = {}
@@ -84,10 +100,12 @@ def _random(inputs: Sequence[Tensor], named: Mapping[str, int], profile: Mapping
             values: NDArray[Any]
             if entry.shape_input and entry.name in profile and entry.count() is not None:
                 values = np.reshape(profile[entry.name].opt, shape)
+            elif lookups.is_mask(entry.name):
+                values = np.ones(shape)
             elif elements.is_float(dtype):
                 values = random.random(shape) if uniform else random.standard_normal(shape)
             else:
-                values = random.integers(0, 2, shape)
+                values = random.integers(0, min(bounds.get(entry.name, 2), lookups.MOST), shape)
             feed[entry.name] = np.asarray(values).astype(dtype)
         feeds.append(feed)
     return feeds

@@ -123,7 +123,7 @@ def rewrite(
     weights = onnxgraph.float_tensors(work)
     default = QUANTISED_TOLERANCE if quantised else TOLERANCES[precision]
     limit = default if tolerance is None else tolerance
-    how = "seeded random inputs" if samples is None else f"{len(feeds)} runs of {samples.label}"
+    how = feeding.told(original, inputs) if samples is None else f"{len(feeds)} runs of {samples.label}"
     judge = precision_check.Judge(original, precision, feeds, plain=quantised, drawn=samples is None)
 
     def attempt(names: Collection[str]) -> tuple[dict[str, Difference], list[str]]:

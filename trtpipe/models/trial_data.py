@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtpipe.data import elements
-from trtpipe.models import feeding, onnxfile, onnxgraph
+from trtpipe.models import feeding, lookups, onnxfile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from trtpipe.models.outline import Side
 
 SEED = 20240229
-_MOST = 1000
-_PASSES = ("Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 def make(
@@ -38,7 +36,7 @@ def make(
     Without a model, whole numbers are 0 or 1. Raises TypeError for a type that NumPy lacks.
     """
     random = np.random.default_rng(SEED)
-    bounds = {} if model is None else table_sizes(model)
+    bounds = {} if model is None else lookups.table_sizes(model)
     made = {}
     for one in inputs:
         shape = tuple(shapes[one.name])
@@ -49,7 +47,7 @@ def make(
         elif "mask" in one.name.lower() or dtype.kind == "b":
             values = np.ones(shape)
         else:
-            values = random.integers(0, min(bounds.get(one.name, 2), _MOST), shape)
+            values = random.integers(0, min(bounds.get(one.name, 2), lookups.MOST), shape)
         made[one.name] = np.ascontiguousarray(values.astype(dtype))
     return made
 
@@ -71,18 +69,3 @@ def batch(path: Path, manifest: Manifest, network: Network) -> dict[str, NDArray
     feed |= {name: drawn[name] for name in values}
     kinds = {b.name: elements.in_memory(b.dtype) for b in manifest.side("input")}
     return {name: np.ascontiguousarray(array.astype(kinds[name])) for name, array in feed.items()}
-
-
-def table_sizes(model: onnx.ModelProto) -> dict[str, int]:
-    """Give, for each input that is looked up in a table of weights, the number of the table's rows (the smallest)."""
-    rows = {tensor.name: tensor.dims[0] for _, tensor in onnxgraph.constants(model) if tensor.dims and tensor.name}
-    origin = {value.name: value.name for value in model.graph.input}
-    found: dict[str, int] = {}
-    for node in model.graph.node:
-        if node.op_type in _PASSES and node.input and node.input[0] in origin:
-            origin.update(dict.fromkeys(node.output, origin[node.input[0]]))
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-        if node.op_type == "Gather" and axis == 0 and node.input[0] in rows and node.input[1] in origin:
-            name = origin[node.input[1]]
-            found[name] = min(found.get(name, rows[node.input[0]]), rows[node.input[0]])
-    return found

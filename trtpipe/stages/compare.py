@@ -257,7 +257,7 @@ def _bisect(ctx: Context, worst: Sequence[Different]) -> Bisect:
         feeds = list(samples.pick([one.index for one in worst[:BISECTED]]))
         how = f"{len(feeds)} runs of {samples.label}"
     else:
-        feeds, how = feeding.random_feeds(model, inputs), "seeded random inputs"
+        feeds, how = feeding.random_feeds(model, inputs), feeding.told(model, inputs)
     return bisection.layers(right, wrong, feeds, bound=params.bound, on=how)
 
 
@@ -313,7 +313,7 @@ TOLD = ("max_abs", "relative_l2", "cosine_min")
 
 STAGE = StageType(
     name="compare",
-    version=8,
+    version=9,
     Params=CompareParams,
     inputs={
         "candidate": Port(kinds=("tensors",), doc="The outputs in question.", outside=True),

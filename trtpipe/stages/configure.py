@@ -421,7 +421,7 @@ def run(ctx: Context) -> None:
 
 STAGE = StageType(
     name="configure",
-    version=10,
+    version=11,
     Params=ConfigureParams,
     inputs={
         "network": Port(kinds=("network",), doc="The parsed network."),

@@ -171,7 +171,7 @@ def _onnxslim() -> Any:
 
 STAGE = StageType(
     name="optimize",
-    version=3,
+    version=4,
     Params=OptimizeParams,
     inputs={"model": Port(kinds=("model",), doc="An ONNX model.", outside=True)},
     output="model",

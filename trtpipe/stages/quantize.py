@@ -184,15 +184,15 @@ def _check(
         feeds = samples.first(quantization.CHECKED)
         how = f"{len(feeds)} calibration runs"
     else:
-        feeds = feeding.random_feeds(onnxfile.load(source), inputs)
-        how = "seeded random inputs"
+        model = onnxfile.load(source)
+        feeds, how = feeding.random_feeds(model, inputs), feeding.told(model, inputs)
     figures = deviation.against(source, out, feeds, what=f"mode {mode}", plain=True)
     return Check(how=f"onnxruntime on the CPU without fusions, {how}", outputs=figures, tolerance=tolerance)
 
 
 STAGE = StageType(
     name="quantize",
-    version=5,
+    version=6,
     Params=QuantizeParams,
     inputs={
         "model": Port(kinds=("model",), doc="A float32 ONNX model.", outside=True),
