@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from tests import onnx_models
 from tests.helpers import PROJECT, within
 from tests.test_readme import commands
 
@@ -91,3 +92,19 @@ def test_the_lines_of_the_page_run(deployable, tmp_path):
         result = within(*words, cwd=deployable)
         assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
     assert (tmp_path / "models/classifier/config.pbtxt").is_file()
+
+
+def test_inspect_tells_what_the_bundle_says_and_who_signed_it(bundle, deployable, tmp_path):
+    env = {"XDG_CONFIG_HOME": str(deployable / "config")}
+    args = ("inspect", str(bundle), "--artifacts", str(tmp_path / "no-store"))
+    text = within(*args, cwd=tmp_path, env=env).stdout
+    assert f"where it comes from, as {bundle}/current/bundle.json says:" in text
+    assert "made by    stage engine (build) of pipeline out, as engine.onnx" in text
+    assert "signed by  you" in text
+    assert "out/close (required, as the bundle says): cosine_min " in text
+    stranger = within(*args, cwd=tmp_path, env={"XDG_CONFIG_HOME": str(tmp_path)}).stdout
+    assert "signed by  nobody whom you trust" in stranger
+    onnx_models.save(onnx_models.conv(3), bundle / "1" / "engine.onnx")
+    changed = within(*args, cwd=tmp_path, env=env).stdout
+    assert "where it comes from: unknown" in changed
+    assert "bundle.json does not have it: the file is not the one that was deployed" in changed

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtpipe import defaults, project
+from trtpipe import defaults, errors, project
 from trtpipe.cli import portraits
 from trtpipe.cli.printing import answer
 from trtpipe.formatting import seconds_text, size_text
@@ -39,6 +39,7 @@ def inspect(args: argparse.Namespace) -> int:
         found = _origins(args, seen, portrait.key)
         found.asked[:0] = [f"the store in {one.folder} does not have it" for one in others]
         figures = portraits.figures(store, found.origins[0]) if store is not None and found.origins else []
+        figures = [*figures, *_of_bundle(path, sha256, found)]
     value = {
         "file": path, "kind": kind, "bytes": os.path.getsize(path), "sha256": seen.sha256, **portrait.value,
         "origins": [one._asdict() for one in found.origins], "asked": found.asked, "figures": figures,
@@ -69,6 +70,46 @@ def _stores(args: argparse.Namespace, path: str) -> list[str]:
     return list(reversed(real.values()))
 
 
+def _of_bundle(path: str, sha256: str, found: Found) -> list[dict[str, Any]]:
+    """Add what the bundle says in which a file lies, if it names this content; give the figures that it holds."""
+    from trtpipe.deploy import reading
+    from trtpipe.documents import files
+    from trtpipe.documents.bundle import Bundle
+    from trtpipe.remote import signing
+
+    beside = Path(path).with_name(Bundle.file)
+    if not beside.is_file():
+        return []
+    name = os.path.basename(path)
+    try:
+        bundle = files.read(beside, Bundle, str(beside))
+    except errors.StageFailed as error:
+        found.asked.append(str(error))
+        return []
+    if name not in bundle.files or bundle.files[name].sha256 != sha256:
+        found.asked.append(f"{beside} does not have it: the file is not the one that was deployed")
+        return []
+    signed = None
+    try:
+        signed = reading.signer(beside.parent, signing.trusted())
+    except errors.GateFailed as error:
+        found.asked.append(str(error))
+    one = origin.Origin(
+        str(beside), bundle.pipeline, bundle.stage, "build", bundle.key, bundle.artifact, "engine", name,
+        commit=bundle.commit, signed_by=signed,
+    )  # fmt: skip
+    # A record of the run says more, and a lock file less.
+    found.origins.insert(sum(1 for other in found.origins if other.made), one)
+    required: dict[str, dict[str, float]] = {}
+    for rule in bundle.requirements:
+        if isinstance(rule.value, float):
+            required.setdefault(rule.stage, {})[rule.figure] = rule.value
+    return [
+        {"stage": f"{bundle.pipeline}/{stage}", "kind": "required, as the bundle says", "figures": values}
+        for stage, values in required.items()
+    ]
+
+
 def _first_that_knows(stores: Sequence[Store], sha256: str) -> tuple[list[Store], Store | None]:
     """Give the stores that do not have a content, and the first that has it; if none has it, the first of all."""
     for number, one in enumerate(stores):
@@ -95,6 +136,8 @@ def _origin_lines(found: Found) -> list[str]:
         return ["where it comes from: unknown", *(f"  {one}" for one in found.asked)]
     first, *others = found.origins
     signed = f"{first.signed_by}, from {first.fetched_from}" if first.signed_by else "nobody: it was made here"
+    if first.where.endswith("bundle.json"):
+        signed = first.signed_by or "nobody whom you trust"
     rows = {
         "read by"
         if first.reads
@@ -103,7 +146,7 @@ def _origin_lines(found: Found) -> list[str]:
         "with": first.runtime,
         "on": first.host and f"{first.host}{f', {first.gpu}' if first.gpu else ', without a GPU'}",
         "commit": first.commit and f"{first.commit} (what was not committed is not known)",
-        "signed by": signed if first.where != "lock file" and first.made else None,
+        "signed by": signed if first.made or first.where.endswith("bundle.json") else None,
         "key": first.key,
         "artifact": f"{first.artifact} ({first.kind})",
     }

@@ -43,7 +43,7 @@ def verify(folder: Path, trust: Mapping[str, str] | None = None) -> Bundle | Non
             raise GateFailed(f"{folder}: found no {Bundle.file}, expected a bundle that a trusted key signed")
         return None
     if trust is not None:
-        _signed(folder, trust)
+        signer(folder, trust)
     bundle = files.read(folder / Bundle.file, Bundle, str(folder / Bundle.file))
     problems = []
     for name, wanted in bundle.files.items():
@@ -62,8 +62,8 @@ def verify(folder: Path, trust: Mapping[str, str] | None = None) -> Bundle | Non
     return bundle
 
 
-def _signed(folder: Path, trust: Mapping[str, str]) -> None:
-    """Check the signature of bundle.json itself. Raises GateFailed."""
+def signer(folder: Path, trust: Mapping[str, str]) -> str:
+    """Check the signature of bundle.json itself; give the name of its signer. Raises GateFailed."""
     from trtpipe.remote import signing
 
     path = folder / SIGNATURE
@@ -72,3 +72,4 @@ def _signed(folder: Path, trust: Mapping[str, str]) -> None:
     found = signing.open_envelope(path.read_bytes(), PAYLOAD_TYPE, trust, str(folder))
     if found.payload != (folder / Bundle.file).read_bytes():
         raise GateFailed(f"{folder}: found a {Bundle.file} that is not the one that {found.signer} signed")
+    return found.signer
