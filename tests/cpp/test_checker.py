@@ -169,6 +169,13 @@ def test_a_name_that_leads_out_of_the_bundle_is_refused(check, tmp_path):
     assert "cannot be read, expected a bundle" in check(tmp_path / "none", "tensorrt", "10.16").stderr
 
 
+def test_a_library_of_plugins_must_be_among_the_files(check, tmp_path):
+    folder = put(tmp_path / "b", trt(plugins=("lib.so",)))
+    assert "found no lib.so among the files, and that is a plugin" in check(folder, "tensorrt", "10.16").stderr
+    folder = put(tmp_path / "c", trt(plugins=("lib.so",)), **{"lib.so": b"ELF"})
+    assert check(folder, "tensorrt", "10.16").returncode == 0
+
+
 @pytest.mark.slow
 def test_cmake_finds_the_installed_package(tmp_path, ship):
     if shutil.which("cmake") is None:

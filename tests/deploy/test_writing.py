@@ -97,6 +97,15 @@ def test_a_name_in_bundle_json_may_not_lead_out_of_it(bundle):
         trtpipe.Engine.open(bundle)
 
 
+@pytest.mark.parametrize("name", ["engine.onnx", "manifest.json"])
+def test_what_bundle_json_does_not_name_is_not_loaded(bundle, name):
+    value = json.loads((bundle / "bundle.json").read_text())
+    del value["files"][name]
+    (bundle / "bundle.json").write_text(json.dumps(value))
+    with pytest.raises(trtpipe.GateFailed, match=rf"{name}: bundle\.json does not name it"):
+        trtpipe.Engine.open(bundle)
+
+
 def test_a_signature_is_asked_for_where_trust_says_so(bundle, deployable, ship, tmp_path):
     key = public(bundle, deployable)
     with trtpipe.Engine.open(bundle, trust={"ci": key}):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from trtpipe import key as keys
 from trtpipe.documents import files
 from trtpipe.documents.bundle import Bundle
+from trtpipe.documents.manifest import Manifest
 from trtpipe.errors import GateFailed, StageFailed
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ def verify(folder: Path, trust: Mapping[str, str] | None = None) -> Bundle | Non
             problems.append(f"{name}: found {size} bytes, expected {wanted.bytes}")
         elif (found := keys.digest_file(str(path))) != wanted.sha256:
             problems.append(f"{name}: found SHA-256 {found[:12]}…, expected {wanted.sha256[:12]}…")
+    if not problems:  # what the manifest lets a process load must be among what was compared
+        manifest = files.read(folder / Manifest.file, Manifest, str(folder / Manifest.file))
+        loaded = (Manifest.file, manifest.plan, *manifest.custom_ops, *manifest.plugins)
+        problems = [f"{name}: {Bundle.file} does not name it" for name in loaded if name not in bundle.files]
     if problems:
         raise GateFailed("\n  ".join([f"{folder} is not the bundle that was deployed:", *problems]))
     return bundle

@@ -354,7 +354,10 @@ class Bundle {
     bundle.folder_ = folder;
     bundle.key_ = manifest["key"].text;
     bundle.version_compatible_ = manifest["version_compatible"].boolean;
-    for (const Json& one : manifest["plugins"].list) bundle.plugins_.push_back(folder / one.text);
+    for (const Json& one : manifest["plugins"].list) {
+      if (files[one.text].is_null()) throw Error("bundle.json: found no " + one.text + " among the files, and that is a plugin");
+      bundle.plugins_.push_back(folder / one.text);
+    }
     for (const Json& one : manifest["bindings"].list) bundle.bindings_.push_back(binding(one, manifest["profiles"]));
     return bundle;
   }
