@@ -182,6 +182,7 @@ def test_a_tar_file_is_the_same_bytes_each_time_and_is_never_overwritten(ship, t
         (["out.yaml", "engine", "--as", "tar", "--link", "--to", "x"], 2, "found --link with --as tar"),
         (["out.yaml", "engine", "--licence", "none", "--to", "x"], 2, "--licence: none: there is no such file"),
         (["out.yaml", "engine"], 2, "--to"),
+        (["out.yaml", "engine", "--to", ""], 2, "--to: found nothing, expected a path"),
     ],
 )
 def test_bad_input_is_refused_with_what_would_be_right(deployable, args, code, problem):
@@ -193,7 +194,7 @@ def test_bad_input_is_refused_with_what_would_be_right(deployable, args, code, p
 
 def test_an_engine_that_is_not_built_is_refused(deployable, tmp_path):
     result = within("deploy", "out.yaml", "engine", "--to", "x", "--artifacts", str(tmp_path), cwd=deployable)
-    assert (result.returncode, "engine is not built; run it: trtpipe run" in result.stderr) == (1, True)
+    assert (result.returncode, "engine is not built (network: never built); run it: " in result.stderr) == (1, True)
 
 
 def test_two_deploys_at_the_same_time_are_two_versions(ship, tmp_path, monkeypatch):

@@ -22,6 +22,8 @@ def deploy(args: argparse.Namespace) -> int:
     """Write an engine with all that is known of it to where it is used."""
     from trtpipe.deploy import oci, triton, writing
 
+    if not args.to:
+        raise errors.PipelineInvalid("--to: found nothing, expected a path")
     if args.link and args.form != "folder":
         raise errors.PipelineInvalid(f"found --link with --as {args.form}, expected it with --as folder")
     for one in args.licence:

@@ -40,6 +40,7 @@ def inspect(args: argparse.Namespace) -> int:
         found.asked[:0] = [f"the store in {one.folder} does not have it" for one in others]
         figures = portraits.figures(store, found.origins[0]) if store is not None and found.origins else []
         figures = [*figures, *_of_bundle(path, sha256, found)]
+        figures = [one for number, one in enumerate(figures) if one not in figures[:number]]  # of two keys, the same
     value = {
         "file": path, "kind": kind, "bytes": os.path.getsize(path), "sha256": seen.sha256, **portrait.value,
         "origins": [one._asdict() for one in found.origins], "asked": found.asked, "figures": figures,

@@ -120,7 +120,12 @@ def _engine(lookup: Lookup, stage: str) -> tuple[str, Walk]:
         walk.take(one)
     known = walk.found.get(name)
     if known is None or known.hit is None:
-        raise errors.StageFailed(f"{name} is not built; run it: trtpipe run {lookup.pipeline.file} --target {name}")
+        first = next(one for one in lookup.pipeline.closure([name]) if one not in walk.artifacts)
+        assessed = walk.found.get(first)
+        why = f" ({first}: {'; '.join(assessed.reasons)})" if assessed is not None and assessed.reasons else ""
+        raise errors.StageFailed(
+            f"{name} is not built{why}; run it: trtpipe run {lookup.pipeline.file} --target {name}"
+        )
     return name, walk
 
 
