@@ -109,6 +109,23 @@ def test_bfloat16_weights_are_rounded_from_the_float32_originals(tmp_path):
     assert record.kept == ()
 
 
+def test_an_lstm_with_peepholes_and_a_mean_variance_normalization_stay_float32(tmp_path):
+    random = np.random.default_rng(0)
+    weights = {"W": random.standard_normal((1, 8, 3)), "R": random.standard_normal((1, 8, 2)), "P": np.ones((1, 6))}
+    nodes = [
+        helper.make_node("LSTM", ["x", "W", "R", "", "", "", "", "P"], ["o"], name="lstm", hidden_size=2),
+        helper.make_node("MeanVarianceNormalization", ["o"], ["n"], name="norm"),
+        helper.make_node("Relu", ["n"], ["y"], name="relu"),
+    ]
+    proto = models.model(nodes, [models.value("x", [5, 1, 3])], [models.value("y", [5, 1, 1, 2])],
+                         {name: value.astype(np.float32) for name, value in weights.items()})  # fmt: skip
+    record, made = rewrite(proto, tmp_path)
+    why = "TensorRT-RTX refuses an LSTM with peepholes in half precision"
+    assert [(kept.node, kept.why) for kept in record.kept] == [("lstm", why)]
+    assert record.ops_kept == ("MeanVarianceNormalization",)
+    assert widths(made) == {"Relu"}
+
+
 def test_ops_that_tensorrt_refuses_in_bfloat16_stay_float32(tmp_path):
     nodes = [helper.make_node("HardSwish", ["x"], ["y"], name="act")]
     proto = models.model(nodes, [models.value("x", [4])], [models.value("y", None)])

@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 
     from trtpipe.documents.config import Kept
 
-FLOAT_OPS = {"fp16": (), "bf16": ("ConvTranspose", "HardSwish", "Mish")}
+FLOAT_OPS = {
+    "fp16": ("MeanVarianceNormalization",),
+    "bf16": ("ConvTranspose", "HardSwish", "MeanVarianceNormalization", "Mish"),
+}
 """Ops that stay float32 in addition to those that onnxruntime's own converter always keeps.
-Source: each op tried alone on TensorRT-RTX 1.7.1; its parser or its builder refuses these in bfloat16."""
+Source: each op tried alone on TensorRT-RTX 1.7.1; its parser or its builder refuses these in the narrow type."""
+PEEPHOLES = 7
+"""The input of an LSTM with which TensorRT-RTX 1.7.1 refuses it in half precision."""
 BITS = ("BitCast",)
 """Ops that read the bits of a value: in another type they are others."""
 NARROW = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -70,7 +75,9 @@ def stays(work: onnx.ModelProto, precision: str) -> list[Kept]:
             continue
         unknown = [name for name in names if kinds.get(name, OTHER) in (OTHER, 0)]
         why = f"ONNX defines it for float32 only at opset {versions.get('ai.onnx', 0)}"
-        if node.op_type in BITS:
+        if _peeps(node):
+            why = "TensorRT-RTX refuses an LSTM with peepholes in half precision"
+        elif node.op_type in BITS:
             why = "it reads the bits of a float32"
         elif inside:
             why = "its bodies stay float32"
@@ -174,7 +181,11 @@ def _places(
     """Give the inputs and outputs of a node that ONNX defines for the narrow type too; none if it must stay."""
     if node.domain not in ("", "ai.onnx") or node.op_type in floats or node.op_type in ("Constant", *BITS):
         return STAYS
-    if onnxgraph.subgraphs(node) or any(kinds.get(n, OTHER) in (OTHER, 0) for n in (*node.input, *node.output) if n):
+    if (
+        _peeps(node)
+        or onnxgraph.subgraphs(node)
+        or any(kinds.get(n, OTHER) in (OTHER, 0) for n in (*node.input, *node.output) if n)
+    ):
         return STAYS
     try:
         schema = onnx.defs.get_schema(node.op_type, versions["ai.onnx"], "")
@@ -196,6 +207,10 @@ def _places(
     if node.op_type == "Cast":
         inputs = ()
     return _Places(inputs, outputs)
+
+
+def _peeps(node: onnx.NodeProto) -> bool:
+    return node.op_type == "LSTM" and len(node.input) > PEEPHOLES and bool(node.input[PEEPHOLES])
 
 
 def _type_text(formal: Any) -> str:
