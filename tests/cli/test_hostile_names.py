@@ -49,6 +49,12 @@ def hostile(tmp_path_factory):
     (folder / "names.yaml").write_text(
         'name: "\\e]0;pwned\\a"\nstages: {"\\e[2J": {type: parse, inputs: {"\\e": a}}}\n'
     )
+    named = {"sha256": "0" * 64, "bytes": 1}
+    bundle = {"format": 1, "pipeline": ESCAPE, "stage": ESCAPE, "key": ESCAPE, "artifact": ESCAPE,
+              "files": {ESCAPE: named, f"/{ESCAPE}": named}}  # fmt: skip
+    for folder_name, value in (("bundle", bundle), ("bundle2", {ESCAPE: 1, "format": 1, "stage": [ESCAPE]})):
+        (folder / folder_name).mkdir()
+        (folder / folder_name / "bundle.json").write_text(json.dumps(value))
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -73,6 +79,8 @@ COMMANDS = [
     "init E", "init E.py:load", "init p.yaml --shapes E", "init --from E", "build --from E",
     "build E", "build p.yaml --int8 E", "build p.yaml --precision E", "build p.yaml --emit-yaml E", "run p.yaml --E",
     "run p.yaml --jobs E", "completion E", "notes p.yaml",
+    "deploy p.yaml E --to x", "deploy p.yaml good --to E", "deploy p.yaml good --to x --licence E", "serve-check E",
+    "serve-check bundle", "serve-check bundle2", "serve-check bundle --trust E", "serve-check bundle --bound E",
 ]  # fmt: skip
 
 

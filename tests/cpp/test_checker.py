@@ -176,6 +176,13 @@ def test_a_library_of_plugins_must_be_among_the_files(check, tmp_path):
     assert check(folder, "tensorrt", "10.16").returncode == 0
 
 
+def test_an_error_shows_no_control_characters_of_names(check, tmp_path):
+    said = {"format": 1, "files": {"manifest.json": {"sha256": "\x1b[2J"}}}
+    (tmp_path / "bundle.json").write_text(json.dumps(said))
+    (tmp_path / "manifest.json").write_text("{}")
+    assert "expected ?[2J" in check(tmp_path, "tensorrt", "10.16").stderr
+
+
 @pytest.mark.slow
 def test_cmake_finds_the_installed_package(tmp_path, ship):
     if shutil.which("cmake") is None:

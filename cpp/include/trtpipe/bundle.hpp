@@ -30,10 +30,20 @@
 
 namespace trtpipe {
 
-// What is wrong with a bundle, with what was found and what was expected.
+// What is wrong with a bundle, with what was found and what was expected. Names in it are others' choice, so control
+// characters, which a terminal would act on, are question marks.
 class Error : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  explicit Error(std::string text) : std::runtime_error(shown(std::move(text))) {}
+
+ private:
+  static std::string shown(std::string text) {
+    for (char& c : text) {
+      const auto byte = static_cast<unsigned char>(c);
+      if (byte < 0x20 || byte == 0x7f) c = '?';
+    }
+    return text;
+  }
 };
 
 // SHA-256 (FIPS 180-4).
