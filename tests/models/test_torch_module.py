@@ -54,3 +54,18 @@ def test_inputs_are_passed_in_the_order_of_forward_and_the_outputs_come_by_name(
     assert np.array_equal(found["second"], mask)
     with pytest.raises(StageFailed, match="found 1 names .* but the module gives 3 tensors"):
         NamedModule.of(Both(), {"image": IMAGE, "mask": MASK}, ["y"], []).run({"image": image, "mask": mask})
+
+
+def test_a_module_whose_train_forgets_to_return_self_is_in_eval_mode():
+    torch = pytest.importorskip("torch")
+
+    class Frozen(torch.nn.Module):
+        def train(self, mode=True):
+            super().train(mode)
+
+        def forward(self, image):
+            return image * (2 if self.training else 1)
+
+    named = NamedModule.of(Frozen(), {"image": IMAGE}, ["y"], [])
+    image = np.ones((2, 3), np.float32)
+    np.testing.assert_array_equal(named.run({"image": image})["y"], image)

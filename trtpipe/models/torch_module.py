@@ -73,7 +73,7 @@ class NamedModule:
 
         Raises StageFailed if forward does not take them.
         """
-        module = module.eval()
+        module = module.eval() or module  # a train() that forgets to return self makes eval() give nothing
         order, by_name = _order(module, inputs, arguments)
         return cls(module=module, inputs=inputs, outputs=outputs, order=order, by_name=by_name)
 
