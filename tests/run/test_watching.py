@@ -12,9 +12,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pytest
 
 from tests.helpers import PATHS, events, project, python_stage, trtpipe
+from trtpipe.run import request, watching
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -324,3 +326,32 @@ def test_code_that_reads_200_000_files_is_stopped_halfway_and_its_folder_counts_
     result = trtpipe("run", "p.yaml", cwd=tmp_path)
     assert result.returncode == 1
     assert "more files than the 100,000 that a list of names holds, 100,000 of them in w" in result.stderr
+
+
+def test_a_name_by_folder_is_the_name_of_each_file_in_it(tmp_path):
+    project(tmp_path / "p", python_stage("a"))
+    (tmp_path / "p" / "w" / "deep").mkdir(parents=True)
+    (tmp_path / "p" / "w" / "deep" / "x").touch()
+    (tmp_path / "p" / "package:x").touch()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "work").mkdir()
+    given = {"t": request.Given("tensors", str(tmp_path / "p"), ("w/deep/x",), "t")}
+    one = request.Request(
+        "a", "postprocess", {}, given, {}, ("step.py",), str(tmp_path / "p"), str(tmp_path / "p"),
+        str(tmp_path / "work" / "out"), str(tmp_path / "work" / "scratch"), str(tmp_path), str(tmp_path / "store"), "",
+        "onnxruntime", (),
+    )  # fmt: skip
+    watch = watching.Watch(one)
+    site = os.path.dirname(os.path.dirname(np.__file__))
+    tops = [str(tmp_path), site, os.path.dirname(os.__file__), "/etc", "/usr/lib", "/usr/share", "/proc/self", "/dev"]
+    tops += [os.path.expanduser("~"), *sys.path[1:], "/opt", "/var", sys.prefix, sys.base_prefix]
+    seen = set()
+    for top in tops:
+        for number, (folder, folders, files) in enumerate(os.walk(top)):
+            seen |= {folder, *(os.path.join(folder, name) for name in [*folders[:20], *files[:20], "absent"])}
+            if number > 60:
+                break
+    seen |= {one for path in list(seen)[:100] for one in watching._folders_above(path)}
+    assert len(seen) > 1000
+    assert {path: watch._place(path) for path in seen} == {path: watch._place_of(path) for path in seen}
+    watch.supervisor.stop()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _LOOKS = ("read", "listed", "run")
 _INSTALLED = ("package:", "python")
+_ANY = "\0"
+"""The name of no file: it stands for any."""
 _KERNEL = ("/dev", "/proc", "/run", "/sys")
 _SYSTEM = (
     "/.dockerenv", "/bin", "/etc", "/gnu", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/opt", "/sbin", "/snap",
@@ -77,6 +79,13 @@ class Watch:
         self._caches = [(name, os.path.realpath(str(surroundings.cache(name)))) for name in surroundings.CACHES]
         self._paths = _search_path(self._root)
         self._standard = _standard_library()
+        tops = (self._root, *self._paths)
+        self._special = {"", "/", self._above, *_KERNEL, *_SYSTEM, *self._given, *tops, *self._standard}
+        self._special |= {top.rstrip("/") for top in self._ours} | {top for _, top in self._caches}
+        self._special |= {one for top in tops for one in _folders_above(top)}
+        """Paths whose name does not follow from their folder's, and folders that are so for what is in them."""
+        self._places: dict[str, str | None] = {}
+        """By folder, what the name of any other file in it is."""
         self._read: set[str] = set()
         """Names of files that were read, as far as a list has room."""
         self.supervisor = observer.Supervisor(self.decide, folders=[self._root])
@@ -145,7 +154,21 @@ class Watch:
     # --- names
 
     def _place(self, path: str) -> str | None:
-        """Give the name of a path, an empty text if it is in no key, or None if it lies where nothing may be read."""
+        """Give the name of a path, an empty text if it is in no key, or None if it lies where nothing may be read.
+
+        The files of one folder lie in one place, but for those that count by themselves; a stage asks for thousands.
+        """
+        folder, _, name = path.rpartition("/")
+        if path in self._special or folder in self._special:
+            return self._place_of(path)
+        if folder not in self._places:
+            self._places[folder] = self._place_of(f"{folder}/{_ANY}")
+        place = self._places[folder]
+        if not place or place == "python":
+            return place
+        return self._place_of(path) if place.startswith("system:") else place.removesuffix(_ANY) + name
+
+    def _place_of(self, path: str) -> str | None:
         if path in self._given or f"{path}/".startswith(self._ours) or path in ("/", self._above, *_KERNEL, *_SYSTEM):
             return ""
         if _below(path, _KERNEL) or _parent_of(path, (self._root, *self._paths)):
@@ -244,6 +267,14 @@ class Watch:
         path, _, line = where.rpartition(":")
         name = os.path.relpath(path, self._folder)
         return f"{path if name.startswith('..') else name}:{line}"
+
+
+def _folders_above(path: str) -> list[str]:
+    found = []
+    while (up := os.path.dirname(path)) != path:
+        found.append(up)
+        path = up
+    return found
 
 
 def _too_many(names: set[str]) -> str:
