@@ -181,6 +181,13 @@ def copied(made: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def further(*values: Any) -> list[Any]:
+    """Give parameters of a test that only `make test-all` tries."""
+    import pytest
+
+    return [pytest.param(*(one if isinstance(one, tuple) else (one,)), marks=pytest.mark.slow) for one in values]
+
+
 def python_stage(stage: str, function: str = "double", data: str = "{file: data.npz}", **args: Any) -> str:
     """Write a stage that runs one of STEP's functions: the cheapest real stage."""
     step = {"op": "python", "entrypoint": f"step.py:{function}", "args": args}

@@ -103,6 +103,7 @@ def test_a_plan_that_was_written_to_through_the_view_is_kept_aside_and_built_aga
     assert run(big)[:2] == (5, 0)
 
 
+@pytest.mark.slow
 def test_a_store_of_the_version_before_is_read_and_its_copies_become_links(big):
     run(big)
     store = big / "artifacts"

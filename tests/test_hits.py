@@ -37,6 +37,7 @@ def test_the_page_has_a_row_for_each_kind_and_for_each_that_needs_no_run(reliabi
         assert sum(line.startswith(f"| {name} |") for line in reliability) == 1, name
 
 
+@pytest.mark.slow
 def test_a_hit_that_is_wrong_is_noticed(tmp_path):
     blind = hits.Cell('"the code looks at nothing"', hits.nothing, lambda cell: hits.write(cell / "p" / "w"))
     assert hits.try_cell(blind, tmp_path / "a").wrong == "the change does not show in a forced run"

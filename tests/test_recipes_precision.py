@@ -48,6 +48,7 @@ def read(path):
     return json.loads(path.read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_digits_in_int8_are_read_within_half_a_point_of_fp32(recipe):
     _, view = recipe("digits-int8")
     assert read(view / "accuracy/metrics.json")["metrics"]["top1"] >= 0.9972 - 0.005

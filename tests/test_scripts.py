@@ -104,6 +104,23 @@ def test_pulling_from_a_server_is_measured():
 
 
 @pytest.mark.slow
+def test_deploying_beside_cp_is_measured():
+    assert "| of cp |" in script("bench/deploy.py", "--mib", 8, "--turns", 1)
+
+
+@pytest.mark.slow
+def test_a_call_of_an_engine_is_measured():
+    assert "| the difference |" in script("bench/engine_call.py")
+
+
+@pytest.mark.slow
+def test_the_way_in_is_measured():
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        pytest.skip("builds with TensorRT-RTX: pip install 'trtpipe[rtx]'")
+    assert "cosine" in script("bench/way_in.py", "--turns", 1)
+
+
+@pytest.mark.slow
 def test_a_real_model_is_tried_in_fp16_and_int8():
     needed("onnxruntime", "tensorrt_rtx", "PIL", "skimage")
     (row,) = script("bench/real_models.py", "--only", "light squeezenet").splitlines()

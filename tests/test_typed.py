@@ -19,6 +19,7 @@ EXAMPLES = {
         "kwargs": {"path": "./free"}, "inputs": {"x": {"shape": [1], "dtype": "float32"}},
     },
     "parse": {"custom_ops": ["./ops.so"], "plugins": ["../plugins//p.so"]},
+    **{name: {"custom_ops": ["./ops.so"]} for name in ("optimize", "quantize", "compare")},
     "configure": {"workspace": "1024MiB", "keep_fp32": ["./Node"]},
     "preprocess": {"tensor": "./x", "list": "./lists//train.txt", "patterns": ["./*.png"], "python": HOOKS},
     "postprocess": {"steps": [{"op": "softmax", "tensor": "./y"}, *({"op": "python", **hook} for hook in HOOKS)]},
@@ -77,6 +78,7 @@ def test_the_examples_have_every_place_with_a_typed_text():
     there = {name: {mark for _, _, mark in places(name) if mark} for name in stages.NAMES}
     assert {name: marks for name, marks in there.items() if marks} == {
         "export": {"path", "entrypoint"}, "parse": {"path"}, "configure": {"size"},
+        "optimize": {"path"}, "quantize": {"path"}, "compare": {"path"},
         "preprocess": {"path", "inner path", "entrypoint"},
         "postprocess": {"path", "entrypoint"},
     }  # fmt: skip
@@ -88,6 +90,9 @@ def test_the_examples_have_every_place_with_a_typed_text():
     [
         ("export", ["w.npz", "../x/y.py"], ["m.py:load"]),
         ("parse", ["ops.so", "../plugins/p.so"], []),
+        ("optimize", ["ops.so"], []),
+        ("quantize", ["ops.so"], []),
+        ("compare", ["ops.so"], []),
         ("configure", [], []),
         ("preprocess", ["a/b.txt", "/abs/c.txt", "../up.txt"], ["h.py:f", "pack.age:g"]),
         ("postprocess", ["a/b.txt", "/abs/c.txt", "../up.txt"], ["h.py:f", "pack.age:g"]),

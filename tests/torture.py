@@ -821,7 +821,7 @@ def main() -> int:
         for part in parts:
             begun = time.monotonic()
             if part == "kills":
-                rows.append(kills(top, 1000 if args.long else 40, rng, 480 if args.long else 60))
+                rows.append(kills(top, 1000 if args.long else 20, rng, 480 if args.long else 60))
             elif part == "faults":
                 codes = ERRORS if args.long else (0,)
                 rows += [faults(fast, codes), mends(fast, codes)]

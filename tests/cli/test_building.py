@@ -203,6 +203,7 @@ def test_a_model_outside_the_project_is_built_and_the_document_says_what_it_need
     assert within("status", "p.yaml", "--allow-outside", *store, cwd=folder / "elsewhere").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_line_for_trtexec_builds_what_it_asks_for_and_tells_the_rest(folder):
     line = "trtexec --onnx=m.onnx --fp16 --shapes=image:2x3x8x8 --verbose --iterations=20 --noDataTransfers"
     result = within("build", "--from", line, "--emit-yaml", "p.yaml", *ORT, cwd=folder)

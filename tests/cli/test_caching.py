@@ -32,6 +32,7 @@ def test_the_commands_tell_people_and_programs_what_lies_there(built):
     assert trtpipe("cache", "ls", "--artifacts", "nowhere", cwd=built).returncode == 4
 
 
+@pytest.mark.slow
 def test_damage_that_verify_finds_is_exit_4_and_the_next_run_mends_it(built):
     blob = next(p for p in (built / "artifacts" / "blobs").rglob("*") if p.is_file())
     blob.chmod(0o644)

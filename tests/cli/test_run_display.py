@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.helpers import PROJECT, project, python_stage, trtpipe
+from tests.helpers import PROJECT, further, project, python_stage, trtpipe
 from tests.helpers import events as json_events
 from trtpipe.cli import live, printing, run_display
 from trtpipe.run import events
@@ -54,7 +54,7 @@ def where_a_minute_is_short(folder, *args):
     return lines_of(folder, ("-c", SHORT), *args)
 
 
-@pytest.mark.parametrize("form", [[], ["--json"], ["--quiet"]])
+@pytest.mark.parametrize("form", [[], *further(["--json"], ["--quiet"])])
 def test_long_work_is_no_silence_where_there_is_no_terminal(tmp_path, form):
     project(tmp_path, python_stage("a", "slow", mark="m", seconds=1.2))
     seen = list(where_a_minute_is_short(tmp_path, "run", "p.yaml", *form))
@@ -78,6 +78,7 @@ def until(arrays, samples, mark):
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_waits_for_another_says_so_again(tmp_path):
     mark = tmp_path / "enough"
     project(tmp_path, python_stage("a", "until", mark=str(mark)), code=UNTIL)

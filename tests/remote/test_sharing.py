@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests import s3
-from tests.helpers import PROJECT, events, project, python_stage, trtpipe
+from tests.helpers import PROJECT, events, further, project, python_stage, trtpipe
 from tests.test_startup import imported_by
 
 SECRET = "ed25519-private:" + base64.b64encode(b"c" * 32).decode()
@@ -129,7 +129,7 @@ def flip(path):
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("kind", ["blobs", "actions"])
+@pytest.mark.parametrize("kind", ["blobs", *further("actions")])
 def test_one_tampered_byte_is_refused_said_and_built_instead(team, kind):
     team.ci_pushes()
     for path in team.files(kind):
@@ -180,6 +180,7 @@ def test_push_needs_a_key_a_place_to_write_and_something_built(team):
     assert "trtpipe keys new" in keyless.stderr
 
 
+@pytest.mark.slow
 def test_ci_may_have_its_key_in_the_environment_and_no_stage_sees_it(team):
     code = (
         "import os\nimport numpy as np\n"
@@ -197,6 +198,7 @@ def test_ci_may_have_its_key_in_the_environment_and_no_stage_sees_it(team):
     assert not any(SECRET.partition(":")[2].encode() in content for content in stored)
 
 
+@pytest.mark.slow
 def test_a_stage_after_one_that_was_rebuilt_to_the_same_is_fetched(team):
     team.ci_pushes()
     team.clone("me")
@@ -204,6 +206,7 @@ def test_a_stage_after_one_that_was_rebuilt_to_the_same_is_fetched(team):
     assert how(result) == {"a": "ran", "b": "hit"}
 
 
+@pytest.mark.slow
 def test_what_is_damaged_here_is_fetched_again(team):
     team.ci_pushes()
     team.clone("me")
@@ -232,6 +235,7 @@ def test_an_all_cached_run_of_a_document_with_a_remote_imports_nothing_for_it(te
     }
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_costs_one_warning(tmp_path):
     (port,) = s3.free_ports(1)
     team = Team(tmp_path, "s3://engines/x", endpoint=f"http://127.0.0.1:{port}", region="us-east-1")

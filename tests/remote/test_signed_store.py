@@ -167,6 +167,7 @@ def test_the_first_artifact_of_a_key_stays_the_teams(pushed, stores, server):
     assert pushed.fetch(a_key().digest).artifact == pushed.artifact
 
 
+@pytest.mark.slow
 def test_what_was_fetched_goes_on_with_its_first_signature(pushed, stores, server, place):
     pushed.fetch(a_key().digest)
     mirror = place + "-mirror"
@@ -322,6 +323,7 @@ def proxied(place, server, stores):
     proxy.close()
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_cut_short_is_asked_for_again(proxied):
     proxied.proxy.cut_after, proxied.proxy.times = 3 * MIB, 2
     assert proxied.fetch(a_key().digest).artifact == proxied.artifact
@@ -348,6 +350,7 @@ def test_what_came_before_a_failure_is_kept_and_gone_on_from(proxied):
     assert files_below(proxied.store.folder, "partial") == []
 
 
+@pytest.mark.slow
 def test_a_partial_file_with_wrong_bytes_is_seen_at_the_end(proxied):
     sha256 = proxied.artifact.files["engine.plan"][0]
     with open(proxied._partial(sha256), "wb") as stream:
@@ -357,6 +360,7 @@ def test_a_partial_file_with_wrong_bytes_is_seen_at_the_end(proxied):
     assert proxied.fetch(a_key().digest).artifact == proxied.artifact
 
 
+@pytest.mark.slow
 def test_a_server_that_stalls_is_given_up_within_the_time_limit(proxied):
     proxied.transport  # noqa: B018 — made before the clock runs
     proxied.proxy.stall = True
@@ -367,6 +371,7 @@ def test_a_server_that_stalls_is_given_up_within_the_time_limit(proxied):
     proxied.proxy.stall = False
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_is_said_once_and_not_asked_again(place, stores):
     (port,) = s3.free_ports(1)
     with a_remote(place, stores("here"), f"http://127.0.0.1:{port}") as one:
@@ -440,6 +445,7 @@ def test_two_who_write_one_key_at_once_leave_one_whole_artifact(place, server, s
             assert one.fetch(a_key().digest, artifact=artifact.digest).artifact == artifact
 
 
+@pytest.mark.slow
 def test_who_is_done_first_leaves_the_transfers_of_others_alone(proxied, place, server):
     name = blob(proxied.artifact, "engine.plan")
     mine = Transport(access(place, proxied.proxy.url, timeout=20.0))
@@ -491,6 +497,7 @@ def test_what_is_stopped_before_its_first_step_ends_too(place, server):
                 one.result(timeout=10)
 
 
+@pytest.mark.slow
 def test_two_who_fetch_into_one_store_at_once_both_get_it(proxied, tmp_path, place, server):
     def fetch(_):
         folder = proxied.store.folder

@@ -8,16 +8,18 @@ import sys
 
 import pytest
 
-from tests.helpers import PROJECT, project, python_stage, trtpipe
+from tests.helpers import PROJECT, further, project, python_stage, trtpipe
 
 
 @pytest.mark.parametrize(
     ("code", "function", "message"),
     [
         ("def f(:\n", "f", "step.py fails to import: SyntaxError"),
-        ("import no_such_module\n", "f", "step.py fails to import: ModuleNotFoundError"),
-        ("x = 1\n", "f", "step.py has no callable f"),
-        ("f = 1\n", "f", "step.py has no callable f"),
+        *further(
+            ("import no_such_module\n", "f", "step.py fails to import: ModuleNotFoundError"),
+            ("x = 1\n", "f", "step.py has no callable f"),
+            ("f = 1\n", "f", "step.py has no callable f"),
+        ),
     ],
 )
 def test_an_entrypoint_that_cannot_be_loaded_fails_its_stage_by_name(tmp_path, code, function, message):
@@ -94,6 +96,7 @@ def test_stale_bytecode_beside_a_source_is_not_what_runs(tmp_path):
     assert '"y": 2' in (tmp_path / "artifacts/view/p/a/results.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_document_below_a_folder_of_imports_is_watched_all_the_same(tmp_path):
     project(tmp_path / "pipelines", python_stage("a", "f"), code=NEIGHBOUR)
     neighbour = tmp_path / "pipelines" / "neighbour.py"

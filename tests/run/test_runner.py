@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import PROJECT, events, flip_everywhere, inference, project, python_stage, trtpipe
+from tests.helpers import PROJECT, events, flip_everywhere, further, inference, project, python_stage, trtpipe
 
 EVALUATE = "  {name}: {{type: evaluate, inputs: {{results: {reads}, labels: {{file: labels.npy}}}}, params: {{metrics: [{{metric: exact_match, field: twice}}]}}}}\n"  # noqa: E501
 
@@ -58,6 +58,7 @@ def test_two_stages_with_one_key_are_made_once(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_was_made_is_found_in_the_view_and_by_show(tmp_path):
     project(tmp_path, python_stage("a"))
     run(tmp_path)
@@ -97,6 +98,7 @@ def test_a_changed_param_reruns_just_that_stage_and_says_old_and_new(tmp_path):
     assert [s for k, s in kinds(run(tmp_path, setting, "--json")) if k == "StageFinished"] == ["a"]
 
 
+@pytest.mark.slow
 def test_force_runs_what_is_cached(tmp_path):
     project(tmp_path, python_stage("a") + python_stage("b", "slow", mark="m", seconds=0))
     run(tmp_path)
@@ -129,6 +131,7 @@ def test_a_failure_skips_what_depends_on_it_and_lets_the_others_finish(tmp_path)
     assert not left_over(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_failure_says_where_the_document_has_the_stage(tmp_path):
     project(tmp_path, python_stage("fine") + python_stage("bad", "fail"))
     assert "  the stage: p.yaml:4:3 stages.bad\n" in run(tmp_path).stderr
@@ -144,6 +147,7 @@ def test_what_depends_on_a_stage_that_cannot_start_is_said_to_be_skipped(tmp_pat
     assert kinds(result) == [("StageFailed", "a"), ("StageSkipped", "b"), ("StageSkipped", "c")]
 
 
+@pytest.mark.slow
 def test_a_file_that_vanishes_during_a_run_fails_the_stage_that_wants_it_and_no_other(tmp_path):
     code = "import os\n\ndef f(arrays, samples, file):\n    os.unlink(file)\n    return {'twice': arrays['x']}\n"
     stages = python_stage("a", "f", file=str(tmp_path / "labels.npy")) + EVALUATE.format(name="wants", reads="a")
@@ -156,7 +160,7 @@ def test_a_file_that_vanishes_during_a_run_fails_the_stage_that_wants_it_and_no_
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT])
+@pytest.mark.parametrize("number", [signal.SIGSEGV, *further(signal.SIGKILL, signal.SIGABRT)])
 def test_a_worker_that_dies_fails_its_stage_with_the_signals_name_and_its_log(tmp_path, number):
     project(tmp_path, python_stage("bad", "die", how=int(number)) + python_stage("good"))
     result = run(tmp_path)
@@ -330,6 +334,7 @@ def test_a_run_that_is_killed_takes_its_workers_with_it_and_the_next_one_finishe
     assert trtpipe("run", "p.yaml", "--target", "b", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_independent_stages_run_at_the_same_time(tmp_path):
     code = """\
 import os, time
@@ -503,6 +508,7 @@ def test_a_waiting_run_takes_over_when_the_builder_is_killed(tmp_path):
     assert "0 hit, 1 ran" in output
 
 
+@pytest.mark.slow
 def test_runs_that_want_each_others_stages_do_not_wait_in_a_circle(tmp_path):
     log = tmp_path / "log"
     one = python_stage("a", "once", log=str(log), seconds=1)
@@ -554,6 +560,7 @@ def test_an_input_that_changes_while_the_stage_runs_is_noticed_however_it_is_hid
     assert not list((tmp_path / "artifacts" / "actions").rglob("*.json"))
 
 
+@pytest.mark.slow
 def test_a_stage_that_writes_into_its_stored_input_harms_nobody(tmp_path):
     from tests.onnx_models import doubling, save
 

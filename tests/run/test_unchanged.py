@@ -152,6 +152,7 @@ def test_a_hit_that_was_told_by_stamps_ends_with_the_first_change(tmp_path):
     assert "w changed" in run()
 
 
+@pytest.mark.slow
 def test_a_result_that_is_damaged_is_no_hit_although_nothing_that_was_read_has_changed(tmp_path):
     (tmp_path / "w").write_text("1")
     project(tmp_path, python_stage("a", "f"), code=CODE)

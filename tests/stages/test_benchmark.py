@@ -101,6 +101,7 @@ def test_it_runs_each_time_unless_it_is_told_to_keep_its_figures(tmp_path):
         assert trtpipe("run", path, "--backend", "onnxruntime", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_bench_measures_the_engines_of_a_pipeline_that_has_no_benchmark(tmp_path):
     path = document(tmp_path, speed="")
     options = ["--backend", "onnxruntime", "--duration", "0.05", "--warm-up", "5"]

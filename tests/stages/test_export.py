@@ -188,6 +188,7 @@ def test_a_length_that_python_took_is_baked_in_and_found_with_both_exporters(roo
         export(root, "Baked", exporter=exporter)
 
 
+@pytest.mark.slow
 def test_a_random_module_does_not_agree_with_itself(root):
     with pytest.raises(StageFailed, match="differs from PyTorch by up to"):
         export(root, "Random")
@@ -209,6 +210,7 @@ def test_a_width_with_a_condition_exports_with_sizes_that_meet_it(root, exporter
     assert isinstance(record(out)["outputs"][0]["dims"][2], str)
 
 
+@pytest.mark.slow
 def test_an_input_that_is_not_used_stays_with_dynamo_and_is_named_with_legacy(root):
     inputs = {"image": {"shape": ["batch", 3]}, "other": {"shape": ["batch", 3]}}
     out = export(root, "Unused", inputs=inputs)
@@ -217,6 +219,7 @@ def test_an_input_that_is_not_used_stays_with_dynamo_and_is_named_with_legacy(ro
         export(root, "Unused", inputs=inputs, exporter="legacy")
 
 
+@pytest.mark.slow
 def test_what_opset_17_cannot_say_is_refused_with_the_way_out(root):
     inputs = {"image": {"shape": ["batch", 3], "dtype": "int32"}}
     with pytest.raises(StageFailed) as caught:
@@ -268,6 +271,7 @@ def test_large_weights_go_to_an_external_file(root, monkeypatch):
     assert external_data.external_files(model, out, label="model") == ("model.onnx.data",)
 
 
+@pytest.mark.slow
 def test_nothing_of_the_exporters_chatter_reaches_the_terminal(root, capfd, caplog):
     export(root)
     export(root, exporter="legacy")

@@ -233,6 +233,7 @@ def test_int8_without_calibration_data_says_what_is_needed(tmp_path):
         quantize(tmp_path, data=False)
 
 
+@pytest.mark.slow
 def test_bad_data_and_a_tolerance_that_is_missed_are_told_apart_by_their_exit_codes(tmp_path):
     models.save(models.conv(), tmp_path / "model.onnx")
     np.savez(tmp_path / "same.npz", image=np.repeat(PICTURE, 8, axis=0))

@@ -363,6 +363,7 @@ def test_the_winner_of_real_engines_runs_as_any_engine_does(folder):
     assert (again["ran"], again["failed"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_gate_that_none_keeps_is_exit_5_with_the_table_and_nothing_after_it_runs(folder):
     done = run(folder, "--set", "stages.best.params.where.cosine_min='> 1.5'")
     assert done.returncode == 5
@@ -372,6 +373,7 @@ def test_a_gate_that_none_keeps_is_exit_5_with_the_table_and_nothing_after_it_ru
     assert "because best failed" in done.stdout
 
 
+@pytest.mark.slow
 def test_another_rule_selects_again_and_builds_nothing(folder):
     run(folder)
     seen = events(run(folder, "--set", "stages.best.params.where={}", "--target", "best", "--json"))

@@ -105,6 +105,7 @@ def test_another_tool_version_is_drift(locked):
     assert "b: numpy: 0.9 → " in result.stderr
 
 
+@pytest.mark.slow
 def test_only_the_blocks_of_stages_that_changed_change(locked):
     before = (locked / "p.lock").read_text()
     change_param(locked)
@@ -238,6 +239,7 @@ def built(built_once, tmp_path):
     return copied(built_once, tmp_path)
 
 
+@pytest.mark.slow
 def test_gc_keeps_what_the_lock_of_a_known_document_names_even_after_the_document_changed(built):
     assert trtpipe("lock", "p.yaml", cwd=built).returncode == 0
     (built / "p.yaml").write_text((built / "p.yaml").read_text().replace('"seconds": 0', '"seconds": 0.01'))

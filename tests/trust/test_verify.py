@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests import made
-from tests.helpers import project, python_stage, trtpipe
+from tests.helpers import further, project, python_stage, trtpipe
 from tests.onnx_models import conv, save
 from trtpipe.backends.trt.proof import layers as engine_layers
 from trtpipe.documents.manifest import Proof
@@ -39,7 +39,7 @@ def test_a_stage_that_comes_out_the_same_is_said_to_be_byte_equal(tmp_path):
     assert not list((tmp_path / "artifacts" / "tmp").iterdir())
 
 
-@pytest.mark.parametrize(("by", "code"), [(1e-6, 0), (0.5, 5)])
+@pytest.mark.parametrize(("by", "code"), [*further((1e-6, 0)), (0.5, 5)])
 def test_values_that_drift_are_measured_against_the_bound(tmp_path, by, code):
     project(tmp_path, noisy(by), code=RANDOM)
     trtpipe("run", "p.yaml", cwd=tmp_path)
