@@ -77,6 +77,29 @@ def test_versions_are_whole_folders_and_current_leads_to_the_newest(ship, tmp_pa
         assert engine.manifest.runtime == "onnxruntime"
 
 
+def test_a_version_that_somebody_has_changed_is_not_taken_for_the_same_bundle(ship, tmp_path):
+    to = tmp_path / "there"
+    assert ship("--to", str(to)).returncode == 0
+    plan = to / "1" / "engine.onnx"
+    plan.write_bytes(plan.read_bytes()[:-1] + b"!")
+    again = ship("--to", str(to))
+    assert "note: the bundle is written again: " in again.stdout
+    assert "engine.onnx: found SHA-256 " in again.stdout
+    assert os.readlink(to / "current") == "2"
+    assert "nothing was written" in ship("--to", str(to)).stdout
+
+
+def test_two_licences_of_one_name_are_refused(ship, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "LICENCE").write_text(folder)
+    both = [word for folder in ("a", "b") for word in ("--licence", str(tmp_path / folder / "LICENCE"))]
+    result = ship("--to", str(tmp_path / "there"), *both)
+    assert result.returncode == 2
+    assert "expected licences of different names" in result.stderr
+    assert not (tmp_path / "there").exists()
+
+
 def test_a_byte_that_was_changed_is_found_before_anything_is_loaded(bundle):
     plan = bundle / "engine.onnx"
     content = bytearray(plan.read_bytes())

@@ -45,7 +45,9 @@ def deploy(args: argparse.Namespace) -> int:
     elif args.form in ("triton", "oci"):
         path, new = writing.to_model(ready, args.to)
     else:
-        path, new = writing.to_folder(ready, args.to, link=args.link)
+        notes: list[str] = []
+        path, new = writing.to_folder(ready, args.to, link=args.link, note=notes.append)
+        ready = ready._replace(told=(*ready.told, *notes))
     _told(args, ready, path, new=new)
     return 0
 

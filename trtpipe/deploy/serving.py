@@ -9,7 +9,7 @@ import numpy as np
 
 from trtpipe.deploy import reading
 from trtpipe.deploy.recording import EXPECTED, SAMPLES
-from trtpipe.errors import GateFailed, StageFailed
+from trtpipe.errors import StageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -100,12 +100,6 @@ def _compared(wanted: Arrays, found: Arrays, limit: float) -> tuple[dict[str, fl
                 what = "relative L2 difference" if one.relative_l2 is not None else "share of other values"
                 problems.append(f"{name}: {what} {value:.3g} from what was recorded, bound {limit:g}")
     return differences, problems
-
-
-def verdict(checked: Checked) -> None:
-    """Raise GateFailed with everything that is past its bound."""
-    if checked.problems:
-        raise GateFailed("the bundle does not answer as recorded:\n  " + "\n  ".join(checked.problems))
 
 
 def find(given: str, trust: Mapping[str, str] | None) -> tuple[Path, Bundle]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from trtpipe import copying, errors
 from trtpipe import key as keys
-from trtpipe.deploy import recording
+from trtpipe.deploy import reading, recording
 from trtpipe.deploy.reading import CURRENT, PAYLOAD_TYPE, SIGNATURE
 from trtpipe.documents import files
 from trtpipe.documents.bundle import Bundle, BundledFile, Requirement
@@ -23,7 +23,7 @@ from trtpipe.run.lookup import Walk
 from trtpipe.trust import attest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from trtpipe.documents.action import Figure
     from trtpipe.run.lookup import Lookup
@@ -72,7 +72,9 @@ def prepare(lookup: Lookup, stage: str, *, allow_failed: bool = False, licences:
         contents[recording.SAMPLES] = recording.npz(recorded.inputs)
         contents[recording.EXPECTED] = recording.npz(recorded.outputs)
     for licence in licences:
-        contents[f"licences/{os.path.basename(licence)}"] = licence
+        kept = f"licences/{os.path.basename(licence)}"
+        if (other := contents.setdefault(kept, licence)) != licence:
+            raise errors.PipelineInvalid(f"found {other!r} and {licence!r}, expected licences of different names")
     lock = os.path.splitext(lookup.pipeline.file)[0] + ".lock"
     if os.path.isfile(lock):
         contents[LOCK] = lock
@@ -174,12 +176,14 @@ def described(content: bytes | str) -> BundledFile:
 # --- to a folder
 
 
-def to_folder(ready: Ready, to: str, *, link: bool = False) -> tuple[str, bool]:
+def to_folder(
+    ready: Ready, to: str, *, link: bool = False, note: Callable[[str], None] = lambda _: None
+) -> tuple[str, bool]:
     """Write a bundle as the next version in a folder; give its path, and whether it is new.
 
     The version is a whole folder or not there at all, and `current` leads to it only then. The same bundle again is not
-    written again. With `link`, files are hard links into the store, where that is possible. Raises StoreError for a
-    folder that holds something else or cannot be written.
+    written again, unless its files are no longer what they were. With `link`, files are hard links into the store,
+    where that is possible. Raises StoreError for a folder that holds something else or cannot be written.
     """
     try:
         os.makedirs(to, exist_ok=True)
@@ -192,8 +196,12 @@ def to_folder(ready: Ready, to: str, *, link: bool = False) -> tuple[str, bool]:
         current = os.path.join(to, CURRENT)
         if os.path.isfile(os.path.join(current, Bundle.file)):
             with open(os.path.join(current, Bundle.file), "rb") as stream:
-                if stream.read() == text:
+                same = stream.read() == text
+            try:
+                if same and reading.verify(Path(current)) is not None:
                     return os.path.join(to, os.readlink(current)), False
+            except (errors.GateFailed, errors.StageFailed) as damage:
+                note(f"the bundle is written again: {damage}")
         versions = [int(name) for name in os.listdir(to) if name.isdigit()]
         part = tempfile.mkdtemp(prefix=".part-", dir=to)
         try:
@@ -314,8 +322,10 @@ def to_tar(ready: Ready, to: str) -> tuple[str, bool]:
             os.fsync(stream.fileno())
         os.link(part, to)  # fails if somebody has made it meanwhile
         os.unlink(part)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(part)
-        raise errors.StoreError(f"{to} cannot be written: {error.strerror or error}") from None
+        if isinstance(error, OSError):
+            raise errors.StoreError(f"{to} cannot be written: {error.strerror or error}") from None
+        raise
     return to, True
