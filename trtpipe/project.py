@@ -15,12 +15,13 @@ def root(folder: str) -> str:
     `.git`, otherwise the document's own. `/` and the user's home are never a root, because they hold too many other
     files.
     """
-    return _root(os.path.realpath(folder))
+    # What "." means may change while a program runs.
+    return _root(folder if os.path.isabs(folder) else os.path.join(os.getcwd(), folder))
 
 
 @lru_cache(maxsize=64)
-def _root(own: str) -> str:
-    # By the real path: what "." means may change while a program runs.
+def _root(folder: str) -> str:
+    own = os.path.realpath(folder)
     home = os.path.realpath(os.path.expanduser("~"))
     above = [own]
     while (up := os.path.dirname(above[-1])) != above[-1]:

@@ -31,16 +31,20 @@ else:
 
         def __new__(cls, *given, **named):
             """Take the fields in order or by name. Raises TypeError for one that is missing, unknown or given twice."""
-            if named or len(given) != len(cls._fields):
-                rest = {**cls._field_defaults, **named}
-                lacking = [field for field in cls._fields[len(given) :] if field not in rest]
-                wrong = [name for name in named if name not in cls._fields[len(given) :]]
-                if lacking or wrong or len(given) > len(cls._fields):
+            fields = cls._fields
+            if named or len(given) != len(fields):
+                rest = {**cls._field_defaults, **named} if named else cls._field_defaults
+                try:
+                    whole = (*given, *[rest[field] for field in fields[len(given) :]])
+                except KeyError as missing:
+                    raise TypeError(f"{cls.__name__}: {missing} is missing; it takes {', '.join(fields)}") from None
+                if len(whole) != len(fields) or named.keys() - fields[len(given) :]:
+                    wrong = sorted(named.keys() - fields[len(given) :])
                     raise TypeError(
-                        f"{cls.__name__} takes {', '.join(cls._fields)}; {len(given)} given in order,"
-                        f" missing: {lacking}, unknown or given twice: {wrong}"
+                        f"{cls.__name__} takes {', '.join(fields)}; {len(given)} given in order, unknown or given "
+                        f"twice: {wrong}"
                     )
-                given = (*given, *(rest[field] for field in cls._fields[len(given) :]))
+                given = whole
             return tuple.__new__(cls, given)
 
         def _replace(self, **named):
