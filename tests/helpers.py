@@ -181,6 +181,18 @@ def copied(made: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def threads_get_the_same_answers(call: Any, feeds: list[Any], threads: int) -> None:
+    """Check that calls from several threads are answered as calls one after the other."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
+    wanted = [call(feed) for feed in feeds]
+    with ThreadPoolExecutor(threads) as pool:
+        for one, other in zip(wanted, pool.map(call, feeds), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def further(*values: Any) -> list[Any]:
     """Give parameters of a test that only `make test-all` tries."""
     import pytest

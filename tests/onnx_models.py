@@ -61,6 +61,23 @@ def conv(rows: Any = "batch", *, side: int = 8, channels: int = 4) -> onnx.Model
     return model(nodes, [value("image", [rows, 3, side, side])], [value("logits", [rows, 5])], weights)
 
 
+def images(count: int, seed: int = 0) -> np.ndarray:
+    """Give data for `conv`."""
+    return np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)
+
+
+def stages_to_engine(least: int = 1) -> str:
+    """Write the stages from m.onnx, which is `conv`, to an engine that takes so many to four samples."""
+    return f"""\
+  network: {{type: parse, inputs: {{model: {{file: m.onnx}}}}}}
+  config:
+    type: configure
+    inputs: {{network: network}}
+    params: {{profiles: [{{image: {{min: [{least}, 3, 8, 8], opt: [2, 3, 8, 8], max: [4, 3, 8, 8]}}}}]}}
+  engine: {{type: build, inputs: {{config: config}}}}
+"""
+
+
 def overflowing() -> onnx.ModelProto:
     """x [n, 16] -> y, by way of products that float16 cannot hold: every weight fits, and yet the product does not."""
     f = np.float32

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import trtpipe
 from tests import onnx_models as models
-from tests.helpers import PROJECT, project
+from tests.helpers import PROJECT, project, threads_get_the_same_answers
+from tests.onnx_models import images
 from tests.test_readme import FENCE
-
-PROFILE = "{profiles: [{image: {min: [2, 3, 8, 8], opt: [2, 3, 8, 8], max: [4, 3, 8, 8]}}]}"
-STAGES = f"""\
-  network: {{type: parse, inputs: {{model: {{file: m.onnx}}}}}}
-  config: {{type: configure, inputs: {{network: network}}, params: {PROFILE}}}
-  engine: {{type: build, inputs: {{config: config}}}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +20,7 @@ def folder(tmp_path_factory):
     """Build an engine that takes 2 to 4 samples; give its folder."""
     folder = tmp_path_factory.mktemp("engine")
     models.save(models.conv(), folder / "m.onnx")
-    document = project(folder, STAGES)
+    document = project(folder, models.stages_to_engine(least=2))
     with trtpipe.load(document, artifacts=folder / "artifacts", backend="onnxruntime") as pipeline:
         return pipeline.run()["engine"].folder
 
@@ -36,10 +29,6 @@ def folder(tmp_path_factory):
 def engine(folder):
     with trtpipe.Engine.open(folder) as opened:
         yield opened
-
-
-def images(count, seed=0):
-    return np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +69,8 @@ def test_outputs_are_written_where_out_says(engine):
 
 
 def test_threads_call_the_same_engine(engine):
-    wanted = [engine(image=images(2, seed))["logits"] for seed in range(16)]
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda seed: engine(image=images(2, seed))["logits"], range(16)))
-    for one, other in zip(wanted, found, strict=True):
-        np.testing.assert_array_equal(one, other)
+    feeds = [images(2, seed) for seed in range(16)]
+    threads_get_the_same_answers(lambda feed: engine(image=feed)["logits"], feeds, 8)
 
 
 class Tensor:

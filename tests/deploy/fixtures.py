@@ -8,16 +8,13 @@ import pytest
 from tests import onnx_models
 from tests.helpers import within
 
-DOCUMENT = """\
+DOCUMENT = (
+    f"""\
 name: out
 backend: onnxruntime
 stages:
-  network: {type: parse, inputs: {model: {file: m.onnx}}}
-  config:
-    type: configure
-    inputs: {network: network}
-    params: {profiles: [{image: {min: [1, 3, 8, 8], opt: [2, 3, 8, 8], max: [4, 3, 8, 8]}}]}
-  engine: {type: build, inputs: {config: config}}
+{onnx_models.stages_to_engine()}"""
+    """\
   buffers: {type: allocate, inputs: {engine: engine}, params: {shapes: {image: [2, 3, 8, 8]}}}
   scores: {type: infer, inputs: {engine: engine, buffers: buffers, data: {file: images.npz}}}
   close:
@@ -25,6 +22,7 @@ stages:
     inputs: {candidate: scores, model: {file: m.onnx}, data: {file: images.npz}}
     params: {require: {cosine_min: ">= 0.999"}}
 """
+)
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +30,7 @@ def deployable(tmp_path_factory):
     """Give a project whose pipeline has run, with a signing key in its folder `config`."""
     folder = tmp_path_factory.mktemp("deployable")
     onnx_models.save(onnx_models.conv(), folder / "m.onnx")
-    images = np.random.default_rng(0).standard_normal((6, 3, 8, 8)).astype(np.float32)
-    np.savez(folder / "images.npz", image=images)
+    np.savez(folder / "images.npz", image=onnx_models.images(6))
     (folder / "out.yaml").write_text(DOCUMENT)
     (folder / "trtpipe.toml").touch()
     env = {"XDG_CONFIG_HOME": str(folder / "config")}

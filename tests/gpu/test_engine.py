@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import trtpipe
 from tests import onnx_models as models
-from tests.helpers import project
+from tests.helpers import project, threads_get_the_same_answers
+from tests.onnx_models import images
 from trtpipe import environment
 
 pytestmark = [
@@ -20,14 +20,6 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"),
     pytest.mark.timeout(600),
 ]
-STAGES = """\
-  network: {type: parse, inputs: {model: {file: m.onnx}}}
-  config:
-    type: configure
-    inputs: {network: network}
-    params: {profiles: [{image: {min: [1, 3, 8, 8], opt: [2, 3, 8, 8], max: [4, 3, 8, 8]}}]}
-  engine: {type: build, inputs: {config: config}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +27,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("engine")
     models.save(models.conv(), folder / "m.onnx")
     asked = os.environ.get("TRTPIPE_TEST_BACKEND")
-    with trtpipe.load(project(folder, STAGES), artifacts=folder / "artifacts", backend=asked) as pipeline:
+    with trtpipe.load(
+        project(folder, models.stages_to_engine()), artifacts=folder / "artifacts", backend=asked
+    ) as pipeline:
         if pipeline.backend == "onnxruntime":
             pytest.skip("neither TensorRT nor TensorRT-RTX is installed")
         return pipeline.run()["engine"].folder
@@ -45,10 +39,6 @@ def folder(tmp_path_factory):
 def engine(folder):
     with trtpipe.Engine.open(folder, sessions=2) as opened:
         yield opened
-
-
-def images(count, seed=0):
-    return np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)
 
 
 def right(folder, given):
@@ -65,11 +55,8 @@ def test_numpy_arrays_are_answered_as_onnxruntime_does(folder, engine, count):
 
 
 def test_threads_share_its_sessions(engine):
-    wanted = [engine(image=images(2, seed))["logits"] for seed in range(16)]
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda seed: engine(image=images(2, seed))["logits"], range(16)))
-    for one, other in zip(wanted, found, strict=True):
-        np.testing.assert_array_equal(one, other)
+    feeds = [images(2, seed) for seed in range(16)]
+    threads_get_the_same_answers(lambda feed: engine(image=feed)["logits"], feeds, 4)
 
 
 @pytest.mark.parametrize("on_own_stream", [False, True])

@@ -468,7 +468,8 @@ def test_a_key_that_many_runs_want_is_made_once_and_the_others_say_whom_they_wai
     assert os.listdir(tmp_path / "artifacts" / "locks") == ["gc"]
 
 
-def test_a_waiting_run_whose_input_vanishes_ends_with_its_name(tmp_path):
+def one_that_builds_and_one_that_waits(tmp_path):
+    """Start two runs of one stage, which goes on once the file `go on` is there."""
     log = tmp_path / "log"
     project(tmp_path, python_stage("a", "until", log=str(log), mark=str(tmp_path / "go on")), code=WAIT)
     first = start(tmp_path)
@@ -478,6 +479,11 @@ def test_a_waiting_run_whose_input_vanishes_ends_with_its_name(tmp_path):
     while "waiting" not in line:
         line = second.stdout.readline()
         assert line
+    return first, second
+
+
+def test_a_waiting_run_whose_input_vanishes_ends_with_its_name(tmp_path):
+    first, second = one_that_builds_and_one_that_waits(tmp_path)
     (tmp_path / "data.npz").unlink()
     _, told = second.communicate(timeout=120)
     assert second.returncode == 2
@@ -487,19 +493,11 @@ def test_a_waiting_run_whose_input_vanishes_ends_with_its_name(tmp_path):
 
 
 def test_a_waiting_run_takes_over_when_the_builder_is_killed(tmp_path):
-    log = tmp_path / "log"
-    project(tmp_path, python_stage("a", "until", log=str(log), mark=str(tmp_path / "go on")), code=WAIT)
-    first = start(tmp_path)
-    wait_for(log)
-    second = start(tmp_path)
-    line = ""
-    while "waiting" not in line:
-        line = second.stdout.readline()
-        assert line
+    first, second = one_that_builds_and_one_that_waits(tmp_path)
     first.kill()
     first.communicate()
     killed = time.monotonic()
-    while len(log.read_text().splitlines()) < 2:
+    while len((tmp_path / "log").read_text().splitlines()) < 2:
         assert time.monotonic() - killed < 60
         time.sleep(0.02)
     (tmp_path / "go on").touch()
