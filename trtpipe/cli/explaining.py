@@ -18,10 +18,14 @@ from trtpipe.run.lookup import Walk
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from trtpipe.run.lookup import Lookup, Status
     from trtpipe.run.record import Record
     from trtpipe.store.artifact import Artifact
+
+_SHOWN = 5
+"""How many of the reasons of one run the history shows."""
 
 
 def explain(args: argparse.Namespace) -> int:
@@ -138,8 +142,14 @@ def _history(stage: str, lookup: Lookup, *, as_json: bool) -> None:
             why = reasons.between(before, now) or ("the same as before",)
         rows.append({"run": number, "at": _when(at), "key": digest, "reasons": why})
         before = now or before
-    lines = [f"@{r['run']} {r['at']} {r['key'][:12]}: {'; '.join(r['reasons'])}" for r in rows]
+    # Another version of a package may be seen to read hundreds of other files.
+    lines = [f"@{r['run']} {r['at']} {r['key'][:12]}: {_few(r['reasons'])}" for r in rows]
     answer({"stage": stage, "runs": rows}, as_json=as_json, lines=lines or [f"{stage} has not run yet"])
+
+
+def _few(whys: Sequence[str]) -> str:
+    more = f"; and {len(whys) - _SHOWN} more (--json has them all)" if len(whys) > _SHOWN else ""
+    return "; ".join(whys[:_SHOWN]) + more
 
 
 def _when(at: float) -> str:
